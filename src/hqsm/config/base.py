@@ -1,0 +1,20 @@
+"""How a parameter block is declared: a frozen dataclass that refuses unknown keys and values out of range."""
+
+from __future__ import annotations
+
+from typing import TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_Class = TypeVar("_Class")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def parameters(cls: type[_Class]) -> type[_Class]:
+    """Class decorator: frozen, keyword-only, unknown keys refused, attribute docstrings become descriptions."""
+    return dataclass(
+        frozen=True,
+        kw_only=True,
+        config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False),
+    )(cls)

@@ -1,0 +1,486 @@
+"""The nouns of the pipeline: what one stage hands to the next.
+
+Axis order is ``(x, y, z, echo)``, repetitions last, as NIfTI stores it; world coordinates are RAS+ in mm.
+Arrays are read-only views: a stage that wants to change one makes its own.
+Phase convention: ``signal = (water + fat * c(t)) * exp(i*2*pi*field_hz*t - r2star*t)``, so that phase grows with
+time where the local field is stronger than B0; fat resonates below water.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask, read_only
+from hqsm.units import mm3_to_ml
+
+
+class _Frozen:
+    """Makes every array attribute of a dataclass a read-only view."""
+
+    def _freeze(self) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, entry.name, read_only(value))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VoxelGrid(_Frozen):
+    """Where the voxels are.
+
+    Attributes
+    ----------
+    shape
+        Number of voxels along (x, y, z).
+    affine_mm
+        (4, 4) voxel index to RAS+ world coordinates [mm]; the scanner's B0 points along world z.
+    """
+
+    shape: tuple[int, int, int]
+    affine_mm: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.affine_mm.shape != (4, 4) or not np.isfinite(self.affine_mm).all():
+            raise ValueError(f"the affine must be a finite 4x4 matrix, not {self.affine_mm.shape}")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"the grid must have three positive dimensions, not {self.shape}")
+        columns = self.affine_mm[:3, :3]
+        size = np.linalg.norm(columns, axis=0)
+        if (size <= 0).any():
+            raise ValueError("the affine has a voxel axis of length zero")
+        axes = columns / size
+        if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+            raise ValueError("the affine is sheared: its voxel axes are not perpendicular")
+        self._freeze()
+
+    @property
+    def voxel_size_mm(self) -> FloatArray:
+        """(3,) distance between voxel centres along each voxel axis [mm]."""
+        return np.linalg.norm(self.affine_mm[:3, :3], axis=0)
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel [mL]."""
+        return mm3_to_ml(float(np.prod(self.voxel_size_mm)))
+
+    @property
+    def b0_direction(self) -> FloatArray:
+        """(3,) unit vector of B0 along the voxel axes: world z expressed in the grid's own frame."""
+        axes = self.affine_mm[:3, :3] / self.voxel_size_mm
+        return axes.T @ np.array([0.0, 0.0, 1.0])
+
+    def matches(self, other: VoxelGrid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether the two grids hold the same voxels: equal shape, every corner within ``tolerance_mm``."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(
+            [[i, j, k, 1] for i in (0, self.shape[0]) for j in (0, self.shape[1]) for k in (0, self.shape[2])]
+        )
+        return bool(np.abs(corners @ (self.affine_mm - other.affine_mm).T).max() <= tolerance_mm)
+
+
+def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
+    if echo_times_s.shape != (n_echoes,):
+        raise ValueError(f"{n_echoes} echoes in the signal but {echo_times_s.shape} echo times")
+    if not (np.diff(echo_times_s) > 0).all() or echo_times_s[0] <= 0:
+        raise ValueError(f"echo times must be positive and strictly increasing: {echo_times_s.tolist()}")
+    if echo_times_s[-1] > 0.5:
+        raise ValueError(f"last echo at {echo_times_s[-1]} s: milliseconds given?")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MultiEcho(_Frozen):
+    """One complex multi-echo gradient-echo volume.
+
+    Attributes
+    ----------
+    signal
+        (x, y, z, echo) complex64, scanner units; phase grows with off-resonance > 0.
+    echo_times_s
+        (echo,) strictly increasing [s].
+    field_strength_tesla
+        B0 [T].
+    grid
+        Geometry of the three spatial axes.
+    noise_sd
+        Standard deviation of the real and of the imaginary part of one voxel [scanner units]; NaN if unknown.
+    """
+
+    signal: ComplexArray
+    echo_times_s: FloatArray
+    field_strength_tesla: float
+    grid: VoxelGrid
+    noise_sd: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 4 or self.signal.shape[:3] != self.grid.shape:
+            raise ValueError(f"signal is {self.signal.shape}, the grid {self.grid.shape} plus one echo axis")
+        _check_echo_times(self.echo_times_s, self.signal.shape[3])
+        if not 0.1 <= self.field_strength_tesla <= 12:
+            raise ValueError(f"field strength of {self.field_strength_tesla} T: gauss or MHz given?")
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RepeatedMultiEcho(_Frozen):
+    """Every repetition of one multi-echo acquisition, before gating.
+
+    Attributes
+    ----------
+    signal
+        (x, y, z, echo, repetition) complex64, scanner units; phase grows with off-resonance > 0.
+    echo_times_s, field_strength_tesla, grid
+        As in :class:`MultiEcho`.
+    repetition_times_of_day_s
+        (repetition,) seconds since midnight at which each repetition was acquired; NaN where the header is silent.
+    """
+
+    signal: ComplexArray
+    echo_times_s: FloatArray
+    field_strength_tesla: float
+    grid: VoxelGrid
+    repetition_times_of_day_s: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 5 or self.signal.shape[:3] != self.grid.shape:
+            raise ValueError(f"signal is {self.signal.shape}, the grid {self.grid.shape} plus echo and repetition axes")
+        _check_echo_times(self.echo_times_s, self.signal.shape[3])
+        if self.repetition_times_of_day_s.shape != (self.n_repetitions,):
+            raise ValueError("one acquisition time per repetition is needed")
+        self._freeze()
+
+    @property
+    def n_repetitions(self) -> int:
+        """Number of repetitions of the whole multi-echo volume."""
+        return int(self.signal.shape[4])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NavigatorTrace(_Frozen):
+    """Respiratory position of each repetition.
+
+    Attributes
+    ----------
+    displacement_mm
+        (repetition,) superior-inferior position of the diaphragm [mm], positive towards the head; NaN where unknown.
+    source
+        Where it came from: ``navigator.csv``, ``physio``, ``dicom``, ``images``.
+    """
+
+    displacement_mm: FloatArray
+    source: str
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """Something in a visit folder that is not part of the acquisition, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionInfo:
+    """Facts of a visit's acquisition that identify nobody.
+
+    ``acquisition_date`` is ISO ``YYYY-MM-DD`` as it stands in the (date-shifted) header, empty if absent.
+    ``convention`` names the reader's class (``siemens-classic``, ``ge``, ``philips-classic`` ...).
+    """
+
+    convention: str
+    manufacturer: str
+    model: str = ""
+    software: str = ""
+    acquisition_date: str = ""
+    flip_angle_degrees: float = float("nan")
+    repetition_time_s: float = float("nan")
+    imaging_frequency_mhz: float = float("nan")
+    n_files: int = 0
+    set_aside: tuple[SetAside, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VisitAcquisition:
+    """What the reader makes of one visit folder."""
+
+    echoes: RepeatedMultiEcho
+    info: AcquisitionInfo
+    navigator: NavigatorTrace | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GatingReport(_Frozen):
+    """Which repetitions were used and why.
+
+    Attributes
+    ----------
+    displacement_mm
+        (repetition,) [mm]; NaN where there is no navigator.
+    accepted
+        (repetition,) bool.
+    reasons
+        One sentence per repetition; empty for an accepted one.
+    source
+        Source of the displacement, or ``prospective-or-breath-hold`` for a single repetition.
+    efficiency
+        Accepted share of the repetitions, 0..1; NaN for a single repetition (nothing is made up).
+    window_mm, end_expiration_mm, residual_sd_mm
+        Acceptance window (full width), its centre, SD of the accepted displacements [mm]; NaN where not applicable.
+    codes
+        Quality codes, e.g. ``GATING_LOW_EFFICIENCY``.
+    """
+
+    displacement_mm: FloatArray
+    accepted: Mask
+    reasons: tuple[str, ...]
+    source: str
+    efficiency: float
+    window_mm: float
+    end_expiration_mm: float
+    residual_sd_mm: float
+    codes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+    @property
+    def n_repetitions(self) -> int:
+        """Number of repetitions that were acquired."""
+        return int(self.accepted.size)
+
+    @property
+    def n_accepted(self) -> int:
+        """Number of repetitions that were combined."""
+        return int(self.accepted.sum())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WaterFat(_Frozen):
+    """Fat-water separation with joint R2* and field map; all arrays (x, y, z) on one grid.
+
+    Attributes
+    ----------
+    water, fat
+        complex64 at TE = 0, scanner units; ``fat`` is NaN where fat was not separated.
+    pdff_percent
+        Proton density fat fraction [%]; NaN where it is meaningless.
+    r2star_per_s
+        Confounder-corrected R2* [1/s]; NaN where not measurable (see ``censored``).
+    field_hz
+        Unwrapped off-resonance of water [Hz]; NaN outside the usable signal.
+    pdff_se_percent, r2star_se_per_s, field_se_hz
+        Standard errors from the Fisher information.
+    residual
+        Norm of the fit residual over norm of the signal, 0..1.
+    model
+        uint8: 0 no fit, 1 water-fat free, 2 fat constrained, 3 fat given up (R2* and field only), 4 two echoes (field).
+    censored
+        True where R2* lies beyond what the echo times can measure; ``r2star_per_s`` is NaN there.
+    r2star_limit_per_s
+        The bound used for ``censored`` [1/s].
+    """
+
+    water: ComplexArray
+    fat: ComplexArray
+    pdff_percent: FloatArray
+    r2star_per_s: FloatArray
+    field_hz: FloatArray
+    pdff_se_percent: FloatArray
+    r2star_se_per_s: FloatArray
+    field_se_hz: FloatArray
+    residual: FloatArray
+    model: IntArray
+    censored: Mask
+    r2star_limit_per_s: float
+    field_strength_tesla: float
+    grid: VoxelGrid
+    codes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray) and value.shape != self.grid.shape:
+                raise ValueError(f"{entry.name} is {value.shape}, the grid {self.grid.shape}")
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Regions(_Frozen):
+    """Labelled tissue of one visit; masks are (x, y, z) bool on one grid.
+
+    Attributes
+    ----------
+    body
+        Everything that gives signal: the body, or the specimen with its container.
+    liver
+        Liver without vessels and without its eroded edge: the voxels that LIC is read from.
+    liver_whole
+        The whole organ, vessels and edge included (volume, susceptibility model).
+    vessel
+        Hepatic vessels.
+    references
+        Reference tissues by name: ``fat``, ``aorta``, ``muscle`` or ``medium`` (explants); missing ones are absent.
+    mask_source
+        ``reader`` or ``automatic``.
+    codes
+        Quality codes, e.g. ``MASK_AUTOMATIC``.
+    """
+
+    body: Mask
+    liver: Mask
+    liver_whole: Mask
+    vessel: Mask
+    references: dict[str, Mask]
+    mask_source: str
+    grid: VoxelGrid
+    codes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = {"body": self.body, "liver": self.liver, "liver_whole": self.liver_whole, "vessel": self.vessel}
+        for name, mask in {**named, **self.references}.items():
+            if mask.shape != self.grid.shape or mask.dtype != np.bool_:
+                raise ValueError(f"mask {name} is {mask.shape} {mask.dtype}, the grid {self.grid.shape} bool")
+        self._freeze()
+        object.__setattr__(self, "references", {name: read_only(mask) for name, mask in self.references.items()})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TotalField(_Frozen):
+    """The measured field with everything in it: what susceptibility estimation starts from.
+
+    Attributes
+    ----------
+    field_ppm
+        (x, y, z) relative field [ppm]; finite inside ``mask``, 0 outside.
+    weight
+        (x, y, z) inverse standard error, normalised to a median of 1 in ``mask``; 0 outside.
+    mask
+        Voxels whose field is trusted.
+    """
+
+    field_ppm: FloatArray
+    weight: FloatArray
+    mask: Mask
+    grid: VoxelGrid
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LocalField(_Frozen):
+    """The field made by sources inside ``mask`` alone; the mask may be smaller than the one before [ppm]."""
+
+    field_ppm: FloatArray
+    weight: FloatArray
+    mask: Mask
+    grid: VoxelGrid
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solution(_Frozen):
+    """What an iteration found, and whether it arrived.
+
+    Attributes
+    ----------
+    x
+        The solution.
+    n_iterations
+        Iterations that were made.
+    relative_residual
+        Norm of the final (normal-equation) residual over the first one.
+    converged
+        Whether the stated tolerance was reached.
+    """
+
+    x: AnyArray
+    n_iterations: int
+    relative_residual: float
+    converged: bool
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Susceptibility(_Frozen):
+    """Susceptibility of one visit.
+
+    Attributes
+    ----------
+    chi_ppm
+        (x, y, z) susceptibility relative to the reference tissue [ppm], paramagnetic positive; NaN where not valid.
+    reference_name
+        Tissue that is zero: ``fat``, ``aorta``, ``muscle``, ``medium`` or ``none``.
+    reference_chi_ppm
+        What was subtracted [ppm]: the reference tissue's value in the unreferenced map.
+    all_references_ppm
+        Value of every candidate reference tissue in the unreferenced map [ppm].
+    methods
+        Names of the methods used, by stage.
+    solutions
+        Convergence of each iterative stage, by stage: (n_iterations, relative_residual, converged).
+    codes
+        Quality codes, e.g. ``CHI_NOT_CONVERGED``.
+    """
+
+    chi_ppm: FloatArray
+    reference_name: str
+    reference_chi_ppm: float
+    all_references_ppm: dict[str, float]
+    methods: dict[str, str]
+    solutions: dict[str, tuple[int, float, bool]]
+    grid: VoxelGrid
+    codes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._freeze()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiStatistics:
+    """Robust summary of a map in a region: median inside Tukey fences, its spread and its size.
+
+    ``median`` and ``iqr`` carry the map's unit; ``standard_error`` that of the median;
+    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences.
+    """
+
+    median: float
+    iqr: float
+    standard_error: float
+    n_voxels: int
+    excluded_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiverIron:
+    """Liver iron of one visit, by both methods; columns of ``lic.tsv`` that the images decide."""
+
+    chi_liver_ppm: float
+    chi_reference_ppm: float
+    chi_hqsm_ppm: float
+    lic_hqsm_mg_g: float
+    lic_hqsm_lo: float
+    lic_hqsm_hi: float
+    r2star_per_s: float
+    lic_r2star_mg_g: float
+    lic_r2star_lo: float
+    lic_r2star_hi: float
+    pdff_percent: float
+    liver_volume_ml: float
+    n_voxels: int
+    calibration_hqsm: str
+    calibration_r2star: str
+    codes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)

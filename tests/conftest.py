@@ -1,0 +1,45 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hqsm.data import VoxelGrid
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Folder of the real DICOM and NIfTI sets; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("HQSM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set HQSM_TEST_DATA to the folder that holds them")
+    return folder
+
+
+def _rotation_about_x(degrees: float) -> np.ndarray:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def make_grid(kind: str, shape: tuple[int, int, int] = (24, 20, 12)) -> VoxelGrid:
+    """A grid of a named kind: axial, anisotropic, oblique, coronal."""
+    spacing = {"axial": (2, 2, 2), "anisotropic": (2, 2, 6), "oblique": (2, 2, 4), "coronal": (2, 2, 5)}[kind]
+    axes = np.eye(3)
+    if kind == "oblique":
+        axes = _rotation_about_x(25)
+    if kind == "coronal":
+        axes = _rotation_about_x(90)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * np.array(spacing, float)
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
+    return VoxelGrid(shape=shape, affine_mm=affine)
+
+
+@pytest.fixture(params=["axial", "anisotropic", "oblique", "coronal"])
+def any_grid(request: pytest.FixtureRequest) -> VoxelGrid:
+    """Each kind of grid in turn."""
+    return make_grid(request.param)
