@@ -8,6 +8,7 @@ time where the local field is stronger than B0; fat resonates below water.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -59,7 +60,8 @@ class VoxelGrid(_Frozen):
     @property
     def voxel_size_mm(self) -> FloatArray:
         """(3,) distance between voxel centres along each voxel axis [mm]."""
-        return np.linalg.norm(self.affine_mm[:3, :3], axis=0)
+        size: FloatArray = np.linalg.norm(self.affine_mm[:3, :3], axis=0)
+        return size
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -70,7 +72,8 @@ class VoxelGrid(_Frozen):
     def b0_direction(self) -> FloatArray:
         """(3,) unit vector of B0 along the voxel axes: world z expressed in the grid's own frame."""
         axes = self.affine_mm[:3, :3] / self.voxel_size_mm
-        return axes.T @ np.array([0.0, 0.0, 1.0])
+        direction: FloatArray = axes.T @ np.array([0.0, 0.0, 1.0])
+        return direction
 
     def matches(self, other: VoxelGrid, tolerance_mm: float = 1e-3) -> bool:
         """Whether the two grids hold the same voxels: equal shape, every corner within ``tolerance_mm``."""

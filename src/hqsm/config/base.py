@@ -13,8 +13,9 @@ _Class = TypeVar("_Class")
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def parameters(cls: type[_Class]) -> type[_Class]:
     """Class decorator: frozen, keyword-only, unknown keys refused, attribute docstrings become descriptions."""
-    return dataclass(
+    wrapped: type[_Class] = dataclass(  # type: ignore[assignment]  # pydantic returns the same class, decorated
         frozen=True,
         kw_only=True,
         config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False),
     )(cls)
+    return wrapped
