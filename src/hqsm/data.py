@@ -8,7 +8,6 @@ time where the local field is stronger than B0; fat resonates below water.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field, fields
 from typing import Any
 

@@ -1,0 +1,71 @@
+"""Edge: the nouns to and from a file between two jobs of one visit, without loss and with the same bytes each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hqsm.data import VoxelGrid
+
+_Noun = TypeVar("_Noun")
+
+# Blosc-like speed matters more than size here: level 1 of zlib through numpy's own writer is not offered, and
+# plain npz of float32 maps is written at disk speed; these files are intermediate and may be deleted after a study.
+
+
+def save_noun(path: Path, noun: Any) -> None:
+    """Write a frozen dataclass of arrays, numbers, strings, tuples, mask dictionaries and one grid."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    plain: dict[str, Any] = {}
+    for entry in dataclasses.fields(noun):
+        value = getattr(noun, entry.name)
+        if isinstance(value, VoxelGrid):
+            arrays["grid_affine_mm"] = value.affine_mm
+            plain["grid_shape"] = list(value.shape)
+        elif isinstance(value, np.ndarray):
+            arrays[entry.name] = np.packbits(value) if value.dtype == np.bool_ else value
+            if value.dtype == np.bool_:
+                plain[f"{entry.name}@shape"] = list(value.shape)
+        elif isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
+            plain[f"{entry.name}@keys"] = list(value)
+            for key, mask in value.items():
+                arrays[f"{entry.name}@{key}"] = np.packbits(mask)
+                plain[f"{entry.name}@{key}@shape"] = list(mask.shape)
+            plain[entry.name] = None
+        else:
+            plain[entry.name] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = np.frombuffer(json.dumps(plain, sort_keys=True).encode(), dtype=np.uint8)
+    with path.open("wb") as handle:
+        np.savez(handle, _plain=encoded, **arrays)  # type: ignore[arg-type]
+
+
+def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
+    """Read what :func:`save_noun` wrote."""
+    with np.load(path) as stored:
+        plain = json.loads(stored["_plain"].tobytes())
+        values: dict[str, Any] = {}
+        for entry in dataclasses.fields(kind):  # type: ignore[arg-type]
+            name = entry.name
+            if name == "grid":
+                values[name] = VoxelGrid(shape=tuple(plain["grid_shape"]), affine_mm=stored["grid_affine_mm"])
+            elif f"{name}@keys" in plain:
+                values[name] = {
+                    key: _unpack(stored[f"{name}@{key}"], plain[f"{name}@{key}@shape"]) for key in plain[f"{name}@keys"]
+                }
+            elif f"{name}@shape" in plain:
+                values[name] = _unpack(stored[name], plain[f"{name}@shape"])
+            elif name in stored:
+                values[name] = stored[name]
+            else:
+                value = plain[name]
+                values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _unpack(bits: np.ndarray[Any, Any], shape: list[int]) -> np.ndarray[Any, Any]:
+    return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)

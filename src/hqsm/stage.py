@@ -1,0 +1,133 @@
+"""Edge: how one job of a visit runs, fails softly and says so.
+
+Every per-visit rule writes its results and a small status file. A failure becomes a status with a sentence and empty
+placeholders for the results; the job itself succeeds, later stages of that visit pass the status on, and the cohort
+goes on without the visit (docs/workflow.md). Placeholders are removed by the visit's last rule.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hqsm.errors import HqsmError
+
+Facts = dict[str, Any]
+
+log = logging.getLogger("hqsm")
+
+
+def read_status(path: str | Path) -> Facts:
+    """The status file of one stage of one visit."""
+    facts: Facts = json.loads(Path(path).read_text(encoding="utf-8"))
+    return facts
+
+
+def write_json(path: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write JSON with sorted keys; NaN becomes null, as JSON has no NaN."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(_plain(facts), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and value != value:  # NaN
+        return None
+    return value
+
+
+def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
+    """Run one stage of one visit for a Snakemake job.
+
+    Parameters
+    ----------
+    job
+        The ``snakemake`` object of a script: ``output.status`` is the status file; inputs whose name starts with
+        ``status`` are the status files of earlier stages.
+    work
+        Loads, computes, saves; returns facts for the status file (``codes`` is a list of quality codes).
+    """
+    _prepare(job)
+    stage = job.rule
+    for name, path in job.input.items():
+        if name.startswith("status"):
+            earlier = read_status(path)
+            if earlier["failed"]:
+                _fail(job, {**earlier, "passed_on_by": stage})
+                return
+    try:
+        facts = work(job) or {}
+    except HqsmError as error:
+        log.error("%s: %s", error.code, error)
+        _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": str(error)})
+        return
+    except MemoryError:
+        raise
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        reason = f"The stage {stage} stopped with an internal error ({type(error).__name__}); see {job.log[0]}."
+        _fail(job, {"failed": True, "stage": stage, "code": "INTERNAL_ERROR", "reason": reason})
+        return
+    write_json(job.output.status, {"failed": False, "stage": stage, **facts})
+
+
+def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
+    """Run a stage of the whole cohort; a known error ends the job with its sentence instead of a traceback."""
+    _prepare(job)
+    try:
+        work(job)
+    except HqsmError as error:
+        log.error("%s: %s", error.code, error)
+        sys.exit(f"{job.rule}: {error}")
+
+
+def _prepare(job: Any) -> None:
+    """One thread pool of the rule's size for every numeric library, and a log file."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = str(job.threads)
+    target = Path(job.log[0])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(target, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _fail(job: Any, facts: Facts) -> None:
+    """Leave a placeholder for every result (nothing half-written stays) and the status that explains them."""
+    for name, path in job.output.items():
+        target = Path(path)
+        if name == "status":
+            continue
+        if target.is_dir():
+            shutil.rmtree(target)
+        if getattr(path, "is_directory", False) or name.endswith("folder"):
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"")
+    write_json(job.output.status, facts)
+
+
+def remove_placeholders(paths: list[str]) -> None:
+    """Delete empty files and empty folders that a failed stage left in place of results."""
+    for path in paths:
+        target = Path(path)
+        if target.is_file() and target.stat().st_size == 0:
+            target.unlink()
+        elif target.is_dir() and not any(target.iterdir()):
+            target.rmdir()

@@ -1,0 +1,172 @@
+"""Edge: what is in a study folder, found by looking, and what of it changed since the last look.
+
+The main Snakemake process looks once per run and writes ``results/work/index.json``; jobs read that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+INDEX = Path("results/work/index.json")
+LABEL = re.compile(r"^[A-Za-z0-9]+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisitFolder:
+    """One visit that was found: labels without prefix, and fingerprints of its content."""
+
+    participant: str
+    session: str
+    folder: str
+    content: str
+    """Hash over relative names and bytes of every file below the visit folder."""
+    rois: str
+    """The same over the visit's reader masks; empty without any."""
+    n_files: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyIndex:
+    """Everything that discovery found."""
+
+    visits: tuple[VisitFolder, ...]
+    unusable: tuple[tuple[str, str], ...]
+    """Folders under ``dicom/`` that cannot be visits, each with its reason."""
+    records: dict[str, str]
+    """Hash of each file in ``records/``."""
+
+    def visit(self, participant: str, session: str) -> VisitFolder:
+        """The visit of these labels."""
+        return next(v for v in self.visits if (v.participant, v.session) == (participant, session))
+
+
+def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[StudyIndex, dict[str, Any]]:
+    """Look at ``dicom/sub-*/ses-*``, ``rois/`` and ``records/``.
+
+    Parameters
+    ----------
+    study
+        The study folder.
+    previous
+        Cache of the last look (``stat`` key to content hash): a file tree whose names, sizes and times are unchanged
+        is not read again; one that was merely touched is read and found equal.
+
+    Returns
+    -------
+    index, cache
+        What was found, and the cache for the next look.
+    """
+    known: dict[str, str] = (previous or {}).get("hashes", {})
+    hashes: dict[str, str] = {}
+    visits: list[VisitFolder] = []
+    unusable: list[tuple[str, str]] = []
+    for participant_dir in _folders(study / "dicom"):
+        name = participant_dir.name
+        if not name.startswith("sub-") or not LABEL.match(name[4:]):
+            unusable.append((name, "The folder is not named sub-<letters and digits>; rename it."))
+            continue
+        sessions = list(_folders(participant_dir))
+        if not sessions:
+            unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
+        for session_dir in sessions:
+            label = session_dir.name
+            if not label.startswith("ses-") or not LABEL.match(label[4:]):
+                unusable.append((f"{name}/{label}", "The folder is not named ses-<letters and digits>; rename it."))
+                continue
+            rois = study / "rois" / name / label
+            content, n_files = _tree_hash(session_dir, known, hashes)
+            visits.append(
+                VisitFolder(
+                    participant=name[4:],
+                    session=label[4:],
+                    folder=f"dicom/{name}/{label}",
+                    content=content,
+                    rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
+                    n_files=n_files,
+                )
+            )
+    records: dict[str, str] = {}
+    for path in sorted((study / "records").glob("*")) if (study / "records").is_dir() else []:
+        if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
+            records[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
+    return index, {"hashes": hashes}
+
+
+def write_index(path: Path, index: StudyIndex, cache: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Write the index for the jobs of this run and the cache for the next one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(
+        json.dumps({"index": asdict(index), "cache": cache, **extra}, indent=1) + "\n", encoding="utf-8"
+    )
+    temporary.replace(path)
+
+
+def read_index(path: Path) -> tuple[StudyIndex, dict[str, Any]]:
+    """Read what :func:`write_index` wrote: the index, and everything else in the file."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    raw = stored.pop("index")
+    index = StudyIndex(
+        visits=tuple(VisitFolder(**visit) for visit in raw["visits"]),
+        unusable=tuple((name, reason) for name, reason in raw["unusable"]),
+        records=raw["records"],
+    )
+    return index, stored
+
+
+def describe_changes(before: StudyIndex | None, now: StudyIndex) -> str:
+    """One line for people: what is new, changed and removed since the last look."""
+    if before is None:
+        return f"{len(now.visits)} visits found."
+    old = {(v.participant, v.session): (v.content, v.rois) for v in before.visits}
+    new = {(v.participant, v.session): (v.content, v.rois) for v in now.visits}
+    parts = []
+    for word, keys in (
+        ("new", sorted(new.keys() - old.keys())),
+        ("changed", sorted(key for key in new.keys() & old.keys() if new[key] != old[key])),
+        ("removed", sorted(old.keys() - new.keys())),
+    ):
+        if keys:
+            shown = ", ".join(f"sub-{p}/ses-{s}" for p, s in keys[:5]) + (" ..." if len(keys) > 5 else "")
+            parts.append(f"{len(keys)} {word} ({shown})")
+    changed_records = sorted(
+        name for name in before.records.keys() | now.records.keys() if before.records.get(name) != now.records.get(name)
+    )
+    if changed_records:
+        parts.append("records changed: " + ", ".join(changed_records))
+    return f"{len(new)} visits found; since the last run: " + ("; ".join(parts) if parts else "nothing changed") + "."
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    if parent.is_dir():
+        yield from sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> tuple[str, int]:
+    """Content hash of a tree; files are read only when a name, a size or a time differs from the last look."""
+    entries = []
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(root, name)
+            stat = os.stat(path)
+            entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns, path))
+    shape = hashlib.sha256(repr([(folder.name, *entry[:3]) for entry in entries]).encode()).hexdigest()[:24]
+    if shape in known:
+        hashes[shape] = known[shape]
+    else:
+        digest = hashlib.blake2b(digest_size=12)
+        for name, size, _, path in entries:
+            digest.update(f"{name}\0{size}\0".encode())
+            with open(path, "rb") as handle:
+                digest.update(handle.read())
+        hashes[shape] = digest.hexdigest()
+    return hashes[shape], len(entries)

@@ -1,0 +1,160 @@
+"""Edge: the tables of the output contract, each with a data dictionary beside it.
+
+A table is tab-separated text, UTF-8, ``n/a`` for a missing value (as BIDS writes it), nine significant digits.
+The columns listed here are a contract: other tools rely on their names, units and order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hqsm.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISSING = "n/a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: its name, what it means, its unit, and how it is read back."""
+
+    name: str
+    meaning: str
+    unit: str = ""
+    kind: str = "text"
+    """``text``, ``number`` or ``integer``."""
+
+
+def _columns(*rows: tuple[str, str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(name=name, kind=kind, unit=unit, meaning=meaning) for name, kind, unit, meaning in rows)
+
+
+_ID = (
+    ("participant_id", "text", "", "Blind identifier of the participant, with its prefix sub-"),
+    ("session_id", "text", "", "Label of the visit, with its prefix ses-"),
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "visits": _columns(
+        *_ID,
+        ("status", "text", "", "ok, warning, rejected or excluded"),
+        ("reason", "text", "", "Why it is not ok, in plain words"),
+        ("codes", "text", "", "Quality codes, separated by spaces"),
+        ("stage", "text", "", "Stage at which a rejected visit stopped"),
+        ("group", "text", "", "Study group from the records"),
+        ("visit_type", "text", "", "Type of the visit from the records"),
+        ("acq_date", "text", "", "Date of acquisition in the (date-shifted) image header, YYYY-MM-DD"),
+        ("convention", "text", "", "Vendor convention by which the DICOM was read"),
+        ("n_files", "integer", "", "Files in the visit folder"),
+        ("n_echoes", "integer", "", "Echoes of the acquisition"),
+        ("n_repetitions", "integer", "", "Repetitions of the acquisition"),
+        ("n_accepted", "integer", "", "Repetitions that were combined"),
+        ("set_aside", "text", "", "Series in the folder that were not used, by name"),
+    ),
+    "lic": _columns(
+        *_ID,
+        ("group", "text", "", "Study group: thalassemia, transplant or healthy"),
+        ("specimen", "text", "", "in_vivo, or in_vitro for an explanted liver"),
+        ("acq_date", "text", "", "Date of acquisition in the (date-shifted) image header, YYYY-MM-DD"),
+        ("field_strength_t", "number", "T", "Field strength"),
+        ("chi_liver_ppm", "number", "ppm", "Susceptibility of the liver in the unreferenced map (median)"),
+        ("chi_reference_ppm", "number", "ppm", "Susceptibility of the reference tissue in the unreferenced map"),
+        ("chi_hqsm_ppm", "number", "ppm", "Liver minus reference: the hQSM susceptibility"),
+        ("lic_hqsm_mg_g", "number", "mg/g", "Liver iron per gram dry weight by hQSM"),
+        ("lic_hqsm_lo", "number", "mg/g", "Lower end of its 95 % interval, calibration uncertainty included"),
+        ("lic_hqsm_hi", "number", "mg/g", "Upper end of its 95 % interval, calibration uncertainty included"),
+        ("r2star_per_s", "number", "1/s", "Confounder-corrected R2* of the liver (median)"),
+        ("lic_r2star_mg_g", "number", "mg/g", "Liver iron per gram dry weight by R2*"),
+        ("lic_r2star_lo", "number", "mg/g", "Lower end of its 95 % interval, calibration uncertainty included"),
+        ("lic_r2star_hi", "number", "mg/g", "Upper end of its 95 % interval, calibration uncertainty included"),
+        ("pdff_percent", "number", "%", "Proton density fat fraction of the liver (median)"),
+        ("liver_volume_ml", "number", "mL", "Volume of the whole liver mask, vessels and edge included"),
+        ("n_voxels", "integer", "", "Voxels that the liver values were read from"),
+        ("gating_source", "text", "", "Where the respiratory position came from"),
+        ("gating_efficiency", "number", "", "Accepted share of the repetitions, 0 to 1"),
+        ("n_repetitions", "integer", "", "Repetitions that were acquired"),
+        ("n_accepted", "integer", "", "Repetitions that were combined"),
+        ("mask_source", "text", "", "reader or automatic"),
+        ("calibration_hqsm", "text", "", "Calibration from susceptibility to LIC"),
+        ("calibration_r2star", "text", "", "Calibration from R2* to LIC"),
+        ("qc_status", "text", "", "ok, warning, rejected or excluded"),
+        ("qc_codes", "text", "", "Quality codes, separated by spaces"),
+        ("reference_tissue", "text", "", "Tissue that the susceptibility is relative to"),
+        ("chi_iqr_ppm", "number", "ppm", "Interquartile range of susceptibility in the liver"),
+        ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
+        ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
+    ),
+}
+
+
+def register(table: str, columns: Sequence[Column]) -> None:
+    """Add a table (used by the modules that own one)."""
+    TABLES[table] = tuple(columns)
+
+
+def format_value(value: Any) -> str:
+    """One cell: nine significant digits, no line breaks or tabs, ``n/a`` for nothing."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return str(int(value))
+    if hasattr(value, "item"):
+        value = value.item()
+        return format_value(value)
+    if isinstance(value, float):
+        return MISSING if math.isnan(value) else f"{value:.9g}"
+    text = " ".join(str(value).split())
+    return text if text and text not in {"nan", "NaN", "<NA>", "NaT"} else MISSING
+
+
+def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a table of the contract and its data dictionary.
+
+    Raises
+    ------
+    KeyError
+        If a row has a column that the contract does not describe: every column needs its meaning.
+    """
+    columns = TABLES[table]
+    names = [column.name for column in columns]
+    for row in rows:
+        unknown = row.keys() - set(names)
+        if unknown:
+            raise KeyError(f"{table}.tsv has no column {sorted(unknown)}: describe it in hqsm.tables")
+    lines = ["\t".join(names)]
+    lines += ["\t".join(format_value(row.get(name)) for name in names) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    dictionary = {c.name: {"Description": c.meaning, **({"Units": c.unit} if c.unit else {})} for c in columns}
+    path.with_suffix(".json").write_text(json.dumps(dictionary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_frame(path: Path, table: str, frame: pd.DataFrame) -> None:
+    """Write a data frame as a table of the contract; see :func:`write_rows`."""
+    rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
+    write_rows(path, table, rows)
+
+
+def read_frame(path: Path, table: str) -> pd.DataFrame:
+    """Read a table of the contract back; identifiers stay text, numbers become float64, ``n/a`` NaN or empty text."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.", remedy="Run the workflow first.", code="TABLE_MISSING") from error
+    for column in TABLES[table]:
+        if column.name not in frame:
+            raise InputError(
+                f"{path.name} has no column {column.name}.", remedy="Run the workflow again.", code="TABLE_COLUMN"
+            )
+        text = frame[column.name].replace(MISSING, "")
+        frame[column.name] = text if column.kind == "text" else pd.to_numeric(text, errors="coerce").astype("float64")
+    return frame
