@@ -486,3 +486,10 @@ class LiverIron:
     calibration_r2star: str
     codes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The columns of ``lic.tsv`` that the images decide."""
+        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del columns["codes"], columns["details"]
+        spread = {name: self.details.get(name) for name in ("chi_iqr_ppm", "r2star_iqr_per_s")}
+        return columns | spread

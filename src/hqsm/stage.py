@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +109,26 @@ def _prepare(job: Any) -> None:
 
 def _fail(job: Any, facts: Facts) -> None:
     """Leave a placeholder for every result (nothing half-written stays) and the status that explains them."""
-    for name, path in job.output.items():
-        target = Path(path)
+    placeholders = []
+    for name, value in job.output.items():
         if name == "status":
             continue
-        if target.is_dir():
-            shutil.rmtree(target)
-        if getattr(path, "is_directory", False) or name.endswith("folder"):
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(b"")
-    write_json(job.output.status, facts)
+        for path in [value] if isinstance(value, str) else list(value):
+            target = Path(path)
+            placeholders.append(str(path))
+            if target.is_dir():
+                shutil.rmtree(target)
+            if name.endswith("folder"):
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(b"")
+    write_json(job.output.status, {**facts, "placeholders": placeholders})
 
 
-def remove_placeholders(paths: list[str]) -> None:
-    """Delete empty files and empty folders that a failed stage left in place of results."""
-    for path in paths:
+def remove_placeholders(statuses: Iterable[Facts]) -> None:
+    """Delete the empty files and folders that failed stages left in place of results."""
+    for path in [path for facts in statuses for path in facts.get("placeholders", [])]:
         target = Path(path)
         if target.is_file() and target.stat().st_size == 0:
             target.unlink()

@@ -6,9 +6,10 @@ by a function of this module.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from hqsm.arrays import FloatArray
+if TYPE_CHECKING:
+    from hqsm.arrays import FloatArray
 
 PROTON_GYROMAGNETIC_RATIO_HZ_PER_TESLA = 42.577478518e6
 """Shielded value differs by 26 ppm; CODATA 2018 of the free proton [Hz/T]."""
@@ -38,12 +39,12 @@ def field_strength_from_frequency_tesla(imaging_frequency_mhz: float) -> float:
 
 def hz_to_ppm(field_hz: FloatArray, field_strength_tesla: float) -> FloatArray:
     """Off-resonance [Hz] as a relative field [ppm of B0]."""
-    return field_hz / np.asarray(proton_frequency_hz(field_strength_tesla) * 1e-6, field_hz.dtype)
+    return field_hz / (proton_frequency_hz(field_strength_tesla) * 1e-6)
 
 
 def ppm_to_hz(field_ppm: FloatArray, field_strength_tesla: float) -> FloatArray:
     """Relative field [ppm of B0] as off-resonance [Hz]."""
-    return field_ppm * np.asarray(proton_frequency_hz(field_strength_tesla) * 1e-6, field_ppm.dtype)
+    return field_ppm * (proton_frequency_hz(field_strength_tesla) * 1e-6)
 
 
 def umol_per_g_to_mg_per_g(umol_per_g: float) -> float:

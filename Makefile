@@ -1,0 +1,60 @@
+# Everything a person needs: make demo, make test, make study STUDY=...
+# Each target builds the environment from the lock file first, once.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CORES ?= all
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo demo-clean study test test-fast lint format lock schema
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+env: $(STAMP) ## Build the environment (.venv) from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hqsm needs Python 3.11 or newer; run: make env PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "[env] creating $(VENV) and installing the locked packages (about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Simulate a small study as raw DICOM, run the whole workflow, print the headline numbers
+	@$(BIN)/hqsm demo demo
+
+demo-clean: ## Remove the demo study
+	rm -rf demo
+
+study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
+	@test -n "$(STUDY)" || { echo "name the study: make study STUDY=/path/to/study"; exit 2; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
+
+test: $(STAMP) lint ## Lint and run every test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## Tests without whole simulated studies
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP) ## What CI checks before the tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/snakefmt --check --quiet Snakefile workflow
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_lint.py
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt --quiet Snakefile workflow
+
+lock: ## Resolve the dependencies again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml --extra test -o requirements.lock
+
+schema: $(STAMP) ## Write the JSON schema of config.yaml from the parameter types
+	@$(BIN)/hqsm schema > workflow/schemas/config.schema.json

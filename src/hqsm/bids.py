@@ -1,0 +1,120 @@
+"""Edge: the gated echoes as a BIDS dataset, the maps as a BIDS derivative dataset, sidecars of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hqsm
+from hqsm.arrays import AnyArray
+from hqsm.data import AcquisitionInfo, MultiEcho, VoxelGrid
+from hqsm.errors import InputError
+from hqsm.nifti import load_volume, save_volume
+
+BIDS_VERSION = "1.10.0"
+_NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*")
+"""Files of the contract for which BIDS has no suffix; listed in .bidsignore so that a validator passes."""
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a sidecar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()
+
+
+def write_echoes(folder: Path, prefix: str, echoes: MultiEcho, info: AcquisitionInfo) -> None:
+    """Write every echo as magnitude and phase [rad] with its sidecar: ``<prefix>_echo-<k>_part-<p>_MEGRE``."""
+    for k, echo_time_s in enumerate(echoes.echo_times_s):
+        signal = echoes.signal[..., k]
+        for part, volume in (("mag", np.abs(signal)), ("phase", np.angle(signal))):
+            stem = f"{prefix}_echo-{k + 1}_part-{part}_MEGRE"
+            save_volume(folder / f"{stem}.nii.gz", volume, echoes.grid)
+            sidecar: dict[str, Any] = {
+                "EchoTime": float(echo_time_s),
+                "MagneticFieldStrength": echoes.field_strength_tesla,
+                "Manufacturer": info.manufacturer,
+                "BodyPart": "LIVER",
+                "Units": "rad" if part == "phase" else "arbitrary",
+                "NoiseStandardDeviation": None if np.isnan(echoes.noise_sd) else echoes.noise_sd,
+            }
+            for key, value in (
+                ("ManufacturersModelName", info.model),
+                ("SoftwareVersions", info.software),
+                ("FlipAngle", info.flip_angle_degrees),
+                ("RepetitionTime", info.repetition_time_s),
+            ):
+                if value not in ("",) and value == value:
+                    sidecar[key] = value
+            write_json(folder / f"{stem}.json", sidecar)
+
+
+def read_echoes(folder: Path) -> MultiEcho:
+    """Read what :func:`write_echoes` wrote; echoes are ordered by their echo time, not by their name."""
+    sidecars = sorted(folder.glob("*_part-mag_MEGRE.json"))
+    if not sidecars:
+        raise InputError(
+            f"No *_part-mag_MEGRE images in {folder}.", remedy="Run the visit again.", code="BIDS_NO_ECHOES"
+        )
+    entries = sorted(((json.loads(p.read_text(encoding="utf-8")), p) for p in sidecars), key=lambda e: e[0]["EchoTime"])
+    volumes = []
+    for _, path in entries:
+        magnitude, grid = load_volume(path.with_suffix(".nii.gz"))
+        phase, _ = load_volume(Path(str(path.with_suffix(".nii.gz")).replace("_part-mag_", "_part-phase_")))
+        volumes.append((magnitude * np.exp(1j * phase)).astype(np.complex64))
+    first = entries[0][0]
+    noise = first.get("NoiseStandardDeviation")
+    return MultiEcho(
+        signal=np.stack(volumes, axis=-1),
+        echo_times_s=np.array([entry["EchoTime"] for entry, _ in entries]),
+        field_strength_tesla=float(first["MagneticFieldStrength"]),
+        grid=grid,
+        noise_sd=float("nan") if noise is None else float(noise),
+    )
+
+
+def write_map(path: Path, volume: AnyArray, grid: VoxelGrid, sidecar: Mapping[str, Any]) -> None:
+    """Write one map or mask of the derivative dataset with its sidecar; ``path`` ends in ``.nii.gz``."""
+    save_volume(path, volume, grid)
+    content = {"SkullStripped": False, "GeneratedBy": [{"Name": "hqsm", "Version": hqsm.__version__}], **sidecar}
+    write_json(Path(str(path).removesuffix(".nii.gz") + ".json"), content)
+
+
+def sources(participant: str, session: str) -> list[str]:
+    """BIDS URIs of the gated echoes that a map was made from."""
+    return [f"bids:raw:sub-{participant}/ses-{session}/anat/sub-{participant}_ses-{session}"]
+
+
+def write_dataset_descriptions(raw: Path, derivative: Path, name: str) -> None:
+    """Write what makes the two folders BIDS datasets."""
+    generated = [{"Name": "hqsm", "Version": hqsm.__version__}]
+    write_json(
+        raw / "dataset_description.json",
+        {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "raw", "GeneratedBy": generated},
+    )
+    write_json(
+        derivative / "dataset_description.json",
+        {
+            "Name": f"{name}: liver iron maps",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": generated,
+            "DatasetLinks": {"raw": "../bids"},
+        },
+    )
+    (raw / "README").write_text(
+        f"{name}: navigator-gated multi-echo gradient echoes, magnitude and phase, written by hqsm.\n", encoding="utf-8"
+    )
+    (derivative / "README").write_text(
+        f"{name}: R2*, susceptibility, fat fraction and field maps with masks, written by hqsm.\n"
+        "Chimap ppm, R2starmap 1/s, T2starmap s, PDFF percent, fieldmap Hz; NaN where there is no valid estimate.\n",
+        encoding="utf-8",
+    )
+    (derivative / ".bidsignore").write_text("\n".join(_NOT_IN_BIDS) + "\n", encoding="utf-8")

@@ -1,0 +1,136 @@
+"""The cohort's tables of visits: what every stage of every visit said, joined with the records' groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION"})
+"""Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""
+
+Row = dict[str, Any]
+
+
+def visit_row(
+    participant_id: str,
+    session_id: str,
+    statuses: Mapping[str, Mapping[str, Any]],
+    record: Mapping[str, str],
+    decision: Mapping[str, str] | None,
+) -> Row:
+    """One row of visits.tsv.
+
+    Parameters
+    ----------
+    participant_id, session_id
+        With prefixes.
+    statuses
+        Status of each stage by name; a failed stage carries ``code`` and ``reason``.
+    record
+        ``group`` and ``visit_type`` of this visit from the clinical records; empty text where they are silent.
+    decision
+        The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
+    """
+    echoes = statuses.get("gated_echoes", {})
+    failed = next((facts for facts in statuses.values() if facts.get("failed")), None)
+    codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
+    status, reason, stage = "ok", "", ""
+    doubts = [code for code in codes if code not in NOTES]
+    if failed is not None:
+        status, reason, stage = "rejected", str(failed["reason"]), str(failed["stage"])
+        codes.append(str(failed["code"]))
+    elif doubts:
+        status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
+    if decision is not None and status != "rejected":
+        said = f"{decision['who']} on {decision['when']}: {decision['why']}"
+        if decision["decision"] == "exclude":
+            status, reason = "excluded", said
+        elif decision["decision"] == "accept" and status == "warning":
+            status, reason = "ok", f"Warning accepted by {said}"
+    gating = echoes.get("gating", {})
+    return {
+        "participant_id": participant_id,
+        "session_id": session_id,
+        "status": status,
+        "reason": reason,
+        "codes": " ".join(codes),
+        "stage": stage,
+        "group": record.get("group", ""),
+        "visit_type": record.get("visit_type", ""),
+        "acq_date": echoes.get("acquisition_date", ""),
+        "convention": echoes.get("convention", ""),
+        "n_files": echoes.get("n_files"),
+        "n_echoes": len(echoes["echo_times_s"]) if "echo_times_s" in echoes else None,
+        "n_repetitions": gating.get("n_repetitions"),
+        "n_accepted": gating.get("n_accepted"),
+        "set_aside": "; ".join(echoes.get("set_aside", [])),
+    }
+
+
+def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]], specimen: str) -> Row | None:
+    """One row of lic.tsv, or nothing for a visit that was rejected before its liver was measured."""
+    iron = statuses.get("liver_iron", {})
+    if iron.get("failed", True) or "row" not in iron:
+        return None
+    echoes, regions = statuses["gated_echoes"], statuses["regions"]
+    gating = echoes["gating"]
+    return {
+        "participant_id": visit["participant_id"],
+        "session_id": visit["session_id"],
+        "group": visit["group"],
+        "specimen": specimen,
+        "acq_date": visit["acq_date"],
+        "field_strength_t": echoes["field_strength_tesla"],
+        **iron["row"],
+        "gating_source": gating["source"],
+        "gating_efficiency": gating["efficiency"],
+        "n_repetitions": gating["n_repetitions"],
+        "n_accepted": gating["n_accepted"],
+        "mask_source": regions["mask_source"],
+        "reference_tissue": statuses["susceptibility"]["reference_name"],
+        "reconstruction_digest": statuses["susceptibility"]["digest"],
+        "qc_status": visit["status"],
+        "qc_codes": visit["codes"],
+    }
+
+
+def unusable_row(name: str, reason: str) -> Row:
+    """A folder under dicom/ that cannot be a visit: a row, so that it is never silently missing."""
+    participant, _, session = name.partition("/")
+    return {
+        "participant_id": participant,
+        "session_id": session,
+        "status": "rejected",
+        "reason": reason,
+        "codes": "FOLDER_NAME",
+        "stage": "discovery",
+    }
+
+
+def exclusion_rows(
+    visits: Iterable[Mapping[str, Any]],
+    intervals: Iterable[Mapping[str, Any]],
+    unused: Iterable[Mapping[str, Any]],
+    findings: Sequence[Mapping[str, Any]],
+) -> list[Row]:
+    """Everything that was left out of an analysis, one row each: visits, intervals, visits of no interval, records."""
+    rows: list[Row] = []
+    for visit in visits:
+        if visit["status"] in {"rejected", "excluded"}:
+            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], visit["codes"], visit["reason"]))
+    for interval in intervals:
+        if float(interval["included"]) == 0:
+            span = f"{interval['start_session']} to {interval['end_session']}"
+            rows.append(_exclusion("interval", interval["participant_id"], span, "", interval["reason"]))
+    for visit in unused:
+        rows.append(_exclusion("visit of no interval", visit["participant_id"], visit["session_id"], "", visit["reason"]))
+    for finding in findings:
+        if finding["severity"] == "error":
+            where = f"{finding['file']} line {finding['line']}" if finding["line"] else str(finding["file"])
+            text = f"{finding['problem']} {finding['remedy']}".strip()
+            rows.append(_exclusion("record", finding["participant"], where, finding["code"], text))
+    return rows
+
+
+def _exclusion(what: str, participant_id: str, item: str, code: str, reason: str) -> Row:
+    return {"what": what, "participant_id": participant_id, "item": item, "code": code, "reason": reason}

@@ -1,0 +1,142 @@
+"""Edge: the maps, masks and facts of one visit, written with the sidecars that say how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hqsm.bids import sources, write_json, write_map
+from hqsm.data import AcquisitionInfo, GatingReport, MultiEcho, Regions, Susceptibility, WaterFat
+from hqsm.tables import MISSING, format_value
+
+Facts = dict[str, Any]
+
+
+def provenance_of(job: Any) -> Facts:
+    """What every sidecar says about its making: sources, parameters, digest of the code."""
+    parameters = {name: value for name, value in job.params.items() if name not in {"code", "data", "masks"}}
+    return {
+        "Sources": sources(job.wildcards.participant, job.wildcards.session),
+        "Parameters": parameters,
+        "CodeDigest": job.params.code,
+    }
+
+
+def acquisition_facts(echoes: MultiEcho, info: AcquisitionInfo) -> Facts:
+    """Facts of the acquisition for the visit's row and page."""
+    return {
+        "convention": info.convention,
+        "manufacturer": info.manufacturer,
+        "model": info.model,
+        "software": info.software,
+        "acquisition_date": info.acquisition_date,
+        "flip_angle_degrees": info.flip_angle_degrees,
+        "repetition_time_s": info.repetition_time_s,
+        "n_files": info.n_files,
+        "set_aside": [f"{item.name} ({item.kind}: {item.reason})" for item in info.set_aside],
+        "notes": list(info.notes),
+        "echo_times_s": echoes.echo_times_s.tolist(),
+        "field_strength_tesla": echoes.field_strength_tesla,
+        "noise_sd": echoes.noise_sd,
+        "shape": list(echoes.grid.shape),
+        "voxel_size_mm": echoes.grid.voxel_size_mm.round(6).tolist(),
+    }
+
+
+def write_gating(path: Path, report: GatingReport) -> Facts:
+    """Write ``*_desc-gating.tsv`` (one row per repetition) and its sidecar; return the numbers of the sidecar."""
+    lines = ["repetition\tdisplacement_mm\taccepted\treason"]
+    for k in range(report.n_repetitions):
+        displacement = format_value(float(report.displacement_mm[k]))
+        lines.append(f"{k + 1}\t{displacement}\t{int(report.accepted[k])}\t{report.reasons[k] or MISSING}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts: Facts = {
+        "source": report.source,
+        "n_repetitions": report.n_repetitions,
+        "n_accepted": report.n_accepted,
+        "efficiency": _none_for_nan(report.efficiency),
+        "window_mm": _none_for_nan(report.window_mm),
+        "end_expiration_mm": _none_for_nan(report.end_expiration_mm),
+        "residual_sd_mm": _none_for_nan(report.residual_sd_mm),
+    }
+    columns = {
+        "repetition": {"Description": "Repetition in order of acquisition, from 1"},
+        "displacement_mm": {"Description": "Superior-inferior position of the diaphragm", "Units": "mm"},
+        "accepted": {"Description": "1 if the repetition was combined, else 0"},
+        "reason": {"Description": "Why a repetition was not combined"},
+    }
+    write_json(path.with_suffix(".json"), {**columns, "Gating": facts, "Codes": list(report.codes)})
+    return facts
+
+
+def write_water_fat_maps(output: Any, fit: WaterFat, provenance: Mapping[str, Any]) -> None:
+    """Write R2*, T2*, PDFF and the field map in the units of the contract; NaN where there is no valid estimate."""
+    t2star_s = np.full(fit.grid.shape, np.nan, np.float32)
+    decays = np.isfinite(fit.r2star_per_s) & (fit.r2star_per_s > 0)
+    t2star_s[decays] = 1 / fit.r2star_per_s[decays]
+    for path, volume, units, meaning in (
+        (output.r2star, fit.r2star_per_s, "1/s", "Confounder-corrected R2*; NaN where not measurable or censored"),
+        (output.t2star, t2star_s, "s", "1/R2* where R2* is positive"),
+        (output.pdff, fit.pdff_percent, "percent", "Proton density fat fraction, noise-bias corrected"),
+        (output.field, fit.field_hz, "Hz", "Off-resonance of water, positive where the local field exceeds B0"),
+    ):
+        sidecar = {**provenance, "Units": units, "Description": meaning}
+        sidecar["R2starLimitPerSecond"] = fit.r2star_limit_per_s
+        write_map(Path(path), volume, fit.grid, sidecar)
+
+
+def write_masks(output: Any, regions: Regions, provenance: Mapping[str, Any]) -> None:
+    """Write the body, liver and vessel masks (0/1)."""
+    for path, mask, meaning in (
+        (output.body, regions.body, "Voxels with usable signal"),
+        (output.liver, regions.liver, "Voxels that the liver values are read from: no vessels, no edge"),
+        (output.vessel, regions.vessel, "Hepatic vessels"),
+    ):
+        kind = {"Type": "ROI", "MaskSource": regions.mask_source, "Description": meaning}
+        write_map(Path(path), mask, regions.grid, {**provenance, **kind})
+
+
+def write_susceptibility(output: Any, chi: Susceptibility, provenance: Mapping[str, Any]) -> None:
+    """Write the susceptibility map with its reference, methods and convergence."""
+    sidecar = {
+        **provenance,
+        "Units": "ppm",
+        "Description": "Magnetic susceptibility, paramagnetic positive, relative to the reference tissue",
+        "ReferenceTissue": chi.reference_name,
+        "ReferenceSusceptibilityPpm": _none_for_nan(chi.reference_chi_ppm),
+        "AllReferencesPpm": {k: _none_for_nan(v) for k, v in chi.all_references_ppm.items()},
+        "Methods": chi.methods,
+        "Convergence": _convergence(chi),
+    }
+    write_map(Path(output.chi), chi.chi_ppm, chi.grid, sidecar)
+
+
+def susceptibility_facts(chi: Susceptibility, job: Any) -> Facts:
+    """Facts of the susceptibility map for the visit's row and page; ``digest`` names code and parameters."""
+    recipe = json.dumps([job.params.code, job.params.susceptibility], sort_keys=True)
+    return {
+        "codes": list(chi.codes),
+        "reference_name": chi.reference_name,
+        "reference_chi_ppm": chi.reference_chi_ppm,
+        "all_references_ppm": chi.all_references_ppm,
+        "methods": chi.methods,
+        "convergence": _convergence(chi),
+        "digest": hashlib.sha256(recipe.encode()).hexdigest()[:12],
+    }
+
+
+def _convergence(chi: Susceptibility) -> Facts:
+    return {
+        stage: {"iterations": int(n), "relative_residual": float(residual), "converged": bool(converged)}
+        for stage, (n, residual, converged) in chi.solutions.items()
+    }
+
+
+def _none_for_nan(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,150 @@
+"""Edge: what the Snakefile asks of the package, so that the workflow itself stays a list of rules.
+
+Imports no numpy: a cluster job parses the Snakefile again, and should pay milliseconds for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hqsm.code_digest import code_digest
+from hqsm.config.study import StudyConfig, as_plain, load_config
+from hqsm.errors import ConfigError, HqsmError
+from hqsm.study import INDEX, StudyIndex, describe_changes, discover, read_index, write_index
+
+LAST_RUN = Path("results/work/last_run.json")
+
+TABLE_NAMES = (
+    "visits",
+    "lic",
+    "exposure",
+    "annual_change",
+    "regression",
+    "method_comparison",
+    "explants",
+    "histology_effects",
+    "repeatability",
+    "readers",
+    "exclusions",
+)
+
+STAGE_MODULES: dict[str, tuple[str, ...]] = {
+    "gated_echoes": ("hqsm.dicom.reader", "hqsm.gating", "hqsm.bids"),
+    "water_fat": ("hqsm.fatwater.separation", "hqsm.bids"),
+    "regions": ("hqsm.liver", "hqsm.masks", "hqsm.bids"),
+    "susceptibility": ("hqsm.susceptibility", "hqsm.bids"),
+    "liver_iron": ("hqsm.lic",),
+    "visit_page": ("hqsm.report.visit_page",),
+    "visit_tables": ("hqsm.cohort", "hqsm.records.reading", "hqsm.tables"),
+    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.reading", "hqsm.tables"),
+    "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
+    "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
+    "explants": ("hqsm.statistics.effects", "hqsm.records.reading", "hqsm.tables"),
+    "exclusions": ("hqsm.cohort", "hqsm.tables"),
+    "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.tables"),
+    "bids_datasets": ("hqsm.bids",),
+}
+"""The modules whose code (and that of all they import) decides a rule's result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenStudy:
+    """A study as the Snakefile sees it: what was found, the resolved parameters, the code that will run."""
+
+    config: StudyConfig
+    index: StudyIndex
+    stage_parameters: dict[str, dict[str, Any]]
+    code_digests: dict[str, str]
+    last_run: StudyIndex | None
+
+    def opening_line(self) -> str:
+        """What is new, changed and removed since the last complete run, in one line."""
+        line = describe_changes(self.last_run, self.index)
+        for name, reason in self.index.unusable:
+            line += f"\n  left out: {name}: {reason}"
+        return line
+
+    def found_visits(self) -> list[list[str]]:
+        """Participant, session of every visit, and the folders that cannot be visits with their reason."""
+        visits = [[v.participant, v.session, str(v.n_files)] for v in self.index.visits]
+        return visits + [[name, "", reason] for name, reason in self.index.unusable]
+
+    def record_files(self, *tables: str) -> list[str]:
+        """``name=hash`` of the record files (all, or those of the named tables): what reruns when a record changes."""
+        wanted = {f"{table}.csv" for table in tables} | {"redcap.csv", "redcap_dictionary.csv"}
+        return [f"{name}={value}" for name, value in self.index.records.items() if not tables or name in wanted]
+
+    def decisions_content(self) -> str:
+        """Hash of decisions.csv; empty without it."""
+        path = Path("decisions.csv")
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenStudy:
+    """Check the configuration and look at the study folder (the current directory).
+
+    Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
+    sentence on stderr and exit status 2.
+    """
+    try:
+        config = load_config(raw_config)
+        if is_main_process:
+            previous = read_index(INDEX)[1] if INDEX.is_file() else {}
+            index, cache = discover(Path(), previous.get("cache"))
+            _refuse_an_empty_study(index)
+            digests = {stage: code_digest(*modules) for stage, modules in STAGE_MODULES.items()}
+            write_index(INDEX, index, cache, {"code_digests": digests})
+        else:
+            index, stored = read_index(INDEX)
+            digests = stored["code_digests"]
+    except HqsmError as error:
+        sys.stderr.write(f"\nhqsm: {error}\n")
+        sys.exit(2)
+    return OpenStudy(
+        config=config,
+        index=index,
+        stage_parameters=as_plain(config),
+        code_digests=digests,
+        last_run=read_index(LAST_RUN)[0] if LAST_RUN.is_file() else None,
+    )
+
+
+def _refuse_an_empty_study(index: StudyIndex) -> None:
+    if not index.visits:
+        found = "; ".join(f"{name}: {reason}" for name, reason in index.unusable) or "nothing"
+        raise ConfigError(
+            f"No visit was found under dicom/ in {Path.cwd().name} (found: {found}).",
+            remedy="Put each visit's DICOM files into dicom/sub-<P>/ses-<S>/, or name the study with --directory STUDY.",
+            code="STUDY_EMPTY",
+        )
+
+
+def close_run(study: OpenStudy, *, succeeded: bool) -> int:
+    """Say how the run ended; write its provenance; return the exit status it deserves (0, or 3 for rejected visits)."""
+    from hqsm.provenance import write_run_record
+
+    rejected = []
+    for visit in study.index.visits:
+        path = Path(f"results/work/sub-{visit.participant}_ses-{visit.session}/liver_iron.json")
+        if path.is_file():
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts["failed"]:
+                rejected.append((f"sub-{visit.participant}/ses-{visit.session}", facts["reason"]))
+        elif succeeded is False:
+            rejected.append((f"sub-{visit.participant}/ses-{visit.session}", "did not finish; see logs/"))
+    write_run_record(study.stage_parameters, study.code_digests, succeeded=succeeded, rejected=[name for name, _ in rejected])
+    if succeeded:
+        write_index(LAST_RUN, study.index, {}, {})
+    lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."]
+    if rejected:
+        lines.append(f"{len(rejected)} visits were rejected (results/tables/visits.tsv says why):")
+        lines += [f"  {name}: {reason}" for name, reason in rejected]
+    lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
+    sys.stderr.write("\n" + "\n".join(lines) + "\n")
+    return 3 if rejected and study.config.study.fail_on_rejected_visit else 0

@@ -1,0 +1,34 @@
+rule annual_change:
+    # LIC of both ends of each interval joined with its exposure
+    input:
+        lic="results/tables/lic.tsv",
+        exposure="results/tables/exposure.tsv",
+    output:
+        annual_change="results/tables/annual_change.tsv",
+        dictionary="results/tables/annual_change.json",
+    log:
+        "logs/annual_change.log",
+    params:
+        statistics=STAGES["statistics"],
+        code=CODE["annual_change"],
+    localrule: True
+    script:
+        "../scripts/annual_change.py"
+
+
+rule regression:
+    # annual change of LIC on iron in and chelator, per method; comparison of the methods
+    input:
+        annual_change="results/tables/annual_change.tsv",
+    output:
+        regression="results/tables/regression.tsv",
+        comparison="results/tables/method_comparison.tsv",
+        dictionaries=expand("results/tables/{table}.json", table=["regression", "method_comparison"]),
+    log:
+        "logs/regression.log",
+    params:
+        statistics=STAGES["statistics"],
+        code=CODE["regression"],
+    localrule: True
+    script:
+        "../scripts/regression.py"

@@ -1,0 +1,23 @@
+rule explants:
+    # LIC of explanted livers, in vivo and in vitro, against chemistry and histology; repeatability; readers
+    input:
+        lic="results/tables/lic.tsv",
+    output:
+        explants="results/tables/explants.tsv",
+        effects="results/tables/histology_effects.tsv",
+        repeatability="results/tables/repeatability.tsv",
+        readers="results/tables/readers.tsv",
+        dictionaries=expand(
+            "results/tables/{table}.json",
+            table=["explants", "histology_effects", "repeatability", "readers"],
+        ),
+    log:
+        "logs/explants.log",
+    params:
+        records=STUDY.record_files("participants", "visits", "explant_chemistry", "explant_histology"),
+        record_parameters=STAGES["records"],
+        statistics=STAGES["statistics"],
+        code=CODE["explants"],
+    localrule: True
+    script:
+        "../scripts/explants.py"

@@ -1,0 +1,16 @@
+rule exposure:
+    # clinical records -> findings, annual intervals, iron and chelator of each interval (no image is read here)
+    output:
+        exposure="results/tables/exposure.tsv",
+        exposure_dictionary="results/tables/exposure.json",
+        findings="results/work/records/findings.json",
+        unused="results/work/records/unused_visits.tsv",
+    log:
+        "logs/exposure.log",
+    params:
+        records=STUDY.record_files(),
+        parameters=STAGES["records"],
+        code=CODE["exposure"],
+    localrule: True
+    script:
+        "../scripts/exposure.py"

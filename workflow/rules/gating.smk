@@ -1,0 +1,25 @@
+rule gated_echoes:
+    # raw DICOM of one visit -> its navigator-gated complex echoes as BIDS
+    input:
+        visit=ancient("dicom/sub-{participant}/ses-{session}"),
+    output:
+        bids_folder=directory(BIDS),
+        gating=MAPS + "_desc-gating.tsv",
+        gating_sidecar=MAPS + "_desc-gating.json",
+        status=WORK + "gated_echoes.json",
+    log:
+        "logs/gated_echoes/" + VISIT + ".log",
+    benchmark:
+        "results/work/benchmarks/gated_echoes/" + VISIT + ".tsv"
+    params:
+        data=visit_content,
+        dicom=STAGES["dicom"],
+        gating=STAGES["gating"],
+        code=CODE["gated_echoes"],
+    group:
+        "visit"
+    threads: 1
+    resources:
+        mem_mb=memory_mb(2000),
+    script:
+        "../scripts/gated_echoes.py"

@@ -1,0 +1,83 @@
+rule liver_iron:
+    # maps inside the liver mask -> LIC of the visit by both methods
+    input:
+        status_fit=WORK + "water_fat.json",
+        status_regions=WORK + "regions.json",
+        status_susceptibility=WORK + "susceptibility.json",
+        fit=WORK + "water_fat.npz",
+        regions=WORK + "regions.npz",
+        susceptibility=WORK + "susceptibility.npz",
+    output:
+        status=WORK + "liver_iron.json",
+    log:
+        "logs/liver_iron/" + VISIT + ".log",
+    benchmark:
+        "results/work/benchmarks/liver_iron/" + VISIT + ".tsv"
+    params:
+        lic=STAGES["lic"],
+        explant=STAGES["explant"],
+        code=CODE["liver_iron"],
+    group:
+        "visit"
+    threads: 1
+    resources:
+        mem_mb=memory_mb(1500),
+    script:
+        "../scripts/liver_iron.py"
+
+
+rule visit_page:
+    # everything that a visit's stages learned -> its QC page
+    input:
+        echoes=WORK + "gated_echoes.json",
+        fit_status=WORK + "water_fat.json",
+        regions_status=WORK + "regions.json",
+        susceptibility_status=WORK + "susceptibility.json",
+        liver_iron=WORK + "liver_iron.json",
+        bids_folder=BIDS,
+        gating=MAPS + "_desc-gating.tsv",
+        fit=WORK + "water_fat.npz",
+        regions=WORK + "regions.npz",
+        susceptibility=WORK + "susceptibility.npz",
+    output:
+        page="results/qc/" + VISIT + ".html",
+        summary=WORK + "visit_page.json",
+    log:
+        "logs/visit_page/" + VISIT + ".log",
+    benchmark:
+        "results/work/benchmarks/visit_page/" + VISIT + ".tsv"
+    params:
+        report=STAGES["report"],
+        stages={name: STAGES[name] for name in ("gating", "fatwater", "liver", "susceptibility", "lic")},
+        explant=STAGES["explant"],
+        code=CODE["visit_page"],
+    group:
+        "visit"
+    threads: 1
+    resources:
+        mem_mb=memory_mb(1500),
+    script:
+        "../scripts/visit_page.py"
+
+
+rule visit_tables:
+    # the visits' results joined with the records' groups -> visits.tsv and lic.tsv
+    input:
+        liver_iron=visit_paths(WORK + "liver_iron.json"),
+        pages=visit_paths(WORK + "visit_page.json"),
+    output:
+        visits="results/tables/visits.tsv",
+        lic="results/tables/lic.tsv",
+        dictionaries=expand("results/tables/{table}.json", table=["visits", "lic"]),
+    log:
+        "logs/visit_tables.log",
+    params:
+        found=STUDY.found_visits(),
+        records=STUDY.record_files("participants", "visits"),
+        decisions=STUDY.decisions_content(),
+        parameters=STAGES["records"],
+        explant=STAGES["explant"],
+        code=CODE["visit_tables"],
+    localrule: True
+    script:
+        "../scripts/visit_tables.py"

@@ -1,0 +1,57 @@
+rule exclusions:
+    # every visit, interval and record that was left out, with its reason
+    input:
+        visits="results/tables/visits.tsv",
+        annual_change="results/tables/annual_change.tsv",
+        unused="results/work/records/unused_visits.tsv",
+        findings="results/work/records/findings.json",
+    output:
+        exclusions="results/tables/exclusions.tsv",
+        dictionary="results/tables/exclusions.json",
+    log:
+        "logs/exclusions.log",
+    params:
+        code=CODE["exclusions"],
+    localrule: True
+    script:
+        "../scripts/exclusions.py"
+
+
+rule study_report:
+    # all tables -> report, figures, methods text; index of the QC pages
+    input:
+        tables=expand("results/tables/{table}.tsv", table=TABLE_NAMES),
+        findings="results/work/records/findings.json",
+        pages=visit_paths(WORK + "visit_page.json"),
+    output:
+        report="results/report/index.html",
+        methods="results/report/methods.md",
+        figures_folder=directory("results/report/figures"),
+        index="results/qc/index.html",
+    log:
+        "logs/study_report.log",
+    params:
+        report=STAGES["report"],
+        stages=STAGES,
+        code=CODE["study_report"],
+    localrule: True
+    script:
+        "../scripts/study_report.py"
+
+
+rule bids_datasets:
+    # what makes the two image folders BIDS datasets
+    output:
+        raw="results/bids/dataset_description.json",
+        raw_readme="results/bids/README",
+        derivative="results/maps/dataset_description.json",
+        derivative_readme="results/maps/README",
+        derivative_ignore="results/maps/.bidsignore",
+    log:
+        "logs/bids_datasets.log",
+    params:
+        name=STAGES["study"]["name"],
+        code=CODE["bids_datasets"],
+    localrule: True
+    script:
+        "../scripts/bids_datasets.py"

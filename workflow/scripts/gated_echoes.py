@@ -1,0 +1,23 @@
+from hqsm.stage import run_visit_stage
+
+
+def work(job):
+    from pathlib import Path
+
+    from hqsm.bids import write_echoes
+    from hqsm.config.dicom import DicomParams
+    from hqsm.config.gating import GatingParams
+    from hqsm.config.study import block
+    from hqsm.derivatives import acquisition_facts, write_gating
+    from hqsm.dicom.reader import read_visit
+    from hqsm.gating import gate
+
+    visit = read_visit(Path(job.input.visit), block(DicomParams, job.params.dicom))
+    echoes, report = gate(visit.echoes, visit.navigator, block(GatingParams, job.params.gating))
+    prefix = f"sub-{job.wildcards.participant}_ses-{job.wildcards.session}"
+    write_echoes(Path(job.output.bids_folder), prefix, echoes, visit.info)
+    gating = write_gating(Path(job.output.gating), report)
+    return {**acquisition_facts(echoes, visit.info), "gating": gating, "codes": list(report.codes)}
+
+
+run_visit_stage(snakemake, work)

@@ -1,0 +1,27 @@
+from hqsm.stage import run_visit_stage
+
+
+def work(job):
+    from pathlib import Path
+
+    from hqsm.archive import load_noun, save_noun
+    from hqsm.bids import read_echoes
+    from hqsm.config.liver import LiverParams
+    from hqsm.config.study import ExplantParams, block, scan_setting
+    from hqsm.data import WaterFat
+    from hqsm.derivatives import provenance_of, write_masks
+    from hqsm.liver import find_regions
+    from hqsm.masks import read_reader_labels
+
+    echoes = read_echoes(Path(job.input.bids_folder))
+    fit = load_noun(Path(job.input.fit), WaterFat)
+    specimen, _ = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
+    rois = Path(f"rois/sub-{job.wildcards.participant}/ses-{job.wildcards.session}")
+    labels = read_reader_labels(rois, fit.grid)
+    found = find_regions(echoes, fit, labels, block(LiverParams, job.params.liver), specimen=specimen)
+    write_masks(job.output, found, provenance_of(job))
+    save_noun(Path(job.output.regions), found)
+    return {"codes": list(found.codes), "mask_source": found.mask_source, "references": sorted(found.references)}
+
+
+run_visit_stage(snakemake, work)

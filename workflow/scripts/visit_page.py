@@ -1,0 +1,23 @@
+from hqsm.stage import run_cohort_stage
+
+
+def work(job):
+    from pathlib import Path
+
+    from hqsm.config.report import ReportParams
+    from hqsm.config.study import block
+    from hqsm.report.assemble import assemble_visit_page
+    from hqsm.report.visit_page import render_visit_page
+    from hqsm.stage import remove_placeholders, write_json
+
+    visit, summary, statuses = assemble_visit_page(
+        job.input, f"sub-{job.wildcards.participant}", f"ses-{job.wildcards.session}", job.params.stages
+    )
+    page = Path(job.output.page)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(render_visit_page(visit, block(ReportParams, job.params.report)), encoding="utf-8")
+    write_json(job.output.summary, summary)
+    remove_placeholders(statuses.values())
+
+
+run_cohort_stage(snakemake, work)

@@ -1,0 +1,20 @@
+from hqsm.stage import run_cohort_stage
+
+
+def work(job):
+    from pathlib import Path
+
+    from hqsm.cohort_tables import write_visit_tables
+    from hqsm.config.records import RecordsParams
+    from hqsm.config.study import ExplantParams, block
+
+    write_visit_tables(
+        job.params.found,
+        block(RecordsParams, job.params.parameters),
+        block(ExplantParams, job.params.explant),
+        visits=Path(job.output.visits),
+        lic=Path(job.output.lic),
+    )
+
+
+run_cohort_stage(snakemake, work)

@@ -1,0 +1,23 @@
+from hqsm.stage import run_visit_stage
+
+
+def work(job):
+    from pathlib import Path
+
+    from hqsm.archive import save_noun
+    from hqsm.bids import read_echoes
+    from hqsm.config.fatwater import FatWaterParams
+    from hqsm.config.study import ExplantParams, block, scan_setting
+    from hqsm.derivatives import provenance_of, write_water_fat_maps
+    from hqsm.fatwater.separation import separate
+
+    echoes = read_echoes(Path(job.input.bids_folder))
+    _, temperature_celsius = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
+    params = block(FatWaterParams, job.params.fatwater)
+    fit = separate(echoes, params, temperature_celsius=temperature_celsius, n_threads=job.threads)
+    write_water_fat_maps(job.output, fit, provenance_of(job))
+    save_noun(Path(job.output.fit), fit)
+    return {"codes": list(fit.codes), "r2star_limit_per_s": fit.r2star_limit_per_s}
+
+
+run_visit_stage(snakemake, work)
