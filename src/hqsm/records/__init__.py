@@ -1,0 +1,1 @@
+"""Clinical records: reading, findings, annual intervals, exposure to iron and chelator."""

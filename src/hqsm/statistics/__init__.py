@@ -1,0 +1,1 @@
+"""Statistics of the study: annual change, regression, comparison of methods, agreement, reliability, effects."""
