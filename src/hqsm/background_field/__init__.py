@@ -1,0 +1,1 @@
+"""Removal of the field whose sources lie outside the body: one method a file."""

@@ -1,0 +1,25 @@
+"""Parameters of fat-water separation and R2*."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hqsm.config.base import parameters
+
+
+@parameters
+class FatWaterParams:
+    """Fat-water separation with joint R2* and field map."""
+
+    spectrum: Literal["hamilton-liver-6", "hamilton-liver-9", "ren-marrow-9", "ren-subcutaneous-9"] = "hamilton-liver-6"
+    """Fat spectrum."""
+    signal_threshold: Annotated[float, Field(gt=0, le=50)] = 5.0
+    """Voxels whose strongest echo is below this multiple of the noise are not fitted."""
+    field_smoothness: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight of field continuity between neighbours against the voxel's own misfit."""
+    pdff_se_for_constraint_percent: Annotated[float, Field(gt=0)] = 8.0
+    """Above this standard error of the fat fraction, fat and water share one phase and the field a local prior."""
+    pdff_se_for_no_fat_percent: Annotated[float, Field(gt=0)] = 25.0
+    """Above this standard error even so, fat is given up: R2* and field only."""

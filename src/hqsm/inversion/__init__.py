@@ -1,0 +1,1 @@
+"""From field to susceptibility: one method a file."""

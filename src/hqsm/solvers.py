@@ -1,0 +1,60 @@
+"""Iterative solvers; each says whether it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hqsm.arrays import FloatArray
+from hqsm.data import Solution
+
+
+def conjugate_gradient(
+    apply: Callable[[FloatArray], FloatArray],
+    right_hand_side: FloatArray,
+    *,
+    start: FloatArray | None = None,
+    tolerance: float,
+    max_iterations: int,
+) -> Solution:
+    """Solve A x = b for a symmetric positive definite operator (Hestenes and Stiefel 1952).
+
+    Parameters
+    ----------
+    apply
+        x -> A x, same shape as ``right_hand_side``.
+    right_hand_side
+        b.
+    start
+        First guess; zero if None.
+    tolerance
+        Arrived when |b - A x| <= tolerance * |b|.
+    max_iterations
+        Iterations at most.
+    """
+    b = right_hand_side
+    x = np.zeros_like(b) if start is None else start.astype(b.dtype, copy=True)
+    r = b - apply(x) if start is not None else b.copy()
+    p = r.copy()
+    # inner products in double precision: a million single-precision squares lose three digits
+    rr = _inner(r, r)
+    bb = _inner(b, b)
+    if bb == 0:
+        return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
+    iteration = 0
+    while rr > tolerance**2 * bb and iteration < max_iterations:
+        ap = apply(p)
+        step = rr / _inner(p, ap)
+        x += b.dtype.type(step) * p
+        r -= b.dtype.type(step) * ap
+        new = _inner(r, r)
+        p = r + b.dtype.type(new / rr) * p
+        rr = new
+        iteration += 1
+    relative = float(np.sqrt(rr / bb))
+    return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=relative <= tolerance)
+
+
+def _inner(a: FloatArray, b: FloatArray) -> float:
+    return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
