@@ -15,6 +15,7 @@ def conjugate_gradient(
     right_hand_side: FloatArray,
     *,
     start: FloatArray | None = None,
+    inverse_diagonal: FloatArray | None = None,
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
@@ -28,33 +29,38 @@ def conjugate_gradient(
         b.
     start
         First guess; zero if None.
+    inverse_diagonal
+        Inverse of A's diagonal, or an estimate of it: the preconditioner of Jacobi; none if None.
     tolerance
-        Arrived when |b - A x| <= tolerance * |b|.
+        Arrived when |b - A x| <= tolerance * |b| in the preconditioner's norm.
     max_iterations
         Iterations at most.
     """
     b = right_hand_side
+    scale = np.ones_like(b) if inverse_diagonal is None else inverse_diagonal
     x = np.zeros_like(b) if start is None else start.astype(b.dtype, copy=True)
     r = b - apply(x) if start is not None else b.copy()
-    p = r.copy()
-    # inner products in double precision: a million single-precision squares lose three digits
-    rr = _inner(r, r)
-    bb = _inner(b, b)
+    z = scale * r
+    p = z.copy()
+    rz = _inner(r, z)
+    bb = _inner(b, scale * b)
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration = 0
-    while rr > tolerance**2 * bb and iteration < max_iterations:
+    while rz > tolerance**2 * bb and iteration < max_iterations:
         ap = apply(p)
-        step = rr / _inner(p, ap)
+        step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p
         r -= b.dtype.type(step) * ap
-        new = _inner(r, r)
-        p = r + b.dtype.type(new / rr) * p
-        rr = new
+        z = scale * r
+        new = _inner(r, z)
+        p = z + b.dtype.type(new / rz) * p
+        rz = new
         iteration += 1
-    relative = float(np.sqrt(rr / bb))
+    relative = float(np.sqrt(rz / bb))
     return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=relative <= tolerance)
 
 
 def _inner(a: FloatArray, b: FloatArray) -> float:
+    # in double precision: a million single-precision squares lose three digits
     return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))

@@ -17,9 +17,9 @@ class SusceptibilityParams:
     """``total-field``: all sources at once, body and surroundings. ``pdf-tikhonov``: background removed first."""
     reference: Literal["muscle", "fat", "aorta"] = "muscle"
     """Tissue whose susceptibility is zero (explants: always the medium around them)."""
-    max_iterations: Annotated[int, Field(ge=1, le=1000)] = 80
+    max_iterations: Annotated[int, Field(ge=1, le=1000)] = 200
     """Conjugate-gradient iterations at most."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     """Relative residual of the normal equations at which the iteration has arrived."""
     tissue_sd_ppm: Annotated[float, Field(gt=0)] = 0.12
     """Prior standard deviation of a voxel's susceptibility in ordinary tissue (total-field)."""
