@@ -140,7 +140,7 @@ def _headers(folder: Path, params: DicomParams) -> tuple[list[Any], list[SetAsid
             aside.append(SetAside(name="other files", kind="not DICOM", reason="no readable DICOM image"))
             continue
         uid = str(header.get("SOPInstanceUID", ""))
-        if not uid or "PixelData" not in header:
+        if not uid or "PixelData" not in header or _cut_off(header):
             aside.append(SetAside(name="other files", kind="no image", reason="DICOM without pixel data, or cut off"))
             continue
         digest = hashlib.sha256(header.PixelData).hexdigest()
@@ -156,6 +156,15 @@ def _headers(folder: Path, params: DicomParams) -> tuple[list[Any], list[SetAsid
         by_uid[uid] = digest
         headers.append(header)
     return headers, aside, n_files, n_same
+
+
+def _cut_off(header: Any) -> bool:
+    """Whether uncompressed pixel data are shorter than the header promises: a transfer that broke off."""
+    syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
+    if syntax not in _READABLE or syntax == "1.2.840.10008.1.2.5":
+        return False
+    expected = int(header.get("Rows", 0)) * int(header.get("Columns", 0)) * int(header.get("BitsAllocated", 16)) // 8
+    return len(header.PixelData) < expected
 
 
 def _instance(header: Any) -> Instance | SetAside:

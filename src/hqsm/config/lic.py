@@ -1,0 +1,29 @@
+"""Parameters of liver iron concentration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hqsm.config.base import parameters
+
+
+@parameters
+class LicParams:
+    """Which calibrations turn R2* and susceptibility into LIC."""
+
+    r2star_calibration: Literal["hernando2023", "wood2005", "hankins2009", "henninger2015", "dassignies2018"] = (
+        "hernando2023"
+    )
+    """Calibration from R2*; it must exist for the field strength of the scan."""
+    hqsm_calibration: Literal["physical", "buelo2025", "lin2018", "tipirneni2021", "own"] = "physical"
+    """Calibration from susceptibility; ``own`` takes the slope and intercept below."""
+    own_slope_mg_g_per_ppm: Annotated[float, Field(gt=0)] = 2.44
+    """Slope of the study's own calibration."""
+    own_intercept_mg_g: float = 0.0
+    """Intercept of the study's own calibration."""
+    largest_censored_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Above this share of liver voxels with R2* beyond the measurable, LIC by R2* is censored."""
+    physical_scale_sd: Annotated[float, Field(ge=0, lt=1)] = 0.10
+    """Relative uncertainty (1 SD) of the physical scale: susceptibility of iron, density and wet-to-dry ratio."""

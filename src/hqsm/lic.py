@@ -1,0 +1,256 @@
+"""Liver iron concentration: calibrations as data, statistics of a region, and the two together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hqsm.arrays import FloatArray, Mask
+from hqsm.config.lic import LicParams
+from hqsm.data import LiverIron, Regions, RoiStatistics, Susceptibility, WaterFat
+from hqsm.units import BODY_TEMPERATURE_CELSIUS
+
+CHI_IRON_PPM_PER_MG_ML = 1.30
+"""Susceptibility of ferritin and haemosiderin iron at 37 degrees Celsius: Curie, 3.78 Bohr magnetons (Schenck 1992)."""
+LIVER_DENSITY_G_PER_ML = 1.051
+"""21 livers, cirrhotic ones included: 1.051 +- 0.013 g/mL."""
+WET_TO_DRY = 3.33
+"""Wet over dry weight (70 % water), the in-vivo convention."""
+_KELVIN = 273.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class LicCalibration:
+    """LIC [mg/g dry] = intercept + slope * x, x being R2* [1/s] or susceptibility [ppm].
+
+    ``slope_sd`` is relative, ``residual_sd_mg_g`` the scatter of single livers where it is published, else 0;
+    ``field_strength_tesla`` is 0 where the calibration holds at any; ``highest_mg_g`` ends its range.
+    """
+
+    name: str
+    slope: float
+    intercept: float
+    slope_sd: float
+    field_strength_tesla: float
+    highest_mg_g: float
+    source: str
+
+
+R2STAR_CALIBRATIONS: tuple[LicCalibration, ...] = (
+    LicCalibration(
+        name="hernando2023",
+        slope=0.02603,
+        intercept=-0.16,
+        slope_sd=0.0265,
+        field_strength_tesla=1.5,
+        highest_mg_g=40,
+        source="Hernando et al., Radiology 2023, doi 10.1148/radiol.213256: slope CI 0.02468-0.02738",
+    ),
+    LicCalibration(
+        name="hernando2023",
+        slope=0.01400,
+        intercept=-0.03,
+        slope_sd=0.03,
+        field_strength_tesla=2.89,
+        highest_mg_g=40,
+        source="Hernando et al., Radiology 2023 (2.89 T line as cited; check before use)",
+    ),
+    LicCalibration(
+        name="hernando2023",
+        slope=0.01349,
+        intercept=-0.03,
+        slope_sd=0.0255,
+        field_strength_tesla=3.0,
+        highest_mg_g=40,
+        source="Hernando et al., Radiology 2023: slope CI 0.01282-0.01417",
+    ),
+    LicCalibration(
+        name="wood2005",
+        slope=0.0254,
+        intercept=0.202,
+        slope_sd=0.05,
+        field_strength_tesla=1.5,
+        highest_mg_g=32.9,
+        source="Wood et al., Blood 2005;106:1460, 22 biopsies 1.3-32.9 mg/g",
+    ),
+    LicCalibration(
+        name="hankins2009",
+        slope=0.02802,
+        intercept=-0.455,
+        slope_sd=0.05,
+        field_strength_tesla=1.5,
+        highest_mg_g=30,
+        source="Hankins et al., Blood 2009;113:4853, 43 biopsies",
+    ),
+    LicCalibration(
+        name="henninger2015",
+        slope=0.024,
+        intercept=0.277,
+        slope_sd=0.11,
+        field_strength_tesla=1.5,
+        highest_mg_g=30,
+        source="Henninger et al., RoeFo 2015, doi 10.1055/s-0034-1399318, 17 biopsies",
+    ),
+    LicCalibration(
+        name="dassignies2018",
+        slope=0.01754,
+        intercept=-0.054,
+        slope_sd=0.05,
+        field_strength_tesla=3.0,
+        highest_mg_g=7.3,
+        source="d'Assignies et al., Eur Radiol 2018, doi 10.1007/s00330-017-5106-3, 105 biopsies; good below 7.3 mg/g",
+    ),
+)
+
+HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
+    "buelo2025": LicCalibration(
+        name="buelo2025",
+        slope=1 / 0.1125,
+        intercept=0.0,
+        slope_sd=0.09,
+        field_strength_tesla=0,
+        highest_mg_g=40,
+        source="Buelo et al., MRM 2025;93:330: 0.102-0.123 ppm per mg/g between centres, another reconstruction",
+    ),
+    "lin2018": LicCalibration(
+        name="lin2018",
+        slope=1 / 0.140,
+        intercept=-0.18 / 0.140,
+        slope_sd=0.1,
+        field_strength_tesla=0,
+        highest_mg_g=25,
+        source="Lin et al. 2018, PMC6030453: line through its four cut-offs, another reconstruction",
+    ),
+    "tipirneni2021": LicCalibration(
+        name="tipirneni2021",
+        slope=3.3,
+        intercept=0.0,
+        slope_sd=0.1,
+        field_strength_tesla=1.5,
+        highest_mg_g=30,
+        source="Tipirneni-Sajja et al. 2021, 48 patients, ARMA-QSM, another reconstruction",
+    ),
+}
+
+
+def physical_calibration(temperature_celsius: float, scale_sd: float) -> LicCalibration:
+    """LIC from first principles: chi = chi_Fe * density * LIC / k, with Curie's law in the temperature."""
+    curie = (_KELVIN + BODY_TEMPERATURE_CELSIUS) / (_KELVIN + temperature_celsius)
+    ppm_per_mg_g = CHI_IRON_PPM_PER_MG_ML * curie * LIVER_DENSITY_G_PER_ML / WET_TO_DRY
+    return LicCalibration(
+        name="physical",
+        slope=1 / ppm_per_mg_g,
+        intercept=0.0,
+        slope_sd=scale_sd,
+        field_strength_tesla=0,
+        highest_mg_g=60,
+        source="Schenck 1992 (iron), PMID 3579513 (density), 70 % water (wet to dry)",
+    )
+
+
+def r2star_calibration(name: str, field_strength_tesla: float) -> LicCalibration | None:
+    """The named calibration nearest in field strength, within 0.1 T; None if it has no line there."""
+    lines = [c for c in R2STAR_CALIBRATIONS if c.name == name]
+    best = min(lines, key=lambda c: abs(c.field_strength_tesla - field_strength_tesla))
+    return best if abs(best.field_strength_tesla - field_strength_tesla) <= 0.1 else None
+
+
+def roi_statistics(values: FloatArray, mask: Mask) -> RoiStatistics:
+    """Median inside Tukey's fences (1.5 IQR beyond the quartiles), IQR, and a standard error of the median.
+
+    The standard error is 1.2533 * SD / sqrt(n / 27): neighbouring voxels are not independent, and a cube of 27 is
+    counted as one.
+    """
+    inside = values[mask]
+    valid = inside[np.isfinite(inside)].astype(np.float64)
+    if valid.size == 0:
+        return RoiStatistics(median=np.nan, iqr=np.nan, standard_error=np.nan, n_voxels=0, excluded_share=1.0)
+    q1, q3 = np.percentile(valid, [25, 75])
+    kept = valid[(valid >= q1 - 1.5 * (q3 - q1)) & (valid <= q3 + 1.5 * (q3 - q1))]
+    error = 1.2533 * float(kept.std(ddof=1)) / np.sqrt(max(kept.size / 27, 1)) if kept.size > 1 else np.nan
+    return RoiStatistics(
+        median=float(np.median(kept)),
+        iqr=float(q3 - q1),
+        standard_error=error,
+        n_voxels=int(kept.size),
+        excluded_share=float(1 - kept.size / inside.size),
+    )
+
+
+def apply_calibration(calibration: LicCalibration, value: float, standard_error: float) -> tuple[float, float, float]:
+    """LIC [mg/g dry] and its 95 % interval from the measurement's error and the slope's: sqrt of their squares."""
+    lic = calibration.intercept + calibration.slope * value
+    half = 1.96 * np.hypot(calibration.slope * standard_error, calibration.slope * value * calibration.slope_sd)
+    return float(lic), float(lic - half), float(lic + half)
+
+
+def liver_iron(
+    maps: WaterFat, chi: Susceptibility, regions: Regions, params: LicParams, *, temperature_celsius: float
+) -> LiverIron:
+    """Liver values of one visit by both methods. What cannot be measured is NaN with a code, never clipped."""
+    codes: list[str] = []
+    liver = regions.liver
+    r2star = roi_statistics(maps.r2star_per_s, liver)
+    susceptibility = roi_statistics(chi.chi_ppm, liver)
+    pdff = roi_statistics(maps.pdff_percent, liver)
+    nan3 = (float("nan"),) * 3
+    calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
+    censored_share = float(maps.censored[liver].mean()) if liver.any() else 0.0
+    lic_r2star = nan3
+    if "R2STAR_TWO_ECHOES" in maps.codes:
+        codes.append("LIC_R2STAR_CONFOUNDED")
+    elif censored_share > params.largest_censored_share:
+        codes.append("R2STAR_CENSORED")
+    elif calibration is None:
+        codes.append("CALIBRATION_NO_FIELD_STRENGTH")
+    elif np.isfinite(r2star.median):
+        lic_r2star = apply_calibration(calibration, r2star.median, r2star.standard_error)
+        if lic_r2star[0] > calibration.highest_mg_g:
+            codes.append("LIC_BEYOND_CALIBRATION")
+            lic_r2star = nan3
+    physical = _hqsm_calibration(params, temperature_celsius)
+    lic_hqsm = nan3
+    if np.isfinite(susceptibility.median) and chi.reference_name != "none":
+        lic_hqsm = apply_calibration(physical, susceptibility.median, susceptibility.standard_error)
+    return LiverIron(
+        chi_liver_ppm=susceptibility.median + chi.reference_chi_ppm,
+        chi_reference_ppm=chi.reference_chi_ppm,
+        chi_hqsm_ppm=susceptibility.median,
+        lic_hqsm_mg_g=lic_hqsm[0],
+        lic_hqsm_lo=lic_hqsm[1],
+        lic_hqsm_hi=lic_hqsm[2],
+        r2star_per_s=float("nan") if "R2STAR_CENSORED" in codes else r2star.median,
+        lic_r2star_mg_g=lic_r2star[0],
+        lic_r2star_lo=lic_r2star[1],
+        lic_r2star_hi=lic_r2star[2],
+        pdff_percent=pdff.median,
+        liver_volume_ml=float(regions.liver_whole.sum()) * regions.grid.voxel_volume_ml,
+        n_voxels=r2star.n_voxels,
+        calibration_hqsm=physical.name,
+        calibration_r2star=calibration.name if calibration else "none",
+        codes=tuple(codes),
+        details={
+            "chi_iqr_ppm": susceptibility.iqr,
+            "r2star_iqr_per_s": r2star.iqr,
+            "censored_share": censored_share,
+            "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
+            "excluded_share": r2star.excluded_share,
+        },
+    )
+
+
+def _hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibration:
+    if params.hqsm_calibration == "physical":
+        return physical_calibration(temperature_celsius, params.physical_scale_sd)
+    if params.hqsm_calibration == "own":
+        return LicCalibration(
+            name="own",
+            slope=params.own_slope_mg_g_per_ppm,
+            intercept=params.own_intercept_mg_g,
+            slope_sd=0.0,
+            field_strength_tesla=0,
+            highest_mg_g=60,
+            source="configuration of the study",
+        )
+    return HQSM_CALIBRATIONS[params.hqsm_calibration]

@@ -1,0 +1,217 @@
+"""Raw DICOM as scanners write it: Siemens, GE and Philips classic, written from the standard and from real headers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from hqsm.arrays import AnyArray
+from hqsm.data import RepeatedMultiEcho
+from hqsm.units import proton_frequency_hz
+
+MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+_MAKERS = {
+    "siemens": ("SIEMENS", "MAGNETOM Aera", "syngo MR E11"),
+    "ge": ("GE MEDICAL SYSTEMS", "DISCOVERY MR750", "27 LX MR Software release"),
+    "philips": ("Philips Medical Systems", "Achieva dStream", "5.7.1"),
+}
+
+
+def uid(*words: object) -> str:
+    """A UID that depends on nothing but its words (ITU-T X.667 form)."""
+    return f"2.25.{int(hashlib.sha256(repr(words).encode()).hexdigest()[:30], 16)}"
+
+
+def write_scan(
+    folder: Path,
+    echoes: RepeatedMultiEcho,
+    *,
+    vendor: str,
+    identity: str,
+    date: str,
+    drop: tuple[str, int] | None = None,
+) -> int:
+    """Write every repetition, echo, slice and part of a scan in a vendor's convention; return the number of files.
+
+    Parameters
+    ----------
+    folder
+        Visit folder; files get meaningless names in nested folders.
+    echoes
+        The complex signal in this package's sign.
+    vendor
+        ``siemens``, ``ge`` or ``philips``.
+    identity
+        Blind label of participant and session; UIDs follow from it.
+    date
+        YYYYMMDD.
+    drop
+        (part, echo index) that is left out: a broken export.
+    """
+    makers = {"siemens": _siemens, "ge": _ge, "philips": _philips}
+    n_files = 0
+    affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ echoes.grid.affine_mm
+    spacing = echoes.grid.voxel_size_mm
+    for image in makers[vendor](np.asarray(echoes.signal)):
+        part, echo, repetition, k, pixels, series, extra = image
+        if drop is not None and (part, echo) == drop:
+            continue
+        ds = Dataset()
+        _common(ds, echoes, vendor, identity, date)
+        ds.SeriesNumber = series
+        ds.SeriesInstanceUID = uid(identity, "series", series)
+        ds.SOPInstanceUID = uid(identity, part, echo, repetition, k)
+        ds.InstanceNumber = k + 1
+        ds.EchoTime = f"{1e3 * echoes.echo_times_s[echo]:.4f}"
+        ds.EchoNumbers = echo + 1
+        ds.AcquisitionNumber = repetition + 1
+        seconds = echoes.repetition_times_of_day_s[repetition]
+        ds.AcquisitionTime = f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
+        ds.ImageOrientationPatient = [f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])]
+        position = affine_lps[:3, 3] + k * affine_lps[:3, 2]
+        ds.ImagePositionPatient = [f"{v:.8g}" for v in position]
+        ds.PixelSpacing = [f"{spacing[1]:.8g}", f"{spacing[0]:.8g}"]
+        ds.SliceThickness = f"{0.9 * spacing[2]:.6g}"  # a gap: thickness is not the distance of slices
+        ds.SpacingBetweenSlices = f"{spacing[2]:.8g}"
+        for name, value in extra.items():
+            if isinstance(name, str):
+                setattr(ds, name, value)
+            else:
+                ds.private_block(name[0], name[1], create=True).add_new(name[2], name[3], value)
+        _pixels(ds, pixels)
+        number = int(hashlib.sha256(ds.SOPInstanceUID.encode()).hexdigest()[:7], 16)
+        _save(ds, folder / f"{number % 7:02d}" / f"I{number:09d}")
+        n_files += 1
+    return n_files
+
+
+def _common(ds: Dataset, echoes: RepeatedMultiEcho, vendor: str, identity: str, date: str) -> None:
+    maker, model, software = _MAKERS[vendor]
+    ds.SOPClassUID = MR_IMAGE_STORAGE
+    ds.Modality = "MR"
+    ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = maker, model, software
+    ds.PatientName = ds.PatientID = identity.split("_", maxsplit=1)[0]
+    ds.StudyInstanceUID = uid(identity, "study")
+    ds.FrameOfReferenceUID = uid(identity, "frame")
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = date
+    ds.SeriesDescription = "liver_nav_mGRE"
+    ds.ProtocolName = "liver_nav_mGRE"
+    ds.MagneticFieldStrength = f"{echoes.field_strength_tesla:g}"
+    ds.ImagingFrequency = f"{proton_frequency_hz(echoes.field_strength_tesla) / 1e6:.6f}"
+    ds.FlipAngle, ds.RepetitionTime = "5", "14.5"
+    ds.MRAcquisitionType, ds.ScanningSequence = "3D", "GR"
+    ds.BodyPartExamined = "LIVER"
+
+
+Image = tuple[str, int, int, int, AnyArray, int, dict[Any, Any]]
+
+
+def _each(signal: AnyArray) -> Iterator[tuple[int, int, int]]:
+    for repetition in range(signal.shape[4]):
+        for echo in range(signal.shape[3]):
+            for k in range(signal.shape[2]):
+                yield repetition, echo, k
+
+
+def _siemens(signal: AnyArray) -> Iterator[Image]:
+    """Magnitude and phase in two series; phase 0..4095 with slope 2, intercept -4096."""
+    scale = 4095 / np.abs(signal).max()
+    for repetition, echo, k in _each(signal):
+        s = signal[:, :, k, echo, repetition]
+        magnitude = np.round(np.abs(s) * scale).astype(np.uint16)
+        yield "magnitude", echo, repetition, k, magnitude, 6, {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
+        phase = np.round((np.angle(s) / np.pi * 4096 + 4096) / 2).astype(np.int64) % 4096
+        words = {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"], "RescaleSlope": "2", "RescaleIntercept": "-4096"}
+        yield "phase", echo, repetition, k, phase.astype(np.uint16), 7, words
+
+
+def _ge(signal: AnyArray) -> Iterator[Image]:
+    """Real, imaginary and magnitude in one series, told apart by (0043,102F); phase of the other sign, slices by pi."""
+    scale = 12000 / np.abs(signal).max()
+    for repetition, echo, k in _each(signal):
+        s = np.conj(signal[:, :, k, echo, repetition]) * scale * (-1) ** k
+        for code, part, values in ((0, "magnitude", np.abs(s)), (2, "real", s.real), (3, "imaginary", s.imag)):
+            extra = {
+                "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
+                "TemporalPositionIdentifier": repetition + 1,
+                (0x0043, "GEMS_PARM_01", 0x2F, "SS"): code,
+            }
+            yield part, echo, repetition, k, np.round(values).astype(np.int16), 9, extra
+
+
+def _philips(signal: AnyArray) -> Iterator[Image]:
+    """Magnitude and phase in one series; phase in milliradians by its rescale, magnitude with a private scale."""
+    scale = 4095 / np.abs(signal).max()
+    for repetition, echo, k in _each(signal):
+        s = signal[:, :, k, echo, repetition]
+        common = {"TemporalPositionIdentifier": repetition + 1}
+        magnitude = np.round(np.abs(s) * scale).astype(np.uint16)
+        words = {
+            "ImageType": ["ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"],
+            "RescaleSlope": "1.25",
+            "RescaleIntercept": "0",
+            (0x2005, "Philips MR Imaging DD 001", 0x0E, "FL"): 0.02,
+        }
+        yield "magnitude", echo, repetition, k, magnitude, 1301, {**common, **words}
+        step = 2 * np.pi * 1e3 / 4095
+        phase = np.clip(np.round((np.angle(s) * 1e3 + np.pi * 1e3) / step), 0, 4095).astype(np.uint16)
+        words = {
+            "ImageType": ["ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"],
+            "RescaleSlope": f"{step:.8g}",
+            "RescaleIntercept": f"{-np.pi * 1e3:.8g}",
+        }
+        yield "phase", echo, repetition, k, phase, 1301, {**common, **words}
+
+
+def _pixels(ds: Dataset, pixels: AnyArray) -> None:
+    """Pixels (x, y) as rows and columns, 16 bits."""
+    stored = np.ascontiguousarray(pixels.T)
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.PixelRepresentation = int(stored.dtype == np.int16)
+    ds.PixelData = stored.tobytes()
+
+
+def _save(ds: Dataset, path: Path) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = uid("implementation")
+    ds.file_meta = meta
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def write_clutter(folder: Path, echoes: RepeatedMultiEcho, *, vendor: str, identity: str, date: str) -> None:
+    """What else lies in a scanner's export: a localizer, a vendor's map, a text file, an empty and a cut-off file."""
+    affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ echoes.grid.affine_mm
+    magnitude = np.abs(np.asarray(echoes.signal[:, :, echoes.grid.shape[2] // 2, 0, 0]))
+    image = np.round(magnitude / magnitude.max() * 1000).astype(np.uint16)
+    for series, description, words in (
+        (1, "localizer", ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"]),
+        (90, "T2star_map", ["DERIVED", "PRIMARY", "T2_STAR MAP", "ND"]),
+    ):
+        ds = Dataset()
+        _common(ds, echoes, vendor, identity, date)
+        ds.SeriesDescription, ds.SeriesNumber, ds.ImageType = description, series, words
+        ds.SeriesInstanceUID = uid(identity, "series", series)
+        ds.SOPInstanceUID = uid(identity, description)
+        ds.FrameOfReferenceUID = uid(identity, "frame", description)
+        ds.EchoTime, ds.InstanceNumber = "4.0", 1
+        ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        ds.ImagePositionPatient = [f"{v:.8g}" for v in affine_lps[:3, 3]]
+        ds.PixelSpacing, ds.SliceThickness = ["4", "4"], "8"
+        _pixels(ds, image)
+        _save(ds, folder / "misc" / f"S{series:03d}" / "0001")
+    (folder / "misc" / "README.TXT").write_text("exported\n", encoding="utf-8")
+    (folder / "misc" / "EMPTY").write_bytes(b"")
+    whole = (folder / "misc" / "S001" / "0001").read_bytes()
+    (folder / "misc" / "CUT").write_bytes(whole[: len(whole) // 3])
