@@ -192,7 +192,10 @@ def phase_alignment(repetition: ComplexArray, reference: ComplexArray, echo_time
     """
     product = (reference * np.conj(repetition)).astype(np.complex64)
     shape = product.shape[:3]
-    axes = [np.linspace(-0.5, 0.5, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)]) for k, n in enumerate(shape)]
+    axes = [
+        np.linspace(-0.5, 0.5, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)])
+        for k, n in enumerate(shape)
+    ]
     # linear drift of the field: phase slope per echo against the first echo, weighted by its strength
     correction = np.ones(product.shape, np.complex64)
     slopes_rad = np.zeros((product.shape[3], 3))

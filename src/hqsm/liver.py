@@ -80,7 +80,9 @@ def _body(maps: WaterFat) -> Mask:
 def _ball(grid: VoxelGrid, radius_mm: float) -> AnyArray:
     """Structuring element: every voxel whose centre lies within ``radius_mm``."""
     reach = [int(radius_mm // d) for d in grid.voxel_size_mm]
-    axes = np.meshgrid(*(np.arange(-r, r + 1) * d for r, d in zip(reach, grid.voxel_size_mm, strict=True)), indexing="ij")
+    axes = np.meshgrid(
+        *(np.arange(-r, r + 1) * d for r, d in zip(reach, grid.voxel_size_mm, strict=True)), indexing="ij"
+    )
     return np.asarray(sum(a**2 for a in axes) <= radius_mm**2 + 1e-6)
 
 

@@ -22,9 +22,7 @@ _STRONG_R2STAR_PER_S_AT_1T5 = 80.0
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 
-def estimate(
-    maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, specimen: str
-) -> Susceptibility:
+def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, specimen: str) -> Susceptibility:
     """Susceptibility [ppm] relative to the reference tissue; NaN outside the body.
 
     Parameters
@@ -91,9 +89,7 @@ def estimate(
     )
 
 
-def total_field_of(
-    maps: WaterFat, regions: Regions, params: SusceptibilityParams
-) -> tuple[TotalField, FloatArray]:
+def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParams) -> tuple[TotalField, FloatArray]:
     """The measured field [ppm] with the voxels that can be trusted, and its standard error [ppm]."""
     known = regions.body & np.isfinite(maps.field_hz) & np.isfinite(maps.field_se_hz)
     if not known.any():
@@ -144,7 +140,9 @@ def source_prior(maps: WaterFat, regions: Regions, params: SusceptibilityParams)
 def _connected_to_border(outside: Mask) -> Mask:
     """The part of ``outside`` that reaches the in-plane border of the images: air around the body."""
     labels, _ = ndimage.label(outside)
-    touching = np.unique(np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()]))
+    touching = np.unique(
+        np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()])
+    )
     return np.isin(labels, touching[touching > 0])
 
 

@@ -223,9 +223,7 @@ def initial_field(
     distance = np.array([*voxel_size_mm, *voxel_size_mm])
     per_hz = smoothness / scale_hz * 3.0 / distance
     weights = np.broadcast_to(per_hz.astype(np.float32), table.shape).copy()
-    chosen = _message_passing(
-        labels_hz, unary.astype(np.float32), table, weights, np.float32(12 * scale_hz), _N_SWEEPS
-    )
+    chosen = _message_passing(labels_hz, unary.astype(np.float32), table, weights, np.float32(12 * scale_hz), _N_SWEEPS)
     rows = np.arange(fields.shape[0])
     minimum = chosen // N_SHIFTS
     others = costs.copy()

@@ -73,7 +73,9 @@ def write_scan(
         ds.AcquisitionNumber = repetition + 1
         seconds = echoes.repetition_times_of_day_s[repetition]
         ds.AcquisitionTime = f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
-        ds.ImageOrientationPatient = [f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])]
+        ds.ImageOrientationPatient = [
+            f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])
+        ]
         position = affine_lps[:3, 3] + k * affine_lps[:3, 2]
         ds.ImagePositionPatient = [f"{v:.8g}" for v in position]
         ds.PixelSpacing = [f"{spacing[1]:.8g}", f"{spacing[0]:.8g}"]

@@ -1,0 +1,176 @@
+"""Explants: MRI against chemistry, and whether fibrosis, steatosis and inflammation disturb it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hqsm.arrays import FloatArray
+from hqsm.config.records import RecordsParams
+from hqsm.config.statistics import StatisticsParams
+from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
+
+Row = dict[str, Any]
+CONFOUNDERS = {"fibrosis": "fibrosis_stage", "steatosis": "steatosis_pct", "necroinflammation": "inflammation_grade"}
+SETTINGS = ("in_vivo", "in_vitro")
+METHODS = ("r2star", "hqsm")
+
+
+def dry_iron_mg_g(value: float, unit: str, basis: str, prep: str, params: RecordsParams) -> float:
+    """Iron per gram of fresh dry weight [mg/g] from any unit, wet or dry, fresh or paraffin."""
+    in_mg = {"mg/g": value, "ug/g": ug_per_g_to_mg_per_g(value), "umol/g": umol_per_g_to_mg_per_g(value)}[unit]
+    if basis == "wet":
+        return in_mg * params.wet_to_dry
+    if prep == "paraffin":
+        return in_mg / params.wet_to_paraffin_dry * params.wet_to_dry
+    return in_mg
+
+
+def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> dict[str, tuple[float, float, int]]:
+    """Mean, SD and number of the replicates of each participant's specimen [mg/g dry]; below LOD counts LOD/sqrt 2."""
+    values: dict[str, list[float]] = {}
+    for row in chemistry.to_dict(orient="records"):
+        raw = row["lod"] / np.sqrt(2) if str(row["below_lod"]) == "y" and np.isfinite(row["lod"]) else row["fe_value"]
+        if np.isfinite(raw) and row["fe_unit"] and row["basis"]:
+            dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
+            values.setdefault(str(row["participant_id"]), []).append(dry)
+    return {
+        who: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"), len(v))
+        for who, v in values.items()
+    }
+
+
+def explant_rows(
+    lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, params: RecordsParams
+) -> list[Row]:
+    """Rows of explants.tsv: one per specimen, method and setting."""
+    reference = chemistry_by_participant(chemistry, params)
+    scores = {
+        str(who): {
+            c: float(np.nanmean(f[c].to_numpy(float))) if np.isfinite(f[c]).any() else np.nan
+            for c in CONFOUNDERS.values()
+        }
+        for who, f in histology.groupby("participant_id")
+    }
+    rows = []
+    usable = lic[lic["qc_status"].isin(["ok", "warning"])]
+    for who in sorted(set(reference) | set(scores)):
+        mean, sd, n = reference.get(who, (float("nan"), float("nan"), 0))
+        for setting in SETTINGS:
+            visits = usable[(usable["participant_id"] == who) & (usable["specimen"] == setting)]
+            # the last scan before the explantation is the one that the specimen is compared with
+            visit = visits.sort_values("session_id").iloc[-1] if len(visits) else None
+            for method in METHODS:
+                value = float(visit[f"lic_{method}_mg_g"]) if visit is not None else float("nan")
+                rows.append(
+                    {
+                        "participant_id": who,
+                        "session_id": str(visit["session_id"]) if visit is not None else "",
+                        "setting": setting,
+                        "method": method,
+                        "lic_mg_g": value,
+                        "lic_chemistry_mg_g": mean,
+                        "lic_chemistry_sd_mg_g": sd,
+                        "n_replicates": n,
+                        "error_mg_g": value - mean,
+                        **scores.get(who, {}),
+                    }
+                )
+    return rows
+
+
+def effect_rows(explants: Iterable[Row], params: StatisticsParams) -> list[Row]:
+    """Rows of histology_effects.tsv, the 12 registered outcomes.
+
+    Effect: slope of the LIC error (MRI minus chemistry) on the score, adjusted for chemical LIC, by OLS; Holm over the
+    outcomes that could be estimated; equivalence by two one-sided tests against the configured margin per step
+    (steatosis: per 10 points).
+    """
+    frame = pd.DataFrame(list(explants))
+    rows = []
+    for confounder, column in CONFOUNDERS.items():
+        for setting in SETTINGS:
+            for method in METHODS:
+                row: Row = {"confounder": confounder, "setting": setting, "method": method, "n": 0}
+                rows.append(row)
+                if frame.empty or column not in frame:
+                    row["note"] = "no explants"
+                    continue
+                part = frame[(frame["setting"] == setting) & (frame["method"] == method)]
+                data = part[["error_mg_g", column, "lic_chemistry_mg_g"]].to_numpy(float)
+                data = data[np.isfinite(data).all(axis=1)]
+                row["n"] = len(data)
+                step = data[:, 1] / (10 if confounder == "steatosis" else 1)
+                design = np.stack([np.ones(len(data)), step, data[:, 2]], axis=1)
+                if len(data) < 5 or np.linalg.matrix_rank(design) < 3:
+                    row["note"] = "too few specimens, or scores that do not vary"
+                    continue
+                row |= _effect(design, data[:, 0], params)
+    tested = [row for row in rows if "p_value" in row]
+    adjusted = holm(np.array([row["p_value"] for row in tested]))
+    for row, p in zip(tested, adjusted, strict=True):
+        row["p_holm"] = float(p)
+    return rows
+
+
+def _effect(design: FloatArray, error: FloatArray, params: StatisticsParams) -> Row:
+    inverse = np.linalg.inv(design.T @ design)
+    beta = inverse @ design.T @ error
+    df = len(error) - 3
+    residual = error - design @ beta
+    se = float(np.sqrt(residual @ residual / df * inverse[1, 1]))
+    half = stats.t.ppf(0.5 + params.confidence_level / 2, df) * se
+    margin = params.equivalence_margin_mg_g
+    with np.errstate(divide="ignore"):
+        p_lower = stats.t.sf((beta[1] + margin) / se, df)
+        p_upper = stats.t.cdf((beta[1] - margin) / se, df)
+    return {
+        "effect": float(beta[1]),
+        "ci_lo": float(beta[1] - half),
+        "ci_hi": float(beta[1] + half),
+        "p_value": float(2 * stats.t.sf(abs(beta[1] / se), df)),
+        "equivalence_p": float(max(p_lower, p_upper)),
+    }
+
+
+def holm(p_values: FloatArray) -> FloatArray:
+    """Holm's adjustment, in the order given."""
+    n = p_values.size
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.maximum.accumulate((n - np.arange(n)) * p_values[order])
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def repeatability_rows(lic: pd.DataFrame, visits: pd.DataFrame) -> list[Row]:
+    """Rows of repeatability.tsv from repeat scans: within-subject SD, repeatability coefficient 2.77 wSD, wCV."""
+    kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in visits.to_dict(orient="records")}
+    usable = lic[lic["qc_status"].isin(["ok", "warning"])]
+    pairs: list[tuple[Row, Row]] = []
+    for _, rows in usable.groupby("participant_id", sort=True):
+        entries = [dict(r) for r in rows.sort_values("session_id").to_dict(orient="records")]
+        for first, second in zip(entries, entries[1:], strict=False):
+            if kinds.get((second["participant_id"], second["session_id"])) == "repeat":
+                pairs.append((first, second))
+    rows = []
+    for quantity in ("chi_hqsm_ppm", "lic_hqsm_mg_g", "r2star_per_s", "lic_r2star_mg_g", "pdff_percent"):
+        values = np.array([[a[quantity], b[quantity]] for a, b in pairs], float).reshape(-1, 2)
+        values = values[np.isfinite(values).all(axis=1)]
+        row: Row = {"quantity": quantity, "n_pairs": len(values)}
+        if len(values):
+            wsd = float(np.sqrt(np.mean((values[:, 0] - values[:, 1]) ** 2) / 2))
+            row |= {
+                "within_subject_sd": wsd,
+                "repeatability_coefficient": 2.77 * wsd,
+                "within_subject_cv_percent": 100 * wsd / abs(float(values.mean())),
+                "mean_difference": float(np.mean(values[:, 1] - values[:, 0])),
+            }
+        else:
+            row["note"] = "no repeat scans"
+        rows.append(row)
+    return rows
