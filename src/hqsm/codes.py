@@ -1,0 +1,29 @@
+"""Every quality code with its meaning in plain words."""
+
+from __future__ import annotations
+
+MEANINGS: dict[str, str] = {
+    "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
+    "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
+    "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
+    "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",
+    "GATING_WINDOW_WIDENED": "The acceptance window was widened to reach the wanted efficiency.",
+    "GATING_LOW_EFFICIENCY": "Fewer repetitions than wanted lie at end-expiration.",
+    "TWO_ECHOES_NO_FAT": "Two echoes: field map and susceptibility, but no fat fraction.",
+    "R2STAR_TWO_ECHOES": "R2* from two echoes is confounded by fat.",
+    "LIC_R2STAR_CONFOUNDED": "No LIC from R2*: two echoes cannot tell fat from iron.",
+    "FAT_NOT_SEPARABLE": "The echo times cannot separate fat from water; R2* and field only.",
+    "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
+    "LIC_BEYOND_CALIBRATION": "LIC lies beyond the range of the calibration and is not reported.",
+    "CALIBRATION_NO_FIELD_STRENGTH": "The R2* calibration has no line for this field strength.",
+    "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
+    "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
+    "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",
+    "FOLDER_NAME": "The folder's name cannot be that of a visit.",
+    "INTERNAL_ERROR": "A stage stopped with an error of the program.",
+}
+
+
+def meaning(code: str) -> str:
+    """The meaning of a code; a code of an input error explains itself in the visit's reason."""
+    return MEANINGS.get(code, "See the reason of the visit.")

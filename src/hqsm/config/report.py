@@ -1,0 +1,17 @@
+"""Parameters of the pages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from hqsm.config.base import parameters
+
+
+@parameters
+class ReportParams:
+    """How pages look."""
+
+    n_slices: Annotated[int, Field(ge=1, le=12)] = 5
+    """Slices shown of every map on a visit's QC page."""
