@@ -41,6 +41,12 @@ _ID = (
     ("session_id", "text", "", "Label of the visit, with its prefix ses-"),
 )
 
+_INTERVAL = (
+    ("participant_id", "text", "", "Blind identifier of the participant, with its prefix sub-"),
+    ("start_session", "text", "", "First visit of the interval"),
+    ("end_session", "text", "", "Second visit of the interval"),
+)
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "visits": _columns(
         *_ID,
@@ -91,12 +97,116 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
         ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
     ),
+    "exposure": _columns(
+        *_INTERVAL,
+        ("start_date", "text", "", "Date of the first visit in the records"),
+        ("end_date", "text", "", "Date of the second visit in the records"),
+        ("days", "integer", "d", "Days between the two visits"),
+        ("n_transfusions", "integer", "", "Transfusions in the interval"),
+        ("n_hct_imputed", "integer", "", "Transfusions whose haematocrit was assumed"),
+        ("iron_in_mg", "number", "mg", "Transfused iron, removed iron subtracted"),
+        ("iron_in_mg_per_kg_per_year", "number", "mg/kg/year", "The same per mean body weight and year"),
+        ("chelator_mg", "number", "mg", "Chelator, Jadenu-equivalent"),
+        ("chelator_g_per_kg_per_year", "number", "g/kg/year", "The same per body weight of the day and year"),
+        ("mean_weight_kg", "number", "kg", "Mean body weight over the interval"),
+        ("adherence", "number", "", "Mean adherence, 0 to 1"),
+        ("flags", "text", "", "hct_imputed, adherence_assumed"),
+        ("included", "integer", "", "1 if the exposure can be used"),
+        ("reason", "text", "", "Why it cannot"),
+    ),
+    "annual_change": _columns(
+        *_INTERVAL,
+        ("days", "integer", "d", "Days between the two visits"),
+        ("delta_lic_hqsm_mg_g_per_year", "number", "mg/g/year", "Annual change of LIC by hQSM"),
+        ("delta_lic_r2star_mg_g_per_year", "number", "mg/g/year", "Annual change of LIC by R2*"),
+        ("iron_in_mg", "number", "mg", "Transfused iron, removed iron subtracted"),
+        ("iron_in_mg_per_kg_per_year", "number", "mg/kg/year", "The same per mean body weight and year"),
+        ("chelator_mg", "number", "mg", "Chelator, Jadenu-equivalent"),
+        ("chelator_g_per_kg_per_year", "number", "g/kg/year", "The same per body weight of the day and year"),
+        ("mean_weight_kg", "number", "kg", "Mean body weight over the interval"),
+        ("included", "integer", "", "1 if the interval enters the regression"),
+        ("reason", "text", "", "Why it does not"),
+        ("flags", "text", "", "hct_imputed, adherence_assumed"),
+    ),
+    "regression": _columns(
+        ("analysis", "text", "", "primary, or a sensitivity analysis"),
+        ("method", "text", "", "hqsm or r2star"),
+        ("term", "text", "", "intercept, iron_in or chelator"),
+        ("estimate", "number", "", "mg/g/year; (mg/g)/(mg/kg); (mg/g)/(g/kg)"),
+        ("std_error", "number", "", "CR2 cluster-robust standard error"),
+        ("df", "number", "", "Satterthwaite degrees of freedom"),
+        ("ci_lo", "number", "", "Lower end of the confidence interval"),
+        ("ci_hi", "number", "", "Upper end of the confidence interval"),
+        ("p_value", "number", "", "Two-sided p"),
+        ("n_intervals", "integer", "", "Intervals in the fit"),
+        ("n_subjects", "integer", "", "Participants in the fit"),
+        ("r_squared", "number", "", "Coefficient of determination"),
+        ("rmse", "number", "mg/g/year", "Root mean square residual"),
+        ("note", "text", "", "Why there is no estimate"),
+    ),
+    "method_comparison": _columns(
+        ("analysis", "text", "", "primary"),
+        ("quantity", "text", "", "What is compared; hQSM minus R2*"),
+        ("estimate", "number", "", "Estimate"),
+        ("ci_lo", "number", "", "Lower end of the confidence interval"),
+        ("ci_hi", "number", "", "Upper end of the confidence interval"),
+        ("statistic", "number", "", "Test statistic"),
+        ("p_value", "number", "", "Two-sided p"),
+        ("n_intervals", "integer", "", "Intervals with both methods"),
+        ("n_subjects", "integer", "", "Participants"),
+        ("note", "text", "", "What to keep in mind"),
+    ),
+    "explants": _columns(
+        *_ID,
+        ("setting", "text", "", "in_vivo or in_vitro"),
+        ("method", "text", "", "hqsm or r2star"),
+        ("lic_mg_g", "number", "mg/g", "LIC by MRI, dry weight"),
+        ("lic_chemistry_mg_g", "number", "mg/g", "Chemical LIC, fresh dry weight, mean of the replicates"),
+        ("lic_chemistry_sd_mg_g", "number", "mg/g", "SD of the replicates"),
+        ("n_replicates", "integer", "", "Replicates"),
+        ("error_mg_g", "number", "mg/g", "MRI minus chemistry"),
+        ("fibrosis_stage", "number", "", "Fibrosis stage, mean of the readings"),
+        ("steatosis_pct", "number", "%", "Steatosis, mean of the readings"),
+        ("inflammation_grade", "number", "", "Necroinflammatory grade, mean of the readings"),
+    ),
+    "histology_effects": _columns(
+        ("confounder", "text", "", "fibrosis, steatosis or necroinflammation"),
+        ("setting", "text", "", "in_vivo or in_vitro"),
+        ("method", "text", "", "r2star or hqsm"),
+        ("effect", "number", "mg/g", "Slope of the LIC error per step of the score (steatosis: per 10 points)"),
+        ("ci_lo", "number", "mg/g", "Lower end of the confidence interval"),
+        ("ci_hi", "number", "mg/g", "Upper end of the confidence interval"),
+        ("p_value", "number", "", "Two-sided p"),
+        ("p_holm", "number", "", "p adjusted over the 12 outcomes"),
+        ("n", "integer", "", "Specimens"),
+        ("equivalence_p", "number", "", "p of two one-sided tests against the configured margin"),
+        ("note", "text", "", "Why there is no estimate"),
+    ),
+    "repeatability": _columns(
+        ("quantity", "text", "", "Column of lic.tsv"),
+        ("n_pairs", "integer", "", "Repeat scans"),
+        ("within_subject_sd", "number", "", "Within-subject SD, in the quantity's unit"),
+        ("repeatability_coefficient", "number", "", "2.77 times the within-subject SD"),
+        ("within_subject_cv_percent", "number", "%", "Within-subject coefficient of variation"),
+        ("mean_difference", "number", "", "Second minus first"),
+        ("note", "text", "", "Why there is no estimate"),
+    ),
+    "readers": _columns(
+        *_ID,
+        ("reader_a", "text", "", "First reader"),
+        ("reader_b", "text", "", "Second reader"),
+        ("quantity", "text", "", "What was read"),
+        ("value_a", "number", "", "Value of the first reader"),
+        ("value_b", "number", "", "Value of the second reader"),
+    ),
+    "exclusions": _columns(
+        ("what", "text", "", "visit, interval, visit of no interval, or record"),
+        ("participant_id", "text", "", "Blind identifier of the participant, with its prefix sub-"),
+        ("item", "text", "", "Session, interval or line"),
+        ("code", "text", "", "Code of the reason"),
+        ("reason", "text", "", "Why it was left out"),
+    ),
 }
-
-
-def register(table: str, columns: Sequence[Column]) -> None:
-    """Add a table (used by the modules that own one)."""
-    TABLES[table] = tuple(columns)
 
 
 def format_value(value: Any) -> str:

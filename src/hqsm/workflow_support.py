@@ -35,17 +35,17 @@ TABLE_NAMES = (
 )
 
 STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.dicom.reader", "hqsm.gating", "hqsm.bids"),
-    "water_fat": ("hqsm.fatwater.separation", "hqsm.bids"),
-    "regions": ("hqsm.liver", "hqsm.masks", "hqsm.bids"),
-    "susceptibility": ("hqsm.susceptibility", "hqsm.bids"),
+    "gated_echoes": ("hqsm.dicom.reader", "hqsm.gating", "hqsm.derivatives"),
+    "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
+    "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
+    "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
     "liver_iron": ("hqsm.lic",),
-    "visit_page": ("hqsm.report.visit_page",),
-    "visit_tables": ("hqsm.cohort", "hqsm.records.reading", "hqsm.tables"),
-    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.reading", "hqsm.tables"),
+    "visit_page": ("hqsm.report.visit_page", "hqsm.report.assemble"),
+    "visit_tables": ("hqsm.cohort_tables",),
+    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.cohort_tables"),
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
-    "explants": ("hqsm.statistics.effects", "hqsm.records.reading", "hqsm.tables"),
+    "explants": ("hqsm.statistics.effects", "hqsm.cohort_tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
     "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.tables"),
     "bids_datasets": ("hqsm.bids",),
@@ -120,7 +120,7 @@ def _refuse_an_empty_study(index: StudyIndex) -> None:
         found = "; ".join(f"{name}: {reason}" for name, reason in index.unusable) or "nothing"
         raise ConfigError(
             f"No visit was found under dicom/ in {Path.cwd().name} (found: {found}).",
-            remedy="Put each visit's DICOM files into dicom/sub-<P>/ses-<S>/, or name the study with --directory STUDY.",
+            remedy="Put each visit's DICOM into dicom/sub-<P>/ses-<S>/, or name the study with --directory STUDY.",
             code="STUDY_EMPTY",
         )
 

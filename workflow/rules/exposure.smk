@@ -4,7 +4,6 @@ rule exposure:
         exposure="results/tables/exposure.tsv",
         exposure_dictionary="results/tables/exposure.json",
         findings="results/work/records/findings.json",
-        unused="results/work/records/unused_visits.tsv",
     log:
         "logs/exposure.log",
     params:

@@ -3,7 +3,6 @@ rule exclusions:
     input:
         visits="results/tables/visits.tsv",
         annual_change="results/tables/annual_change.tsv",
-        unused="results/work/records/unused_visits.tsv",
         findings="results/work/records/findings.json",
     output:
         exclusions="results/tables/exclusions.tsv",

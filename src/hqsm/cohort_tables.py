@@ -1,0 +1,57 @@
+"""Edge: the cohort's tables of visits, from the status files of every visit and the records' groups."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hqsm.cohort import lic_row, unusable_row, visit_row
+from hqsm.config.records import RecordsParams
+from hqsm.config.study import ExplantParams, scan_setting
+from hqsm.decisions import read_decisions
+from hqsm.errors import InputError
+from hqsm.records.data import Records, empty_records
+from hqsm.records.reading import read_records
+from hqsm.stage import read_status
+from hqsm.tables import write_rows
+
+_STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron")
+
+
+def study_records(params: RecordsParams) -> Records:
+    """The study's records; a study without participants or visits tables gets empty ones, and says so."""
+    try:
+        return read_records(Path("records"), params)
+    except InputError as error:
+        return empty_records(str(error))
+
+
+def write_visit_tables(
+    found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path
+) -> None:
+    """Write visits.tsv and lic.tsv for the visits that were found (participant, session, and files or reason)."""
+    records = study_records(record_params)
+    groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
+    kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in records.visits.to_dict(orient="records")}
+    decisions = read_decisions(Path("decisions.csv"))
+    visit_rows: list[dict[str, Any]] = []
+    lic_rows: list[dict[str, Any]] = []
+    for participant, session, what in found:
+        if not session:
+            visit_rows.append(unusable_row(participant, what))
+            continue
+        name, label = f"sub-{participant}", f"ses-{session}"
+        folder = Path(f"results/work/{name}_{label}")
+        statuses = {stage: read_status(folder / f"{stage}.json") for stage in _STAGES}
+        record = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        decision = decisions.get((name, label))
+        row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
+        row["n_files"] = int(what)
+        visit_rows.append(row)
+        specimen, _ = scan_setting(explant, session)
+        made = lic_row(row, statuses, specimen)
+        if made is not None:
+            lic_rows.append(made)
+    write_rows(visits, "visits", visit_rows)
+    write_rows(lic, "lic", lic_rows)

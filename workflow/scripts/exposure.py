@@ -1,0 +1,24 @@
+from hqsm.stage import run_cohort_stage
+
+
+def work(job):
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from hqsm.cohort_tables import study_records
+    from hqsm.config.records import RecordsParams
+    from hqsm.config.study import block
+    from hqsm.records.exposure import exposure_of
+    from hqsm.records.intervals import annual_intervals
+    from hqsm.stage import write_json
+    from hqsm.tables import write_rows
+
+    params = block(RecordsParams, job.params.parameters)
+    records = study_records(params)
+    intervals, unused = annual_intervals(records, params)
+    write_rows(Path(job.output.exposure), "exposure", [exposure_of(i, records, params) for i in intervals])
+    findings = [asdict(finding) for finding in records.findings]
+    write_json(job.output.findings, {"findings": findings, "notes": list(records.notes), "unused_visits": unused})
+
+
+run_cohort_stage(snakemake, work)
