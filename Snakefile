@@ -21,6 +21,7 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         expand("results/tables/{table}.tsv", table=TABLE_NAMES),
         visit_paths("results/qc/sub-{participant}_ses-{session}.html"),
@@ -28,4 +29,3 @@ rule all:
         "results/report/index.html",
         "results/bids/dataset_description.json",
         "results/maps/dataset_description.json",
-    default_target: True

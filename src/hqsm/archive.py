@@ -54,9 +54,7 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
             if name == "grid":
                 values[name] = VoxelGrid(shape=tuple(plain["grid_shape"]), affine_mm=stored["grid_affine_mm"])
             elif f"{name}@keys" in plain:
-                values[name] = {
-                    key: _unpack(stored[f"{name}@{key}"], plain[f"{name}@{key}@shape"]) for key in plain[f"{name}@keys"]
-                }
+                values[name] = {key: _unpack(stored[f"{name}@{key}"], plain[f"{name}@{key}@shape"]) for key in plain[f"{name}@keys"]}
             elif f"{name}@shape" in plain:
                 values[name] = _unpack(stored[name], plain[f"{name}@shape"])
             elif name in stored:

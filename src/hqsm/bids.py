@@ -60,9 +60,7 @@ def read_echoes(folder: Path) -> MultiEcho:
     """Read what :func:`write_echoes` wrote; echoes are ordered by their echo time, not by their name."""
     sidecars = sorted(folder.glob("*_part-mag_MEGRE.json"))
     if not sidecars:
-        raise InputError(
-            f"No *_part-mag_MEGRE images in {folder}.", remedy="Run the visit again.", code="BIDS_NO_ECHOES"
-        )
+        raise InputError(f"No *_part-mag_MEGRE images in {folder}.", remedy="Run the visit again.", code="BIDS_NO_ECHOES")
     entries = sorted(((json.loads(p.read_text(encoding="utf-8")), p) for p in sidecars), key=lambda e: e[0]["EchoTime"])
     volumes = []
     for _, path in entries:

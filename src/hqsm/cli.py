@@ -55,9 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _simulate(options: argparse.Namespace) -> int:
     from hqsm.phantom.cohort import simulate_study
 
-    truth = simulate_study(
-        options.study, participants=options.participants, visits=options.visits, seed=options.seed, size=options.size
-    )
+    truth = simulate_study(options.study, participants=options.participants, visits=options.visits, seed=options.seed, size=options.size)
     sys.stdout.write(f"study: {options.study}\ntruth: {truth}\n")
     return 0
 

@@ -117,17 +117,13 @@ def exclusion_rows(
     rows: list[Row] = []
     for visit in visits:
         if visit["status"] in {"rejected", "excluded"}:
-            rows.append(
-                _exclusion("visit", visit["participant_id"], visit["session_id"], visit["codes"], visit["reason"])
-            )
+            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], visit["codes"], visit["reason"]))
     for interval in intervals:
         if float(interval["included"]) == 0:
             span = f"{interval['start_session']} to {interval['end_session']}"
             rows.append(_exclusion("interval", interval["participant_id"], span, "", interval["reason"]))
     for visit in unused:
-        rows.append(
-            _exclusion("visit of no interval", visit["participant_id"], visit["session_id"], "", visit["reason"])
-        )
+        rows.append(_exclusion("visit of no interval", visit["participant_id"], visit["session_id"], "", visit["reason"]))
     for finding in findings:
         if finding["severity"] == "error":
             where = f"{finding['file']} line {finding['line']}" if finding["line"] else str(finding["file"])

@@ -27,9 +27,7 @@ def study_records(params: RecordsParams) -> Records:
         return empty_records(str(error))
 
 
-def write_visit_tables(
-    found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path
-) -> None:
+def write_visit_tables(found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path) -> None:
     """Write visits.tsv and lic.tsv for the visits that were found (participant, session, and files or reason)."""
     records = study_records(record_params)
     groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))

@@ -78,9 +78,7 @@ class VoxelGrid(_Frozen):
         """Whether the two grids hold the same voxels: equal shape, every corner within ``tolerance_mm``."""
         if self.shape != other.shape:
             return False
-        corners = np.array(
-            [[i, j, k, 1] for i in (0, self.shape[0]) for j in (0, self.shape[1]) for k in (0, self.shape[2])]
-        )
+        corners = np.array([[i, j, k, 1] for i in (0, self.shape[0]) for j in (0, self.shape[1]) for k in (0, self.shape[2])])
         return bool(np.abs(corners @ (self.affine_mm - other.affine_mm).T).max() <= tolerance_mm)
 
 

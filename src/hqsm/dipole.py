@@ -61,9 +61,7 @@ class DipoleOperator:
         return fourier.inverse(spectrum, self.shape)
 
 
-def forward_field_ppm(
-    chi_ppm: FloatArray, voxel_size_mm: FloatArray, b0_direction: FloatArray, padding: float = 2.0
-) -> FloatArray:
+def forward_field_ppm(chi_ppm: FloatArray, voxel_size_mm: FloatArray, b0_direction: FloatArray, padding: float = 2.0) -> FloatArray:
     """Relative field [ppm] of a map in empty surroundings: zero-padded to ``padding`` times its size, then cropped."""
     shape = fourier.fast_shape(tuple(int(np.ceil(n * padding)) for n in chi_ppm.shape))  # type: ignore[arg-type]
     padded = np.zeros(shape, np.float32)

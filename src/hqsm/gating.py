@@ -18,9 +18,7 @@ SINGLE = "prospective-or-breath-hold"
 _MODE_BANDWIDTH_MM = 1.5
 
 
-def gate(
-    repeated: RepeatedMultiEcho, navigator: NavigatorTrace | None, params: GatingParams
-) -> tuple[MultiEcho, GatingReport]:
+def gate(repeated: RepeatedMultiEcho, navigator: NavigatorTrace | None, params: GatingParams) -> tuple[MultiEcho, GatingReport]:
     """One complex multi-echo volume from all repetitions, and the report of which were used.
 
     Raises
@@ -35,9 +33,7 @@ def gate(
         report = _report(np.full(1, np.nan), np.ones(1, bool), ("",), SINGLE, codes=("GATING_SINGLE_REPETITION",))
         return _single(repeated), report
     if navigator is None:
-        report = _report(
-            np.full(n, np.nan), np.ones(n, bool), ("",) * n, "none", codes=("GATING_NO_NAVIGATOR",), efficiency=1.0
-        )
+        report = _report(np.full(n, np.nan), np.ones(n, bool), ("",) * n, "none", codes=("GATING_NO_NAVIGATOR",), efficiency=1.0)
         return _combine(repeated, report.accepted), report
     displacement_mm = np.asarray(navigator.displacement_mm, dtype=np.float64)
     if displacement_mm.shape != (n,):
@@ -192,10 +188,7 @@ def phase_alignment(repetition: ComplexArray, reference: ComplexArray, echo_time
     """
     product = (reference * np.conj(repetition)).astype(np.complex64)
     shape = product.shape[:3]
-    axes = [
-        np.linspace(-0.5, 0.5, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)])
-        for k, n in enumerate(shape)
-    ]
+    axes = [np.linspace(-0.5, 0.5, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)]) for k, n in enumerate(shape)]
     # linear drift of the field: phase slope per echo against the first echo, weighted by its strength
     correction = np.ones(product.shape, np.complex64)
     slopes_rad = np.zeros((product.shape[3], 3))

@@ -185,9 +185,7 @@ def apply_calibration(calibration: LicCalibration, value: float, standard_error:
     return float(lic), float(lic - half), float(lic + half)
 
 
-def liver_iron(
-    maps: WaterFat, chi: Susceptibility, regions: Regions, params: LicParams, *, temperature_celsius: float
-) -> LiverIron:
+def liver_iron(maps: WaterFat, chi: Susceptibility, regions: Regions, params: LicParams, *, temperature_celsius: float) -> LiverIron:
     """Liver values of one visit by both methods. What cannot be measured is NaN with a code, never clipped."""
     codes: list[str] = []
     liver = regions.liver

@@ -80,9 +80,7 @@ def _body(maps: WaterFat) -> Mask:
 def _ball(grid: VoxelGrid, radius_mm: float) -> AnyArray:
     """Structuring element: every voxel whose centre lies within ``radius_mm``."""
     reach = [int(radius_mm // d) for d in grid.voxel_size_mm]
-    axes = np.meshgrid(
-        *(np.arange(-r, r + 1) * d for r, d in zip(reach, grid.voxel_size_mm, strict=True)), indexing="ij"
-    )
+    axes = np.meshgrid(*(np.arange(-r, r + 1) * d for r, d in zip(reach, grid.voxel_size_mm, strict=True)), indexing="ij")
     return np.asarray(sum(a**2 for a in axes) <= radius_mm**2 + 1e-6)
 
 
@@ -129,7 +127,7 @@ def _liver(echoes: MultiEcho, maps: WaterFat, body: Mask) -> Mask:
     r2star = np.nan_to_num(maps.r2star_per_s, nan=maps.r2star_limit_per_s)
     pdff = np.nan_to_num(maps.pdff_percent, nan=0.0)
     soft = body & (pdff < 45) & (amplitude > 0.4 * typical)
-    x, _, z = _world(grid)
+    x, _, _ = _world(grid)
     right = x - float(np.median(x[body]))
     smooth = _smoothed(np.log(np.clip(r2star, 10, None)), soft, grid, 4.0)
     spread = np.sqrt(np.maximum(_smoothed(np.log(np.clip(r2star, 10, None)) ** 2, soft, grid, 4.0) - smooth**2, 0))

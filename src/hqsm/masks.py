@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,23 +29,23 @@ def read_reader_labels(folder: Path, grid: VoxelGrid) -> dict[str, Mask] | None:
     if not paths:
         return None
     if len(paths) > 1:
+        raise InputError(f"{len(paths)} label maps in rois for this visit.", remedy="Keep the one to be used.", code="MASK_MANY")
+    canonical_of: Any = nib.as_closest_canonical
+    orientations: Any = nib.orientations
+    image = canonical_of(nib.load(paths[0]))
+    wanted = canonical_of(_blank(np.zeros(grid.shape, np.uint8), grid.affine_mm))
+    if image.shape[:3] != wanted.shape or not np.allclose(image.affine, wanted.affine, atol=1e-2):
         raise InputError(
-            f"{len(paths)} label maps in rois for this visit.", remedy="Keep the one to be used.", code="MASK_MANY"
-        )
-    image = nib.as_closest_canonical(nib.load(paths[0]))  # type: ignore[no-untyped-call, arg-type]
-    wanted = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.affine_mm))  # type: ignore[no-untyped-call]
-    if image.shape[:3] != wanted.shape or not np.allclose(image.affine, wanted.affine, atol=1e-2):  # type: ignore[attr-defined]
-        raise InputError(
-            f"{paths[0].name} is on another grid than the scan ({image.shape[:3]} against {wanted.shape} voxels).",  # type: ignore[attr-defined]
+            f"{paths[0].name} is on another grid than the scan ({image.shape[:3]} against {wanted.shape} voxels).",
             remedy="Draw it on the visit's gated echoes, or resample it (nearest neighbour) to them.",
             code="MASK_GRID",
         )
-    canonical = np.asarray(image.dataobj)  # type: ignore[attr-defined]
-    back = nib.orientations.ornt_transform(  # type: ignore[no-untyped-call]
-        nib.orientations.io_orientation(wanted.affine),  # type: ignore[no-untyped-call]
-        nib.orientations.io_orientation(grid.affine_mm),  # type: ignore[no-untyped-call]
+    canonical = np.asarray(image.dataobj)
+    back = orientations.ornt_transform(
+        orientations.io_orientation(wanted.affine),
+        orientations.io_orientation(grid.affine_mm),
     )
-    labels = np.asarray(nib.orientations.apply_orientation(canonical, back))  # type: ignore[no-untyped-call]
+    labels = np.asarray(orientations.apply_orientation(canonical, back))
     names = _names(folder / "labels.tsv")
     found = [int(value) for value in np.unique(labels) if value]
     if not names:
@@ -57,6 +58,9 @@ def read_reader_labels(folder: Path, grid: VoxelGrid) -> dict[str, Mask] | None:
             code="MASK_LABEL",
         )
     return {names[value]: labels == value for value in found}
+
+
+_blank: Any = nib.Nifti1Image
 
 
 def _names(path: Path) -> dict[int, str]:

@@ -22,9 +22,7 @@ def versions() -> dict[str, str]:
     return {"hqsm": hqsm.__version__, "python": platform.python_version()} | {n: version(n) for n in _LIBRARIES}
 
 
-def write_run_record(
-    parameters: Mapping[str, Any], digests: Mapping[str, str], *, succeeded: bool, rejected: Sequence[str]
-) -> Path:
+def write_run_record(parameters: Mapping[str, Any], digests: Mapping[str, str], *, succeeded: bool, rejected: Sequence[str]) -> Path:
     """Write ``results/provenance/run_<utc>.json`` and add a line to the hash-chained ``audit.jsonl``."""
     now = datetime.now(UTC)
     folder = Path("results/provenance")

@@ -104,9 +104,7 @@ def write_index(path: Path, index: StudyIndex, cache: dict[str, Any], extra: dic
     """Write the index for the jobs of this run and the cache for the next one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(
-        json.dumps({"index": asdict(index), "cache": cache, **extra}, indent=1) + "\n", encoding="utf-8"
-    )
+    temporary.write_text(json.dumps({"index": asdict(index), "cache": cache, **extra}, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -59,9 +59,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         solutions = {"inversion": _summary(solution)}
     else:
         padding = int(np.ceil(params.padding_mm / float(total.grid.voxel_size_mm.min())))
-        local, solution = remove_background(
-            total, padding_voxels=padding, tolerance=params.tolerance, max_iterations=params.max_iterations
-        )
+        local, solution = remove_background(total, padding_voxels=padding, tolerance=params.tolerance, max_iterations=params.max_iterations)
         chi = tikhonov.invert(local, regularisation=params.regularisation, padding_voxels=padding)
         methods = {"background_field": "pdf", "inversion": "tikhonov"}
         solutions = {"background_field": _summary(solution)}
@@ -140,9 +138,7 @@ def source_prior(maps: WaterFat, regions: Regions, params: SusceptibilityParams)
 def _connected_to_border(outside: Mask) -> Mask:
     """The part of ``outside`` that reaches the in-plane border of the images: air around the body."""
     labels, _ = ndimage.label(outside)
-    touching = np.unique(
-        np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()])
-    )
+    touching = np.unique(np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()]))
     return np.isin(labels, touching[touching > 0])
 
 

@@ -262,9 +262,7 @@ def read_frame(path: Path, table: str) -> pd.DataFrame:
         raise InputError(f"{path} does not exist.", remedy="Run the workflow first.", code="TABLE_MISSING") from error
     for column in TABLES[table]:
         if column.name not in frame:
-            raise InputError(
-                f"{path.name} has no column {column.name}.", remedy="Run the workflow again.", code="TABLE_COLUMN"
-            )
+            raise InputError(f"{path.name} has no column {column.name}.", remedy="Run the workflow again.", code="TABLE_COLUMN")
         text = frame[column.name].replace(MISSING, "")
         frame[column.name] = text if column.kind == "text" else pd.to_numeric(text, errors="coerce").astype("float64")
     return frame

@@ -138,9 +138,7 @@ def close_run(study: OpenStudy, *, succeeded: bool) -> int:
                 rejected.append((f"sub-{visit.participant}/ses-{visit.session}", facts["reason"]))
         elif succeeded is False:
             rejected.append((f"sub-{visit.participant}/ses-{visit.session}", "did not finish; see logs/"))
-    write_run_record(
-        study.stage_parameters, study.code_digests, succeeded=succeeded, rejected=[name for name, _ in rejected]
-    )
+    write_run_record(study.stage_parameters, study.code_digests, succeeded=succeeded, rejected=[name for name, _ in rejected])
     if succeeded:
         write_index(LAST_RUN, study.index, {}, {})
     lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."]

@@ -8,10 +8,10 @@ rule annual_change:
         dictionary="results/tables/annual_change.json",
     log:
         "logs/annual_change.log",
+    localrule: True
     params:
         statistics=STAGES["statistics"],
         code=CODE["annual_change"],
-    localrule: True
     script:
         "../scripts/annual_change.py"
 
@@ -23,12 +23,14 @@ rule regression:
     output:
         regression="results/tables/regression.tsv",
         comparison="results/tables/method_comparison.tsv",
-        dictionaries=expand("results/tables/{table}.json", table=["regression", "method_comparison"]),
+        dictionaries=expand(
+            "results/tables/{table}.json", table=["regression", "method_comparison"]
+        ),
     log:
         "logs/regression.log",
+    localrule: True
     params:
         statistics=STAGES["statistics"],
         code=CODE["regression"],
-    localrule: True
     script:
         "../scripts/regression.py"

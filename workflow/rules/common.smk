@@ -5,7 +5,10 @@ from pathlib import Path
 
 from hqsm import workflow_support
 
-if Path("config.yaml").resolve() != Path(workflow.basedir, "config.yaml").resolve() and Path("config.yaml").is_file():
+if (
+    Path("config.yaml").resolve() != Path(workflow.basedir, "config.yaml").resolve()
+    and Path("config.yaml").is_file()
+):
 
     configfile: "config.yaml"
 
@@ -29,7 +32,10 @@ wildcard_constraints:
 
 def visit_paths(pattern):
     """The pattern's path for every visit that was found."""
-    return [pattern.format(participant=v.participant, session=v.session) for v in STUDY.index.visits]
+    return [
+        pattern.format(participant=v.participant, session=v.session)
+        for v in STUDY.index.visits
+    ]
 
 
 def visit_content(wildcards):

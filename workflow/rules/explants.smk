@@ -13,11 +13,13 @@ rule explants:
         ),
     log:
         "logs/explants.log",
+    localrule: True
     params:
-        records=STUDY.record_files("participants", "visits", "explant_chemistry", "explant_histology"),
+        records=STUDY.record_files(
+            "participants", "visits", "explant_chemistry", "explant_histology"
+        ),
         record_parameters=STAGES["records"],
         statistics=STAGES["statistics"],
         code=CODE["explants"],
-    localrule: True
     script:
         "../scripts/explants.py"

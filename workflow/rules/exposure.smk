@@ -6,10 +6,10 @@ rule exposure:
         findings="results/work/records/findings.json",
     log:
         "logs/exposure.log",
+    localrule: True
     params:
         records=STUDY.record_files(),
         parameters=STAGES["records"],
         code=CODE["exposure"],
-    localrule: True
     script:
         "../scripts/exposure.py"

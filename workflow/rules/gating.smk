@@ -11,15 +11,15 @@ rule gated_echoes:
         "logs/gated_echoes/" + VISIT + ".log",
     benchmark:
         "results/work/benchmarks/gated_echoes/" + VISIT + ".tsv"
-    params:
-        data=visit_content,
-        dicom=STAGES["dicom"],
-        gating=STAGES["gating"],
-        code=CODE["gated_echoes"],
     group:
         "visit"
     threads: 1
     resources:
         mem_mb=memory_mb(2000),
+    params:
+        data=visit_content,
+        dicom=STAGES["dicom"],
+        gating=STAGES["gating"],
+        code=CODE["gated_echoes"],
     script:
         "../scripts/gated_echoes.py"

@@ -13,15 +13,15 @@ rule liver_iron:
         "logs/liver_iron/" + VISIT + ".log",
     benchmark:
         "results/work/benchmarks/liver_iron/" + VISIT + ".tsv"
-    params:
-        lic=STAGES["lic"],
-        explant=STAGES["explant"],
-        code=CODE["liver_iron"],
     group:
         "visit"
     threads: 1
     resources:
         mem_mb=memory_mb(1500),
+    params:
+        lic=STAGES["lic"],
+        explant=STAGES["explant"],
+        code=CODE["liver_iron"],
     script:
         "../scripts/liver_iron.py"
 
@@ -46,16 +46,19 @@ rule visit_page:
         "logs/visit_page/" + VISIT + ".log",
     benchmark:
         "results/work/benchmarks/visit_page/" + VISIT + ".tsv"
-    params:
-        report=STAGES["report"],
-        stages={name: STAGES[name] for name in ("gating", "fatwater", "liver", "susceptibility", "lic")},
-        explant=STAGES["explant"],
-        code=CODE["visit_page"],
     group:
         "visit"
     threads: 1
     resources:
         mem_mb=memory_mb(1500),
+    params:
+        report=STAGES["report"],
+        stages={
+            name: STAGES[name]
+            for name in ("gating", "fatwater", "liver", "susceptibility", "lic")
+        },
+        explant=STAGES["explant"],
+        code=CODE["visit_page"],
     script:
         "../scripts/visit_page.py"
 
@@ -71,6 +74,7 @@ rule visit_tables:
         dictionaries=expand("results/tables/{table}.json", table=["visits", "lic"]),
     log:
         "logs/visit_tables.log",
+    localrule: True
     params:
         found=STUDY.found_visits(),
         records=STUDY.record_files("participants", "visits"),
@@ -78,6 +82,5 @@ rule visit_tables:
         parameters=STAGES["records"],
         explant=STAGES["explant"],
         code=CODE["visit_tables"],
-    localrule: True
     script:
         "../scripts/visit_tables.py"

@@ -9,9 +9,9 @@ rule exclusions:
         dictionary="results/tables/exclusions.json",
     log:
         "logs/exclusions.log",
+    localrule: True
     params:
         code=CODE["exclusions"],
-    localrule: True
     script:
         "../scripts/exclusions.py"
 
@@ -29,11 +29,11 @@ rule study_report:
         index="results/qc/index.html",
     log:
         "logs/study_report.log",
+    localrule: True
     params:
         report=STAGES["report"],
         stages=STAGES,
         code=CODE["study_report"],
-    localrule: True
     script:
         "../scripts/study_report.py"
 
@@ -48,9 +48,9 @@ rule bids_datasets:
         derivative_ignore="results/maps/.bidsignore",
     log:
         "logs/bids_datasets.log",
+    localrule: True
     params:
         name=STAGES["study"]["name"],
         code=CODE["bids_datasets"],
-    localrule: True
     script:
         "../scripts/bids_datasets.py"

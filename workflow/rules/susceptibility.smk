@@ -14,14 +14,14 @@ rule susceptibility:
         "logs/susceptibility/" + VISIT + ".log",
     benchmark:
         "results/work/benchmarks/susceptibility/" + VISIT + ".tsv"
-    params:
-        susceptibility=STAGES["susceptibility"],
-        explant=STAGES["explant"],
-        code=CODE["susceptibility"],
     group:
         "visit"
     threads: 1
     resources:
         mem_mb=memory_mb(3000),
+    params:
+        susceptibility=STAGES["susceptibility"],
+        explant=STAGES["explant"],
+        code=CODE["susceptibility"],
     script:
         "../scripts/susceptibility.py"

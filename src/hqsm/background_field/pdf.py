@@ -16,9 +16,7 @@ from hqsm.dipole import DipoleOperator
 from hqsm.solvers import conjugate_gradient
 
 
-def remove_background(
-    total: TotalField, *, padding_voxels: int, tolerance: float, max_iterations: int
-) -> tuple[LocalField, Solution]:
+def remove_background(total: TotalField, *, padding_voxels: int, tolerance: float, max_iterations: int) -> tuple[LocalField, Solution]:
     """The local field [ppm] inside ``total.mask`` and how the projection converged."""
     n = total.field_ppm.shape
     shape = fourier.fast_shape((n[0] + padding_voxels, n[1] + padding_voxels, n[2] + padding_voxels))
@@ -34,8 +32,6 @@ def remove_background(
     def normal(chi: FloatArray) -> FloatArray:
         return outside * dipole(weight**2 * dipole(outside * chi))
 
-    solution = conjugate_gradient(
-        normal, outside * dipole(weight**2 * field), tolerance=tolerance, max_iterations=max_iterations
-    )
+    solution = conjugate_gradient(normal, outside * dipole(weight**2 * field), tolerance=tolerance, max_iterations=max_iterations)
     local = np.where(total.mask, total.field_ppm - dipole(outside * solution.x)[inside], 0).astype(np.float32)
     return LocalField(field_ppm=local, weight=total.weight, mask=total.mask, grid=total.grid), solution

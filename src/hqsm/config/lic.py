@@ -13,9 +13,7 @@ from hqsm.config.base import parameters
 class LicParams:
     """Which calibrations turn R2* and susceptibility into LIC."""
 
-    r2star_calibration: Literal["hernando2023", "wood2005", "hankins2009", "henninger2015", "dassignies2018"] = (
-        "hernando2023"
-    )
+    r2star_calibration: Literal["hernando2023", "wood2005", "hankins2009", "henninger2015", "dassignies2018"] = "hernando2023"
     """Calibration from R2*; it must exist for the field strength of the scan."""
     hqsm_calibration: Literal["physical", "buelo2025", "lin2018", "tipirneni2021", "own"] = "physical"
     """Calibration from susceptibility; ``own`` takes the slope and intercept below."""

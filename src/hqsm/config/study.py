@@ -112,7 +112,7 @@ def json_schema() -> dict[str, Any]:
 
 def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
     """An empty block in YAML is null: it means 'all defaults'."""
-    known = {entry.name for entry in dataclasses.fields(StudyConfig)}  # type: ignore[arg-type]
+    known = {entry.name for entry in dataclasses.fields(StudyConfig)}
     return {key: ({} if value is None and key in known else value) for key, value in raw.items()}
 
 

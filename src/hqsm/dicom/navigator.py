@@ -32,9 +32,7 @@ def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
             try:
                 repetition, value = int(row["repetition"]), float(row["displacement_mm"])
             except (TypeError, ValueError):
-                raise InputError(
-                    f"navigator.csv line {line} is not two numbers.", remedy="Correct it.", code="NAVIGATOR_NUMBER"
-                ) from None
+                raise InputError(f"navigator.csv line {line} is not two numbers.", remedy="Correct it.", code="NAVIGATOR_NUMBER") from None
             if not 1 <= repetition <= n_repetitions:
                 raise InputError(
                     f"navigator.csv line {line} names repetition {repetition}, the images have {n_repetitions}.",
@@ -42,9 +40,7 @@ def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
                     code="NAVIGATOR_LENGTH",
                 )
             if np.isfinite(displacement_mm[repetition - 1]):
-                raise InputError(
-                    f"navigator.csv gives repetition {repetition} twice.", remedy="Keep one.", code="NAVIGATOR_TWICE"
-                )
+                raise InputError(f"navigator.csv gives repetition {repetition} twice.", remedy="Keep one.", code="NAVIGATOR_TWICE")
             displacement_mm[repetition - 1] = value
     missing = np.flatnonzero(np.isnan(displacement_mm)) + 1
     if missing.size:

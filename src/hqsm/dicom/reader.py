@@ -66,9 +66,7 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     """
     headers, aside, n_files, n_same = _headers(folder, params)
     if not headers:
-        raise InputError(
-            f"No DICOM image among {n_files} files.", remedy="Put the visit's raw DICOM here.", code="DICOM_NONE"
-        )
+        raise InputError(f"No DICOM image among {n_files} files.", remedy="Put the visit's raw DICOM here.", code="DICOM_NONE")
     patients = {(str(h.get("PatientID", "")), str(h.get("PatientName", ""))) for h in headers}
     if len(patients) > 1:
         raise InputError(
@@ -115,9 +113,7 @@ def _navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
     if not found or n_repetitions == 1:
         return None
     if len(found) > 1:
-        raise InputError(
-            f"{len(found)} files named navigator.csv.", remedy="Keep the right one.", code="NAVIGATOR_MANY"
-        )
+        raise InputError(f"{len(found)} files named navigator.csv.", remedy="Keep the right one.", code="NAVIGATOR_MANY")
     return read_navigator_csv(found[0], n_repetitions)
 
 
@@ -178,9 +174,7 @@ def _instance(header: Any) -> Instance | SetAside:
         return SetAside(name=name, kind="unknown vendor", reason=f"no convention for {maker}")
     part = convention.part(header)
     if part is None:
-        return SetAside(
-            name=name, kind="derived or other", reason="not an original magnitude, phase, real or imaginary"
-        )
+        return SetAside(name=name, kind="derived or other", reason="not an original magnitude, phase, real or imaginary")
     echo_time_ms = _number(header, "EchoTime")
     if not echo_time_ms > 0 or "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
         return SetAside(name=name, kind="incomplete header", reason="no echo time or no position")
@@ -223,9 +217,7 @@ def _choose_acquisition(instances: list[Instance]) -> tuple[list[Instance], list
         )
 
     def worth(group: list[Instance]) -> tuple[int, int]:
-        complete = {
-            t for t in {i.echo_time_s for i in group} if _has_phase({i.part for i in group if i.echo_time_s == t})
-        }
+        complete = {t for t in {i.echo_time_s for i in group} if _has_phase({i.part for i in group if i.echo_time_s == t})}
         return len(complete), len(group)
 
     ranked = sorted(groups.values(), key=worth, reverse=True)
@@ -345,12 +337,8 @@ def _grid(first: Any, normal: FloatArray, positions: FloatArray, instances: list
     row, column = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
     row_spacing, column_spacing = (float(v) for v in first.PixelSpacing)
     n = len(positions)
-    spacing = (
-        float(positions[-1] - positions[0]) / (n - 1) if n > 1 else float(first.get("SpacingBetweenSlices", 1) or 1)
-    )
-    origin = next(
-        np.array(i.header.ImagePositionPatient, float) for i in instances if _slice_of(i, normal, positions) == 0
-    )
+    spacing = float(positions[-1] - positions[0]) / (n - 1) if n > 1 else float(first.get("SpacingBetweenSlices", 1) or 1)
+    origin = next(np.array(i.header.ImagePositionPatient, float) for i in instances if _slice_of(i, normal, positions) == 0)
     affine = np.eye(4)
     affine[:3, 0] = row * column_spacing
     affine[:3, 1] = column * row_spacing
@@ -406,6 +394,5 @@ def _summarised(aside: list[SetAside]) -> tuple[SetAside, ...]:
     """Each kind of thing once, with how many there were."""
     counts = Counter((item.name, item.kind, item.reason) for item in aside)
     return tuple(
-        SetAside(name=f"{name} x{n}" if n > 1 else name, kind=kind, reason=reason)
-        for (name, kind, reason), n in sorted(counts.items())
+        SetAside(name=f"{name} x{n}" if n > 1 else name, kind=kind, reason=reason) for (name, kind, reason), n in sorted(counts.items())
     )

@@ -104,7 +104,7 @@ def _message_passing(
     messages = np.zeros((n_voxels, 6, n_labels), np.float32)  # message INTO the voxel from that neighbour
     opposite = np.array([3, 4, 5, 0, 1, 2])
     belief = np.empty(n_labels, np.float32)
-    for sweep in range(n_sweeps):
+    for _ in range(n_sweeps):
         for direction in range(2):
             for step in range(n_voxels):
                 v = step if direction == 0 else n_voxels - 1 - step
@@ -223,7 +223,7 @@ def initial_field(
     distance = np.array([*voxel_size_mm, *voxel_size_mm])
     per_hz = smoothness / scale_hz * 3.0 / distance
     weights = np.broadcast_to(per_hz.astype(np.float32), table.shape).copy()
-    chosen = _message_passing(labels_hz, unary.astype(np.float32), table, weights, np.float32(12 * scale_hz), _N_SWEEPS)
+    chosen = _message_passing(labels_hz, unary.astype(np.float32), table, weights, 12 * scale_hz, _N_SWEEPS)
     rows = np.arange(fields.shape[0])
     minimum = chosen // N_SHIFTS
     others = costs.copy()

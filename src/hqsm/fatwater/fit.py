@@ -22,7 +22,7 @@ _MAX_ITERATIONS = 40
 
 
 @numba.njit(cache=True)
-def _solve(matrix: AnyArray, vector: AnyArray, n: int, inverse: AnyArray) -> bool:  # pragma: no cover - compiled
+def _solve(matrix: AnyArray, n: int, inverse: AnyArray) -> bool:  # pragma: no cover - compiled
     """Cholesky inverse of the leading n x n block; False if it is not positive definite."""
     factor = np.zeros((6, 6))
     for i in range(n):
@@ -192,7 +192,7 @@ def fit_voxels(
                     for j in range(n):
                         damped[i, j] = normal[i, j]
                     damped[i, i] += damping * normal[i, i] + 1e-12
-                if _solve(damped, gradient, n, inverse):
+                if _solve(damped, n, inverse):
                     trial = theta.copy()
                     size = 0.0
                     for i in range(n):
@@ -227,7 +227,7 @@ def fit_voxels(
                 normal[i, j] = total
                 normal[j, i] = total
         normal[0, 0] += precision
-        if not _solve(normal, gradient, n, inverse):
+        if not _solve(normal, n, inverse):
             continue
         if kind == FREE:
             w = complex(theta[2], theta[3])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import numba
 import numpy as np
 from scipy import ndimage
@@ -22,9 +25,7 @@ _LARGEST_CONDITION = 25.0
 _SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 
 
-def separate(
-    echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1
-) -> WaterFat:
+def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1) -> WaterFat:
     """Water, fat, PDFF, R2* and field map with standard errors.
 
     With two echoes only the field (and a decay that fat confounds) can be had; with echo times that cannot separate
@@ -37,11 +38,9 @@ def separate(
     """
     n_echoes = echoes.echo_times_s.size
     if n_echoes < 2:
-        raise InputError(
-            "Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW"
-        )
-    numba.set_num_threads(max(1, min(n_threads, numba.config.NUMBA_NUM_THREADS)))
-    finite = np.isfinite(echoes.signal).all(axis=3)
+        raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
+    numba.set_num_threads(max(1, min(n_threads, int(os.environ.get("NUMBA_NUM_THREADS", "1")))))
+    finite = np.asarray(np.isfinite(echoes.signal).all(axis=3))
     signal = np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
     strongest = np.abs(signal).max(axis=3)
@@ -50,9 +49,7 @@ def separate(
     usable = finite & (strongest > params.signal_threshold * noise_sd)
     usable &= ndimage.uniform_filter(usable.astype(np.float32), 3) > 0.3  # lone specks of air are not tissue
     if not usable.any():
-        raise InputError(
-            "No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL"
-        )
+        raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
     fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
@@ -106,7 +103,8 @@ def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd:
 def _unwrapped(phase_rad: FloatArray, usable: AnyArray) -> FloatArray:
     """Phase without jumps inside ``usable`` (Herraez et al., Appl Opt 2002;41:7437); 0 outside."""
     masked = np.ma.masked_array(phase_rad, ~usable)
-    result = unwrap_phase(masked, rng=0)
+    unwrap: Any = unwrap_phase
+    result = unwrap(masked, rng=0)
     return np.asarray(np.ma.filled(result, 0.0), dtype=np.float64)
 
 
@@ -218,7 +216,7 @@ def _assemble(
     pdff = np.where(model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
     def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
-        full = np.full(usable.shape, np.nan, dtype)
+        full: AnyArray = np.full(usable.shape, np.nan, dtype)
         full[usable] = np.where(valid, values, np.nan)
         return full
 

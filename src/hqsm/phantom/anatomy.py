@@ -13,9 +13,7 @@ from hqsm.phantom.tissue import LABELS
 Coordinates = tuple[FloatArray, FloatArray, FloatArray]
 
 
-def _ellipsoid(
-    xyz: Coordinates, centre: tuple[float, float, float], radii: tuple[float, float, float], power: float = 2.0
-) -> Mask:
+def _ellipsoid(xyz: Coordinates, centre: tuple[float, float, float], radii: tuple[float, float, float], power: float = 2.0) -> Mask:
     total = sum(np.abs((c - c0) / r) ** power for c, c0, r in zip(xyz, centre, radii, strict=True))
     return np.asarray(total < 1)
 

@@ -127,9 +127,7 @@ def _thalassemia(
         grams, dose_mg = _chelation(records, participant, dates[k], dates[k + 1], weights[k], k, rng)
         mean_kg = 0.5 * (weights[k] + weights[k + 1])
         years = (dates[k + 1] - dates[k]).days / 365.25
-        change = (
-            iron_mg / mean_kg - IRON_BOUND_MG_PER_G_DEFERASIROX * efficiency * grams / mean_kg
-        ) / BODY_IRON_PER_LIC
+        change = (iron_mg / mean_kg - IRON_BOUND_MG_PER_G_DEFERASIROX * efficiency * grams / mean_kg) / BODY_IRON_PER_LIC
         lics.append(float(np.clip(lics[-1] + change, 1.2, 18)))
         records.intervals.append(
             {
@@ -215,9 +213,7 @@ def _chelation(
     hold_from = start + timedelta(days=int(rng.integers(30, 120)))
     doses = [max(180, round(rng.uniform(10, 27) * weight / 90) * 90) for _ in range(2)]
     total_mg = 0.0
-    for n, (first, last, dose) in enumerate(
-        ((start, middle - timedelta(days=1), doses[0]), (middle, end - timedelta(days=1), doses[1]))
-    ):
+    for n, (first, last, dose) in enumerate(((start, middle - timedelta(days=1), doses[0]), (middle, end - timedelta(days=1), doses[1]))):
         records.add(
             "chelation",
             participant_id=participant,
@@ -309,15 +305,11 @@ def _transplant(
         iron_grade=min(4, int(lic // 2)),
         nodular="n",
     )
-    common = {"participant": participant, "group": "transplant", "vendor": vendor, "field_strength_tesla": tesla}
+    common: dict[str, Any] = {"participant": participant, "group": "transplant", "vendor": vendor, "field_strength_tesla": tesla}
     liver = LiverState(lic_mg_g=lic, pdff_percent=fat)
     return [
-        SimulatedVisit(
-            session="01", visit_date=when, visit_type="pretransplant", liver=liver, anatomy_seed=number, **common
-        ),  # type: ignore[arg-type]
-        SimulatedVisit(
-            session="explant", visit_date=explanted, visit_type="explant", liver=liver, anatomy_seed=number, **common
-        ),  # type: ignore[arg-type]
+        SimulatedVisit(session="01", visit_date=when, visit_type="pretransplant", liver=liver, anatomy_seed=number, **common),
+        SimulatedVisit(session="explant", visit_date=explanted, visit_type="explant", liver=liver, anatomy_seed=number, **common),
     ]
 
 

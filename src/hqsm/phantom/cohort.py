@@ -54,9 +54,7 @@ def simulate_study(
         If the study folder already holds DICOM.
     """
     if (study / "dicom").exists():
-        raise InputError(
-            f"{study} already holds a study.", remedy="Name another folder, or remove it.", code="STUDY_EXISTS"
-        )
+        raise InputError(f"{study} already holds a study.", remedy="Name another folder, or remove it.", code="STUDY_EXISTS")
     scans, records = simulate_participants(participants, visits, vendors, seed)
     bad = (scans[-1].participant, scans[-1].session) if with_bad_visit else None
     truth = truth_folder(study)

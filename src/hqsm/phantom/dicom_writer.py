@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from hqsm.arrays import AnyArray
 from hqsm.data import RepeatedMultiEcho
@@ -73,9 +73,7 @@ def write_scan(
         ds.AcquisitionNumber = repetition + 1
         seconds = echoes.repetition_times_of_day_s[repetition]
         ds.AcquisitionTime = f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
-        ds.ImageOrientationPatient = [
-            f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])
-        ]
+        ds.ImageOrientationPatient = [f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])]
         position = affine_lps[:3, 3] + k * affine_lps[:3, 2]
         ds.ImagePositionPatient = [f"{v:.8g}" for v in position]
         ds.PixelSpacing = [f"{spacing[1]:.8g}", f"{spacing[0]:.8g}"]
@@ -186,7 +184,7 @@ def _save(ds: Dataset, path: Path) -> None:
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = uid("implementation")
+    meta.ImplementationClassUID = UID(uid("implementation"))
     ds.file_meta = meta
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)

@@ -150,17 +150,11 @@ def breathing_displacement_mm(n_repetitions: int, rng: np.random.Generator) -> F
 def _fine_world_coordinates(protocol: ScanProtocol) -> Coordinates:
     grid = image_grid(protocol)
     oversampling = np.array(protocol.oversampling)
-    axes = [
-        ((np.arange(n * o) + 0.5) / o - 0.5).astype(np.float32)
-        for n, o in zip(protocol.shape, oversampling, strict=True)
-    ]
+    axes = [((np.arange(n * o) + 0.5) / o - 0.5).astype(np.float32) for n, o in zip(protocol.shape, oversampling, strict=True)]
     i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
     a = grid.affine_mm.astype(np.float32)
     x, y, z = (
-        np.ascontiguousarray(
-            np.broadcast_to(a[r, 0] * i + a[r, 1] * j + a[r, 2] * k + a[r, 3], (i.size, j.size, k.size))
-        )
-        for r in range(3)
+        np.ascontiguousarray(np.broadcast_to(a[r, 0] * i + a[r, 1] * j + a[r, 2] * k + a[r, 3], (i.size, j.size, k.size))) for r in range(3)
     )
     return x, y, z
 
@@ -181,9 +175,7 @@ def _tissue_maps(
     )
     rng = np.random.default_rng([anatomy_seed, 23])
     coarse = rng.standard_normal([max(2, n // 12) for n in labels.shape])
-    smooth = ndimage.zoom(
-        ndimage.gaussian_filter(coarse, 0.8), [n / m for n, m in zip(labels.shape, coarse.shape, strict=True)], order=1
-    )
+    smooth = ndimage.zoom(ndimage.gaussian_filter(coarse, 0.8), [n / m for n, m in zip(labels.shape, coarse.shape, strict=True)], order=1)
     inside = labels == LABELS["liver"]
     texture = smooth[inside] - smooth[inside].mean()
     lic = liver.lic_mg_g * (1 + liver.heterogeneity * texture / texture.std())
@@ -231,9 +223,7 @@ def _simulate(
     # the Larmor frequency is set on the water of the body; what is left is what the shim leaves
     field_hz = _shimmed(field_hz, density > 50, (u, v, w)).astype(np.float32)
 
-    receive = (0.9 - 0.12 * u * v + 0.1 * v - 0.05 * w**2) * np.exp(
-        1j * (0.5 + 0.7 * u - 0.4 * v + 0.5 * w + 0.3 * u * w)
-    )
+    receive = (0.9 - 0.12 * u * v + 0.1 * v - 0.05 * w**2) * np.exp(1j * (0.5 + 0.7 * u - 0.4 * v + 0.5 * w + 0.3 * u * w))
     receive = receive.astype(np.complex64)
     moving = mobile_mask(labels)
     phasor = fat_phasor(echo_times_s, protocol.field_strength_tesla, protocol.temperature_celsius)
@@ -249,9 +239,7 @@ def _simulate(
         evolution = np.exp((rate * echo_times_s[0]).astype(np.complex64)) * start
         for echo in range(echo_times_s.size):
             if echo:
-                evolution = evolution * np.exp(
-                    (rate * (echo_times_s[echo] - echo_times_s[echo - 1])).astype(np.complex64)
-                )
+                evolution = evolution * np.exp((rate * (echo_times_s[echo] - echo_times_s[echo - 1])).astype(np.complex64))
             fine = (water + fat_signal * np.complex64(phasor[echo])) * evolution
             noise = rng.standard_normal((2, *protocol.shape)).astype(np.float32) * np.float32(noise_sd)
             signal[..., echo, repetition] = _average(fine, oversampling) + noise[0] + 1j * noise[1]
@@ -295,7 +283,8 @@ def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: flo
 def _average(fine: AnyArray, oversampling: AnyArray) -> AnyArray:
     a, b, c = (int(o) for o in oversampling)
     nx, ny, nz = fine.shape[0] // a, fine.shape[1] // b, fine.shape[2] // c
-    return fine.reshape(nx, a, ny, b, nz, c).mean(axis=(1, 3, 5), dtype=fine.dtype)
+    mean: AnyArray = fine.reshape(nx, a, ny, b, nz, c).mean(axis=(1, 3, 5), dtype=fine.dtype)
+    return mean
 
 
 def _truth(

@@ -110,7 +110,10 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
 
     def rows_of(table: str) -> list[Row]:
         frame = records.tables[table]
-        return [dict(row) for row in frame[frame["participant_id"] == participant].to_dict(orient="records")]
+        return [
+            {str(key): value for key, value in row.items()}
+            for row in frame[frame["participant_id"] == participant].to_dict(orient="records")
+        ]
 
     weighings = [
         (date.fromisoformat(str(row[when])), float(row["weight_kg"]))

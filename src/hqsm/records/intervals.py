@@ -61,9 +61,7 @@ def annual_intervals(records: Records, params: RecordsParams) -> tuple[list[Inte
             if near:
                 _, j = min(near)
                 end, end_session = usable[j]
-                intervals.append(
-                    Interval(participant_id=name, start_session=session, end_session=end_session, start=start, end=end)
-                )
+                intervals.append(Interval(participant_id=name, start_session=session, end_session=end_session, start=start, end=end))
                 taken |= {session, end_session}
                 k = j
             else:

@@ -114,6 +114,4 @@ def _read_table(path: Path, findings: list[Finding]) -> RawTable:
 
 
 def _about_file(path: Path, code: str, severity: str, problem: str, remedy: str) -> Finding:
-    return Finding(
-        file=path.name, line=0, participant="", field="", code=code, severity=severity, problem=problem, remedy=remedy
-    )
+    return Finding(file=path.name, line=0, participant="", field="", code=code, severity=severity, problem=problem, remedy=remedy)

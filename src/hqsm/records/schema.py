@@ -52,9 +52,7 @@ def _date(name: str, *, mandatory: bool = False) -> FieldRule:
 
 
 def _number(name: str, low: float, high: float, *, mandatory: bool = False, code: str = "NUMBER_RANGE") -> FieldRule:
-    return FieldRule(
-        name=name, kind="number", mandatory=mandatory, filled=mandatory, low=low, high=high, range_code=code
-    )
+    return FieldRule(name=name, kind="number", mandatory=mandatory, filled=mandatory, low=low, high=high, range_code=code)
 
 
 def _choice(name: str, choices: tuple[tuple[str, str], ...], *, mandatory: bool = False) -> FieldRule:

@@ -110,18 +110,13 @@ def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: I
                         "The participant is not in participants.csv.",
                         "Add the participant there, or correct the identifier here.",
                     )
-        _RULES.get(table, lambda *_: None)(rows, check, typed)
+        if table in _RULES:
+            _RULES[table](rows, check, typed)
     tables = {name: empty_table(name) for name in TABLES}
     for table, rows in typed.items():
         if rows:
-            tables[table] = pd.DataFrame(rows, columns=list(tables[table].columns)).astype(
-                tables[table].dtypes.to_dict()
-            )
-    notes = tuple(
-        f"There is no records/{table}.csv. {effect}"
-        for table, effect in SWITCHED_OFF_WITHOUT.items()
-        if table not in raw
-    )
+            tables[table] = pd.DataFrame(rows, columns=list(tables[table].columns)).astype(tables[table].dtypes.to_dict())
+    notes = tuple(f"There is no records/{table}.csv. {effect}" for table, effect in SWITCHED_OFF_WITHOUT.items() if table not in raw)
     return Records(
         tables=tables,
         present=frozenset(raw),
@@ -282,9 +277,7 @@ def _date(text: str, rule: FieldRule, row: Row, check: _Checker) -> str:
         try:
             date = datetime.date(year, month, day)
         except ValueError:
-            check.error(
-                row, rule.name, "DATE_IMPOSSIBLE", "There is no such day.", "Check the date against the source."
-            )
+            check.error(row, rule.name, "DATE_IMPOSSIBLE", "There is no such day.", "Check the date against the source.")
             return ""
         if not 1900 <= year <= 2100:
             check.error(row, rule.name, "DATE_RANGE", "The year is not between 1900 and 2100.", "Check the date.")
@@ -323,9 +316,7 @@ def _choice(text: str, rule: FieldRule, row: Row, check: _Checker) -> str:
     value = choices.get(text.lower())
     if value is None:
         accepted = ", ".join(dict.fromkeys(choices.values()))
-        check.error(
-            row, rule.name, "CHOICE_UNKNOWN", "The word is not one of those expected.", f"Use one of: {accepted}."
-        )
+        check.error(row, rule.name, "CHOICE_UNKNOWN", "The word is not one of those expected.", f"Use one of: {accepted}.")
         return ""
     if value != text:
         check.tidied["CELL_ALIAS"] += 1
@@ -513,19 +504,13 @@ def _check_prescription(row: Row, check: _Checker) -> None:
             "The study has Jadenu as its sole chelator; Exjade is converted to its Jadenu equivalent.",
             "Record the protocol deviation.",
         )
-    daily = dose * (
-        row["times_per_day"] if row["per"] == "dose" and row["times_per_day"] == row["times_per_day"] else 1
-    )
+    daily = dose * (row["times_per_day"] if row["per"] == "dose" and row["times_per_day"] == row["times_per_day"] else 1)
     if row["per"] == "dose" and row["times_per_day"] != row["times_per_day"]:
-        check.error(
-            row, "times_per_day", "CELL_EMPTY", "The dose is per dose, but the times per day are empty.", "Enter them."
-        )
+        check.error(row, "times_per_day", "CELL_EMPTY", "The dose is per dose, but the times per day are empty.", "Enter them.")
     if unit == "mg/kg" and daily > 60:
         check.error(row, "dose_unit", "DOSE_IS_MG", "More than 60 mg/kg a day: is this mg?", "Correct dose or unit.")
     elif unit == "mg" and 0 < daily < 60:
-        check.error(
-            row, "dose_unit", "DOSE_IS_MG_PER_KG", "Less than 60 mg a day: is this mg/kg?", "Correct dose or unit."
-        )
+        check.error(row, "dose_unit", "DOSE_IS_MG_PER_KG", "Less than 60 mg a day: is this mg/kg?", "Correct dose or unit.")
     elif unit == "mg/kg":
         low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
         if not low <= daily <= high and daily > 0:

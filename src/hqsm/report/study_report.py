@@ -43,7 +43,8 @@ def _added_variable(frame: pd.DataFrame, column: str) -> tuple[np.ndarray[Any, A
     rest = design[:, [0, 2]]
 
     def residual(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return y - rest @ np.linalg.lstsq(rest, y, rcond=None)[0]
+        left: np.ndarray[Any, Any] = y - rest @ np.linalg.lstsq(rest, y, rcond=None)[0]
+        return left
 
     return residual(design[:, 1]), residual(frame[column].to_numpy(float))
 
@@ -71,7 +72,10 @@ def _regression_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None
         ax.legend(frameon=False)
         parts.append(pd.DataFrame({"method": method, "iron_in_adjusted_mg_per_kg_per_year": x, "delta_lic_adjusted_mg_g_per_year": y}))
     axes[0].set_ylabel("annual change of LIC, adjusted [mg/g]")
-    return _done(figure, "Annual change of liver iron on transfused iron", parts) if drawn else _nothing(figure)
+    if not drawn:
+        plt.close(figure)
+        return None
+    return _done(figure, "Annual change of liver iron on transfused iron", parts)
 
 
 def _agreement_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
@@ -79,7 +83,8 @@ def _agreement_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
     both = lic[["participant_id", "session_id", "specimen", "lic_hqsm_mg_g", "lic_r2star_mg_g"]].dropna()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     if len(both) < 2:
-        return _nothing(figure)
+        plt.close(figure)
+        return None
     x, y = both["lic_r2star_mg_g"].to_numpy(float), both["lic_hqsm_mg_g"].to_numpy(float)
     top = 1.05 * max(x.max(), y.max())
     axes[0].plot([0, top], [0, top], ":", color="k")
@@ -105,7 +110,8 @@ def _explant_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
     usable = frame[np.isfinite(frame["lic_mg_g"].to_numpy(float)) & np.isfinite(frame["lic_chemistry_mg_g"].to_numpy(float))]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
     if usable.empty:
-        return _nothing(figure)
+        plt.close(figure)
+        return None
     top = 1.05 * float(usable[["lic_mg_g", "lic_chemistry_mg_g"]].to_numpy(float).max())
     for ax, setting in zip(axes, ("in_vivo", "in_vitro"), strict=True):
         ax.plot([0, top], [0, top], ":", color="k")
@@ -124,10 +130,6 @@ def _done(figure: Any, title: str, parts: list[pd.DataFrame]) -> tuple[str, byte
     svg = svg_bytes(figure)
     plt.close(figure)
     return title, svg, pd.concat(parts)
-
-
-def _nothing(figure: Any) -> None:
-    plt.close(figure)
 
 
 def _page(
@@ -153,44 +155,83 @@ def _page(
     regression = tables["regression"]
     primary = regression[regression["analysis"] == "primary"]
     words = {"intercept": "intercept [mg/g/year]", "iron_in": "iron in [(mg/g)/(mg/kg)]", "chelator": "chelator [(mg/g)/(g/kg)]"}
-    rows = [
-        (_NAMES[r["method"]], words[r["term"]], number(r["estimate"], 4), f"{number(r['ci_lo'], 4)} to {number(r['ci_hi'], 4)}",
-         number(r["p_value"], 4), number(r["r_squared"], 3), r["note"])
+    rows: list[tuple[Any, ...]] = [
+        (
+            _NAMES[r["method"]],
+            words[r["term"]],
+            number(r["estimate"], 4),
+            f"{number(r['ci_lo'], 4)} to {number(r['ci_hi'], 4)}",
+            number(r["p_value"], 4),
+            number(r["r_squared"], 3),
+            r["note"],
+        )
         for r in primary.to_dict(orient="records")
     ]
-    body += "<h2>Annual change of liver iron</h2>" + _table(
-        ("Method", "Term", "Estimate", "95 % interval", "p", "R²", "Note"), rows
-    )
+    body += "<h2>Annual change of liver iron</h2>" + _table(("Method", "Term", "Estimate", "95 % interval", "p", "R²", "Note"), rows)
     body += render("<p>Physics expects {{ s }} mg/g per mg/kg of transfused iron.</p>", s=f"{PHYSICS_SLOPE:.4f}")
     for title, svg, _ in figures.values():
         body += render('<h2>{{ t }}</h2><img alt="{{ t }}" src="{{ u }}">', t=title, u=svg_uri(svg))
     comparison = [
-        (str(r["quantity"]).replace("_", " "), number(r["estimate"], 3), f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
-         number(r["p_value"], 4), r["note"])
+        (
+            str(r["quantity"]).replace("_", " "),
+            number(r["estimate"], 3),
+            f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
+            number(r["p_value"], 4),
+            r["note"],
+        )
         for r in tables["method_comparison"].to_dict(orient="records")
     ]
-    body += "<h2>Comparison of the methods (hQSM minus R2*)</h2>" + _table(("Quantity", "Estimate", "95 % interval", "p", "Note"), comparison)
+    body += "<h2>Comparison of the methods (hQSM minus R2*)</h2>" + _table(
+        ("Quantity", "Estimate", "95 % interval", "p", "Note"), comparison
+    )
     rows = [
-        (r["participant_id"], r["session_id"], r["group"], r["acq_date"], number(r["field_strength_t"], 2), number(r["chi_hqsm_ppm"], 3),
-         number(r["lic_hqsm_mg_g"]), number(r["r2star_per_s"], 0), number(r["lic_r2star_mg_g"]), number(r["pdff_percent"], 1), r["qc_status"])
+        (
+            r["participant_id"],
+            r["session_id"],
+            r["group"],
+            r["acq_date"],
+            number(r["field_strength_t"], 2),
+            number(r["chi_hqsm_ppm"], 3),
+            number(r["lic_hqsm_mg_g"]),
+            number(r["r2star_per_s"], 0),
+            number(r["lic_r2star_mg_g"]),
+            number(r["pdff_percent"], 1),
+            r["qc_status"],
+        )
         for r in lic.to_dict(orient="records")
     ]
     body += "<h2>Liver iron of every visit</h2>" + _table(
-        ("Participant", "Visit", "Group", "Date", "B0 [T]", "χ [ppm]", "LIC hQSM [mg/g]", "R2* [1/s]", "LIC R2* [mg/g]", "Fat [%]", "QC"), rows
+        ("Participant", "Visit", "Group", "Date", "B0 [T]", "χ [ppm]", "LIC hQSM [mg/g]", "R2* [1/s]", "LIC R2* [mg/g]", "Fat [%]", "QC"),
+        rows,
     )
     rejected = visits[visits["status"].isin(["rejected", "excluded"])]
     rows = [(r["participant_id"], r["session_id"], r["status"], r["reason"]) for r in rejected.to_dict(orient="records")]
     body += "<h2>Visits that are not in the tables</h2>" + _table(("Participant", "Visit", "Status", "Reason"), rows)
     rows = [
-        (r["confounder"], r["setting"].replace("_", " "), _NAMES[r["method"]], number(r["effect"], 3),
-         f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}", number(r["p_holm"], 3), number(r["equivalence_p"], 3), number(r["n"], 0), r["note"])
+        (
+            r["confounder"],
+            r["setting"].replace("_", " "),
+            _NAMES[r["method"]],
+            number(r["effect"], 3),
+            f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
+            number(r["p_holm"], 3),
+            number(r["equivalence_p"], 3),
+            number(r["n"], 0),
+            r["note"],
+        )
         for r in tables["histology_effects"].to_dict(orient="records")
     ]
     body += "<h2>Effect of histology on the error of LIC</h2>" + _table(
         ("Confounder", "Setting", "Method", "Effect per step [mg/g]", "95 % interval", "p (Holm)", "p (equivalence)", "n", "Note"), rows
     )
     rows = [
-        (r["quantity"].replace("_", " "), number(r["n_pairs"], 0), number(r["within_subject_sd"], 3), number(r["repeatability_coefficient"], 3), r["note"])
+        (
+            r["quantity"].replace("_", " "),
+            number(r["n_pairs"], 0),
+            number(r["within_subject_sd"], 3),
+            number(r["repeatability_coefficient"], 3),
+            r["note"],
+        )
         for r in tables["repeatability"].to_dict(orient="records")
     ]
     body += "<h2>Repeatability</h2>" + _table(("Quantity", "Pairs", "Within-subject SD", "Repeatability coefficient", "Note"), rows)

@@ -141,7 +141,7 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
     figure, axes = plt.subplots(len(maps), len(slices), figsize=(2.2 * len(slices) + 0.8, 1.75 * len(maps)), squeeze=False)
     for row, (name, volume, colours, limits) in zip(axes, maps, strict=True):
         shown = radiological(np.asarray(volume, float), affine)
-        picture = None
+        picture: Any = None
         for ax, k in zip(row, slices, strict=True):
             picture = ax.imshow(shown[:, :, k], cmap=colours, vmin=limits[0], vmax=limits[1], aspect=aspect)
             ax.set_xticks([])

@@ -19,9 +19,7 @@ from hqsm.statistics.regression import METHODS, design_matrix, ols_cr2
 Row = dict[str, Any]
 
 
-def cluster_bootstrap(
-    design: FloatArray, outcomes: FloatArray, clusters: AnyArray, draws: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
+def cluster_bootstrap(design: FloatArray, outcomes: FloatArray, clusters: AnyArray, draws: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """R2 and RMSE (draw, outcome) of OLS over participants drawn with replacement.
 
     A draw is a set of multinomial weights on each participant's cross products, so no data are copied.

@@ -38,22 +38,14 @@ def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> 
         if np.isfinite(raw) and row["fe_unit"] and row["basis"]:
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
             values.setdefault(str(row["participant_id"]), []).append(dry)
-    return {
-        who: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"), len(v))
-        for who, v in values.items()
-    }
+    return {who: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"), len(v)) for who, v in values.items()}
 
 
-def explant_rows(
-    lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, params: RecordsParams
-) -> list[Row]:
+def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, params: RecordsParams) -> list[Row]:
     """Rows of explants.tsv: one per specimen, method and setting."""
     reference = chemistry_by_participant(chemistry, params)
     scores = {
-        str(who): {
-            c: float(np.nanmean(f[c].to_numpy(float))) if np.isfinite(f[c]).any() else np.nan
-            for c in CONFOUNDERS.values()
-        }
+        str(who): {c: float(np.nanmean(f[c].to_numpy(float))) if np.isfinite(f[c]).any() else np.nan for c in CONFOUNDERS.values()}
         for who, f in histology.groupby("participant_id")
     }
     rows = []
@@ -153,11 +145,11 @@ def repeatability_rows(lic: pd.DataFrame, visits: pd.DataFrame) -> list[Row]:
     usable = lic[lic["qc_status"].isin(["ok", "warning"])]
     pairs: list[tuple[Row, Row]] = []
     for _, rows in usable.groupby("participant_id", sort=True):
-        entries = [dict(r) for r in rows.sort_values("session_id").to_dict(orient="records")]
+        entries: list[Row] = [{str(k): v for k, v in r.items()} for r in rows.sort_values("session_id").to_dict(orient="records")]
         for first, second in zip(entries, entries[1:], strict=False):
             if kinds.get((second["participant_id"], second["session_id"])) == "repeat":
                 pairs.append((first, second))
-    rows = []
+    found: list[Row] = []
     for quantity in ("chi_hqsm_ppm", "lic_hqsm_mg_g", "r2star_per_s", "lic_r2star_mg_g", "pdff_percent"):
         values = np.array([[a[quantity], b[quantity]] for a, b in pairs], float).reshape(-1, 2)
         values = values[np.isfinite(values).all(axis=1)]
@@ -172,5 +164,5 @@ def repeatability_rows(lic: pd.DataFrame, visits: pd.DataFrame) -> list[Row]:
             }
         else:
             row["note"] = "no repeat scans"
-        rows.append(row)
-    return rows
+        found.append(row)
+    return found

@@ -112,10 +112,8 @@ def regression_rows(annual_change: pd.DataFrame, params: StatisticsParams) -> li
     return rows
 
 
-def _fit_rows(
-    analysis: str, method: str, frame: pd.DataFrame, column: str, params: StatisticsParams
-) -> list[dict[str, Any]]:
-    common = {
+def _fit_rows(analysis: str, method: str, frame: pd.DataFrame, column: str, params: StatisticsParams) -> list[dict[str, Any]]:
+    common: dict[str, Any] = {
         "analysis": analysis,
         "method": method,
         "n_intervals": len(frame),
