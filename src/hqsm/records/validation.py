@@ -585,8 +585,8 @@ def _check_chemistry(rows: list[Row], check: _Checker, _: Mapping[str, list[Row]
     for row in rows:
         value, unit = row["fe_value"], row["fe_unit"]
         if unit and value == value and row["below_lod"] != "y":
-            convert = {"mg/g": float, "ug/g": ug_per_g_to_mg_per_g, "umol/g": umol_per_g_to_mg_per_g}[unit]
-            iron_mg_g = convert(value)
+            as_mg_g = {"mg/g": 1.0, "ug/g": ug_per_g_to_mg_per_g(1.0), "umol/g": umol_per_g_to_mg_per_g(1.0)}
+            iron_mg_g = value * as_mg_g[unit]
             if not 0.2 <= iron_mg_g <= 60:
                 check.warn(
                     row,

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from conftest import make_grid
+
+from hqsm.config.gating import GatingParams
+from hqsm.data import NavigatorTrace, RepeatedMultiEcho
+from hqsm.errors import InputError
+from hqsm.gating import choose_repetitions, end_expiration_mm, gate, noise_sd_from_background
+
+ECHO_TIMES_S = np.array([1.2, 2.8, 4.4]) * 1e-3
+
+
+def repeated(n: int, noise: float = 0.0) -> tuple[RepeatedMultiEcho, np.ndarray]:
+    """Repetitions of one object that differ by a global phase and a linear drift of the field."""
+    grid = make_grid("axial", (20, 18, 10))
+    rng = np.random.default_rng(3)
+    x, y, z = (np.linspace(-0.5, 0.5, k) for k in grid.shape)
+    base = 10 + 3 * np.cos(6 * x)[:, None, None] + 2 * y[None, :, None] + z[None, None, :]
+    still = base[..., None] * np.exp((2j * np.pi * 20 - 60) * ECHO_TIMES_S)
+    signal = np.empty((*still.shape, n), np.complex64)
+    for r in range(n):
+        drift_hz = 4 * r + 15 * r * x[:, None, None, None]
+        turned = still * np.exp(1j * (0.7 * r + 2 * np.pi * drift_hz * ECHO_TIMES_S))
+        signal[..., r] = turned + noise * (rng.standard_normal(still.shape) + 1j * rng.standard_normal(still.shape))
+    made = RepeatedMultiEcho(
+        signal=signal,
+        echo_times_s=ECHO_TIMES_S,
+        field_strength_tesla=1.5,
+        grid=grid,
+        repetition_times_of_day_s=np.arange(float(n)),
+    )
+    return made, still
+
+
+def test_complex_combination_undoes_global_phase_and_linear_drift() -> None:
+    data, still = repeated(4)
+    trace = NavigatorTrace(displacement_mm=np.array([0.0, 0.5, -0.5, 0.2]), source="navigator.csv")
+    combined, report = gate(data, trace, GatingParams())
+    assert report.n_accepted == 4
+    np.testing.assert_allclose(np.abs(combined.signal), np.abs(still), rtol=2e-3)
+    assert np.abs(data.signal.mean(axis=-1)).mean() < 0.9 * np.abs(still).mean()  # the plain average loses signal
+
+
+def test_repetitions_away_from_end_expiration_are_left_out_with_a_reason() -> None:
+    report = choose_repetitions(np.array([0.1, -0.3, -12.0, 0.4, -7.0]), "navigator.csv", GatingParams())
+    assert report.accepted.tolist() == [True, True, False, True, False]
+    assert "from end-expiration" in report.reasons[2]
+    assert report.efficiency == pytest.approx(0.6)
+
+
+def test_the_window_widens_in_steps_until_enough_repetitions_are_inside() -> None:
+    d = np.array([0.0, 0.1, 3.4, -3.4, 9, -9, 14, -14, 20, -20])
+    report = choose_repetitions(d, "navigator.csv", GatingParams())
+    assert report.window_mm == 7
+    assert "GATING_WINDOW_WIDENED" in report.codes
+
+
+def test_end_expiration_is_the_mode_and_not_the_mean() -> None:
+    assert end_expiration_mm(np.array([0.0, 0.2, -0.1, 0.1, -15, -8, -11])) == pytest.approx(0.05, abs=0.3)
+
+
+def test_one_repetition_passes_through_without_a_made_up_efficiency() -> None:
+    data, _ = repeated(1)
+    combined, report = gate(data, None, GatingParams())
+    np.testing.assert_array_equal(combined.signal, data.signal[..., 0])
+    assert np.isnan(report.efficiency)
+    assert report.source == "prospective-or-breath-hold"
+
+
+def test_a_navigator_of_another_length_is_refused() -> None:
+    data, _ = repeated(3)
+    with pytest.raises(InputError, match="2 repetitions but the images have 3"):
+        gate(data, NavigatorTrace(displacement_mm=np.zeros(2), source="navigator.csv"), GatingParams())
+
+
+def test_noise_of_the_combination_falls_with_the_square_root_of_the_repetitions() -> None:
+    data, _ = repeated(4, noise=0.5)
+    trace = NavigatorTrace(displacement_mm=np.zeros(4), source="navigator.csv")
+    combined, _ = gate(data, trace, GatingParams())
+    assert noise_sd_from_background(data.signal[..., 0]) == pytest.approx(0.5, rel=0.1)
+    assert combined.noise_sd == pytest.approx(0.25, rel=0.1)
