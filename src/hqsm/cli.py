@@ -135,3 +135,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "schema": _schema,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

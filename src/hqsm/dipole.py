@@ -30,19 +30,19 @@ def dipole_kernel(shape: fourier.Shape, voxel_size_mm: FloatArray, b0_direction:
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     k2[0, 0, 0] = 1.0
 
-    def kernel_at(signs: tuple[int, int, int]) -> FloatArray:
-        along = sum(s * component * b for s, component, b in zip(signs, k, b0_direction, strict=True))
+    def kernel_at(components: tuple[FloatArray, ...]) -> FloatArray:
+        along = sum(component * b for component, b in zip(components, b0_direction, strict=True))
         values: FloatArray = 1 / 3 - along**2 / k2
         return values
 
-    kernel = kernel_at((1, 1, 1))
-    # An even grid has -Nyquist but no +Nyquist: on those planes a tilted B0 breaks D(k) = D(-k) and the field of a
-    # real map would come out complex. Averaging the two readings of the plane's frequency restores it.
-    for axis in range(3):
-        plane: list[slice | int] = [slice(None)] * 3
-        plane[axis] = shape[axis] // 2
-        flipped = kernel_at((-1 if axis == 0 else 1, -1 if axis == 1 else 1, -1 if axis == 2 else 1))
-        kernel[tuple(plane)] = (kernel[tuple(plane)] + flipped[tuple(plane)]) / 2
+    # An even grid has -Nyquist but no +Nyquist: there a tilted B0 breaks D(k) = D(-k) and the field of a real map would
+    # come out complex. Averaging with the mirrored kernel, which reads those frequencies as +Nyquist, restores it.
+    mirrored = []
+    for axis, component in enumerate(k):
+        turned = component.copy()
+        turned[tuple(shape[axis] // 2 if a == axis else 0 for a in range(3))] *= -1
+        mirrored.append(turned)
+    kernel = (kernel_at(k) + kernel_at(tuple(mirrored))) / 2
     kernel[0, 0, 0] = 0.0
     return kernel.astype(np.float32)
 

@@ -42,5 +42,5 @@ def frequencies_per_mm(shape: Shape, voxel_size_mm: FloatArray) -> tuple[FloatAr
     """Spatial frequencies [1/mm] of the real transform, as three broadcastable arrays."""
     kx = fft.fftfreq(shape[0], voxel_size_mm[0])[:, None, None]
     ky = fft.fftfreq(shape[1], voxel_size_mm[1])[None, :, None]
-    kz = fft.rfftfreq(shape[2], voxel_size_mm[2])[None, None, :]
+    kz = fft.fftfreq(shape[2], voxel_size_mm[2])[: shape[2] // 2 + 1][None, None, :]
     return kx, ky, kz

@@ -9,6 +9,8 @@ rule annual_change:
     log:
         "logs/annual_change.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         statistics=STAGES["statistics"],
         code=CODE["annual_change"],
@@ -29,6 +31,8 @@ rule regression:
     log:
         "logs/regression.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         statistics=STAGES["statistics"],
         code=CODE["regression"],

@@ -22,7 +22,7 @@ TABLE_NAMES = workflow_support.TABLE_NAMES
 VISIT = "sub-{participant}_ses-{session}"
 BIDS = "results/bids/sub-{participant}/ses-{session}/anat"
 MAPS = "results/maps/sub-{participant}/ses-{session}/anat/" + VISIT
-WORK = "results/work/" + VISIT + "/"
+WORK = f"results/work/{VISIT}/"
 
 
 wildcard_constraints:

@@ -14,6 +14,8 @@ rule explants:
     log:
         "logs/explants.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         records=STUDY.record_files(
             "participants", "visits", "explant_chemistry", "explant_histology"

@@ -7,6 +7,8 @@ rule exposure:
     log:
         "logs/exposure.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         records=STUDY.record_files(),
         parameters=STAGES["records"],

@@ -4,15 +4,17 @@ rule gated_echoes:
         visit=ancient("dicom/sub-{participant}/ses-{session}"),
     output:
         bids_folder=directory(BIDS),
-        gating=MAPS + "_desc-gating.tsv",
-        gating_sidecar=MAPS + "_desc-gating.json",
-        status=WORK + "gated_echoes.json",
+        gating=f"{MAPS}_desc-gating.tsv",
+        gating_sidecar=f"{MAPS}_desc-gating.json",
+        status=f"{WORK}gated_echoes.json",
     log:
-        "logs/gated_echoes/" + VISIT + ".log",
+        f"logs/gated_echoes/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/gated_echoes/" + VISIT + ".tsv"
+        f"results/work/benchmarks/gated_echoes/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(2000),

@@ -1,20 +1,22 @@
 rule liver_iron:
     # maps inside the liver mask -> LIC of the visit by both methods
     input:
-        status_fit=WORK + "water_fat.json",
-        status_regions=WORK + "regions.json",
-        status_susceptibility=WORK + "susceptibility.json",
-        fit=WORK + "water_fat.npz",
-        regions=WORK + "regions.npz",
-        susceptibility=WORK + "susceptibility.npz",
+        status_fit=f"{WORK}water_fat.json",
+        status_regions=f"{WORK}regions.json",
+        status_susceptibility=f"{WORK}susceptibility.json",
+        fit=f"{WORK}water_fat.npz",
+        regions=f"{WORK}regions.npz",
+        susceptibility=f"{WORK}susceptibility.npz",
     output:
-        status=WORK + "liver_iron.json",
+        status=f"{WORK}liver_iron.json",
     log:
-        "logs/liver_iron/" + VISIT + ".log",
+        f"logs/liver_iron/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/liver_iron/" + VISIT + ".tsv"
+        f"results/work/benchmarks/liver_iron/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(1500),
@@ -29,25 +31,27 @@ rule liver_iron:
 rule visit_page:
     # everything that a visit's stages learned -> its QC page
     input:
-        echoes=WORK + "gated_echoes.json",
-        fit_status=WORK + "water_fat.json",
-        regions_status=WORK + "regions.json",
-        susceptibility_status=WORK + "susceptibility.json",
-        liver_iron=WORK + "liver_iron.json",
+        echoes=f"{WORK}gated_echoes.json",
+        fit_status=f"{WORK}water_fat.json",
+        regions_status=f"{WORK}regions.json",
+        susceptibility_status=f"{WORK}susceptibility.json",
+        liver_iron=f"{WORK}liver_iron.json",
         bids_folder=BIDS,
-        gating=MAPS + "_desc-gating.tsv",
-        fit=WORK + "water_fat.npz",
-        regions=WORK + "regions.npz",
-        susceptibility=WORK + "susceptibility.npz",
+        gating=f"{MAPS}_desc-gating.tsv",
+        fit=f"{WORK}water_fat.npz",
+        regions=f"{WORK}regions.npz",
+        susceptibility=f"{WORK}susceptibility.npz",
     output:
-        page="results/qc/" + VISIT + ".html",
-        summary=WORK + "visit_page.json",
+        page=f"results/qc/{VISIT}.html",
+        summary=f"{WORK}visit_page.json",
     log:
-        "logs/visit_page/" + VISIT + ".log",
+        f"logs/visit_page/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/visit_page/" + VISIT + ".tsv"
+        f"results/work/benchmarks/visit_page/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(1500),
@@ -66,8 +70,8 @@ rule visit_page:
 rule visit_tables:
     # the visits' results joined with the records' groups -> visits.tsv and lic.tsv
     input:
-        liver_iron=visit_paths(WORK + "liver_iron.json"),
-        pages=visit_paths(WORK + "visit_page.json"),
+        liver_iron=visit_paths(f"{WORK}liver_iron.json"),
+        pages=visit_paths(f"{WORK}visit_page.json"),
     output:
         visits="results/tables/visits.tsv",
         lic="results/tables/lic.tsv",
@@ -75,6 +79,8 @@ rule visit_tables:
     log:
         "logs/visit_tables.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         found=STUDY.found_visits(),
         records=STUDY.record_files("participants", "visits"),

@@ -1,27 +1,29 @@
 rule regions:
     # maps and reader masks -> body, liver, vessels, reference tissues
     input:
-        status_echoes=WORK + "gated_echoes.json",
-        status_fit=WORK + "water_fat.json",
+        status_echoes=f"{WORK}gated_echoes.json",
+        status_fit=f"{WORK}water_fat.json",
         bids_folder=BIDS,
-        fit=WORK + "water_fat.npz",
+        fit=f"{WORK}water_fat.npz",
     output:
-        body=MAPS + "_desc-body_mask.nii.gz",
-        liver=MAPS + "_desc-liver_mask.nii.gz",
-        vessel=MAPS + "_desc-vessel_mask.nii.gz",
+        body=f"{MAPS}_desc-body_mask.nii.gz",
+        liver=f"{MAPS}_desc-liver_mask.nii.gz",
+        vessel=f"{MAPS}_desc-vessel_mask.nii.gz",
         sidecars=expand(
-            MAPS + "_desc-{mask}_mask.json",
+            f"{MAPS}_desc-{{mask}}_mask.json",
             mask=["body", "liver", "vessel"],
             allow_missing=True,
         ),
-        regions=WORK + "regions.npz",
-        status=WORK + "regions.json",
+        regions=f"{WORK}regions.npz",
+        status=f"{WORK}regions.json",
     log:
-        "logs/regions/" + VISIT + ".log",
+        f"logs/regions/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/regions/" + VISIT + ".tsv"
+        f"results/work/benchmarks/regions/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(2000),

@@ -10,6 +10,8 @@ rule exclusions:
     log:
         "logs/exclusions.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         code=CODE["exclusions"],
     script:
@@ -21,7 +23,7 @@ rule study_report:
     input:
         tables=expand("results/tables/{table}.tsv", table=TABLE_NAMES),
         findings="results/work/records/findings.json",
-        pages=visit_paths(WORK + "visit_page.json"),
+        pages=visit_paths(f"{WORK}visit_page.json"),
     output:
         report="results/report/index.html",
         methods="results/report/methods.md",
@@ -30,6 +32,8 @@ rule study_report:
     log:
         "logs/study_report.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         report=STAGES["report"],
         stages=STAGES,
@@ -49,6 +53,8 @@ rule bids_datasets:
     log:
         "logs/bids_datasets.log",
     localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
     params:
         name=STAGES["study"]["name"],
         code=CODE["bids_datasets"],

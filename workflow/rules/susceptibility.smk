@@ -1,21 +1,23 @@
 rule susceptibility:
     # field map, its standard error and the regions -> referenced susceptibility map
     input:
-        status_fit=WORK + "water_fat.json",
-        status_regions=WORK + "regions.json",
-        fit=WORK + "water_fat.npz",
-        regions=WORK + "regions.npz",
+        status_fit=f"{WORK}water_fat.json",
+        status_regions=f"{WORK}regions.json",
+        fit=f"{WORK}water_fat.npz",
+        regions=f"{WORK}regions.npz",
     output:
-        chi=MAPS + "_Chimap.nii.gz",
-        sidecar=MAPS + "_Chimap.json",
-        result=WORK + "susceptibility.npz",
-        status=WORK + "susceptibility.json",
+        chi=f"{MAPS}_Chimap.nii.gz",
+        sidecar=f"{MAPS}_Chimap.json",
+        result=f"{WORK}susceptibility.npz",
+        status=f"{WORK}susceptibility.json",
     log:
-        "logs/susceptibility/" + VISIT + ".log",
+        f"logs/susceptibility/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/susceptibility/" + VISIT + ".tsv"
+        f"results/work/benchmarks/susceptibility/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(3000),

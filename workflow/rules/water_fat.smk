@@ -1,26 +1,28 @@
 rule water_fat:
     # gated echoes -> water, fat, PDFF, R2*, field map with standard errors
     input:
-        status_echoes=WORK + "gated_echoes.json",
+        status_echoes=f"{WORK}gated_echoes.json",
         bids_folder=BIDS,
     output:
-        r2star=MAPS + "_R2starmap.nii.gz",
-        t2star=MAPS + "_T2starmap.nii.gz",
-        pdff=MAPS + "_PDFF.nii.gz",
-        field=MAPS + "_fieldmap.nii.gz",
+        r2star=f"{MAPS}_R2starmap.nii.gz",
+        t2star=f"{MAPS}_T2starmap.nii.gz",
+        pdff=f"{MAPS}_PDFF.nii.gz",
+        field=f"{MAPS}_fieldmap.nii.gz",
         sidecars=expand(
-            MAPS + "_{map}.json",
+            f"{MAPS}_{{map}}.json",
             map=["R2starmap", "T2starmap", "PDFF", "fieldmap"],
             allow_missing=True,
         ),
-        fit=WORK + "water_fat.npz",
-        status=WORK + "water_fat.json",
+        fit=f"{WORK}water_fat.npz",
+        status=f"{WORK}water_fat.json",
     log:
-        "logs/water_fat/" + VISIT + ".log",
+        f"logs/water_fat/{VISIT}.log",
     benchmark:
-        "results/work/benchmarks/water_fat/" + VISIT + ".tsv"
+        f"results/work/benchmarks/water_fat/{VISIT}.tsv"
     group:
         "visit"
+    conda:
+        "../../envs/hqsm.yaml"
     threads: 1
     resources:
         mem_mb=memory_mb(2000),

@@ -56,20 +56,12 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
             )
     if folder.is_dir():
         known = {f"{table}.csv" for table in TABLES} | {"labs.csv", "visits_map.csv"}
-        for path in sorted(folder.glob("*.csv")):
-            if path.name not in known:
-                findings.append(
-                    Finding(
-                        file=path.name,
-                        line=0,
-                        participant="",
-                        field="",
-                        code="FILE_UNKNOWN",
-                        severity=WARNING,
-                        problem="The file is not one of the records tables and was not read.",
-                        remedy=f"Name it after one of them: {', '.join(sorted(known))}.",
-                    )
-                )
+        hint = f"Name it after one of them: {', '.join(sorted(known))}."
+        findings.extend(
+            _about_file(path, "FILE_UNKNOWN", WARNING, "The file is not one of the tables and was not read.", hint)
+            for path in sorted(folder.glob("*.csv"))
+            if path.name not in known
+        )
     return validate(raw, params, findings)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ _NUMBER = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
 _DECIMAL_COMMA = re.compile(r"^[+-]?\d+,\d+$")
 _COMMA_OR_THOUSANDS = re.compile(r"^[+-]?\d{1,3},\d{3}$")
 DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+
+
+def iron_mg_per_g(value: float, unit: str) -> float:
+    """Iron concentration given in ``mg/g``, ``ug/g`` or ``umol/g`` as mg/g."""
+    if unit == "umol/g":
+        return umol_per_g_to_mg_per_g(value)
+    return ug_per_g_to_mg_per_g(value) if unit == "ug/g" else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +400,7 @@ def _check_visits(rows: list[Row], check: _Checker, tables: Mapping[str, list[Ro
             series[participant].append((_days(date), float(weight), row, owner))
     for entries in series.values():
         entries.sort(key=lambda entry: (entry[0], entry[2]["line"]))
-        for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in zip(entries, entries[1:], strict=False):
+        for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in itertools.pairwise(entries):
             # a fifth of the body weight within a year, or per year over longer spans
             if abs(weight_2 / weight_1 - 1) > 0.20 * max(1.0, (day_2 - day_1) / 365.25):
                 owner.error(
@@ -420,7 +428,7 @@ def _check_transfusions(rows: list[Row], check: _Checker, _: Mapping[str, list[R
                 group[1],
                 "date",
                 "TX_SAME_DAY",
-                f"{len(group)} transfusions of the same amount are on one day (lines {_lines(group)}). All are counted.",
+                f"{len(group)} equal transfusions are on one day (lines {_lines(group)}). All are counted.",
                 "Delete one if it is a double entry.",
             )
     for row in rows:
@@ -458,7 +466,7 @@ def _check_transfusions(rows: list[Row], check: _Checker, _: Mapping[str, list[R
                     )
 
 
-def _check_chelation(rows: list[Row], check: _Checker, tables: Mapping[str, list[Row]]) -> None:
+def _check_chelation(rows: list[Row], check: _Checker, _: Mapping[str, list[Row]]) -> None:
     for group in _repeated(rows, "participant_id", "rx_id"):
         prescriptions = [row for row in group if row["status"] in {"", "prescribed"}]
         for row in prescriptions[1:]:
@@ -534,7 +542,7 @@ def _check_prescription(row: Row, check: _Checker) -> None:
 def _check_coverage(entries: list[Row], check: _Checker) -> None:
     """Overlaps and gaps of one participant's prescriptions."""
     single = sorted((row for row in entries if row["start"] and row["component"] != "add"), key=lambda r: r["start"])
-    for before, after in zip(single, single[1:], strict=False):
+    for before, after in itertools.pairwise(single):
         if before["start"] == after["start"]:
             check.error(
                 after,
@@ -548,7 +556,7 @@ def _check_coverage(entries: list[Row], check: _Checker) -> None:
                 after,
                 "start",
                 "RX_OVERLAP",
-                f"Two prescriptions overlap (lines {_lines([before, after])}). The later start replaces the earlier one.",
+                f"Two prescriptions overlap (lines {_lines([before, after])}). The later start counts.",
                 "Enter the stop of the earlier one, or the component add if both are taken.",
             )
     covered_until = 0
@@ -558,7 +566,7 @@ def _check_coverage(entries: list[Row], check: _Checker) -> None:
                 row,
                 "start",
                 "RX_GAP",
-                f"{_days(row['start']) - covered_until - 1} days before this prescription are not covered; they count as 0 mg.",
+                f"{_days(row['start']) - covered_until - 1} days before this prescription have none; they count as 0 mg.",
                 "Enter the missing prescription, or leave it if none was taken.",
             )
         covered_until = max(covered_until, _days(row["stop"]) if row["stop"] else 10**9)
@@ -628,7 +636,7 @@ def _check_histology(rows: list[Row], check: _Checker, _: Mapping[str, list[Row]
             )
 
 
-_RULES = {
+_RULES: dict[str, Callable[[list[Row], _Checker, Mapping[str, list[Row]]], None]] = {
     "participants": _check_participants,
     "visits": _check_visits,
     "transfusions": _check_transfusions,

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hqsm.config.study import StudyConfig, as_plain, block, load_config, scan_setting
+from hqsm.config.gating import GatingParams
+from hqsm.decisions import read_decisions
+from hqsm.errors import ConfigError, InputError
+from hqsm.study import discover
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    load_config(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+
+
+def test_a_misspelt_key_is_named_with_the_nearest_known_one() -> None:
+    with pytest.raises(ConfigError, match=r"gating\.windw_mm is not known\. Did you mean window_mm"):
+        load_config({"gating": {"windw_mm": 5}})
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({"gating": {"window_mm": -1}, "lic": {"hqsm_calibration": "magic"}})
+    assert "gating.window_mm is -1" in str(caught.value)
+    assert "lic.hqsm_calibration is 'magic'" in str(caught.value)
+
+
+def test_code_in_the_configuration_is_refused() -> None:
+    with pytest.raises(ConfigError, match="__use_yte__"):
+        load_config({"__use_yte__": True})
+
+
+def test_a_block_survives_the_way_through_plain_values() -> None:
+    params = load_config({"gating": {"window_mm": 6.5}})
+    assert block(GatingParams, as_plain(params)["gating"]) == params.gating
+    assert as_plain(StudyConfig())["gating"]["window_mm"] == 5.0
+
+
+def test_the_session_label_tells_an_explant_and_its_temperature() -> None:
+    explant = StudyConfig().explant
+    assert scan_setting(explant, "explant") == ("in_vitro", 20.0)
+    assert scan_setting(explant, "01") == ("in_vivo", 37.0)
+
+
+def study_with(tmp_path: Path, *visits: str) -> Path:
+    for visit in visits:
+        folder = tmp_path / "dicom" / visit
+        folder.mkdir(parents=True)
+        (folder / "a").write_bytes(b"1234")
+    return tmp_path
+
+
+def test_a_folder_with_a_bad_name_is_left_out_with_a_sentence(tmp_path: Path) -> None:
+    index, _ = discover(study_with(tmp_path, "sub-01/ses-1", "sub-01/ses-a b", "patient"))
+    assert [(v.participant, v.session) for v in index.visits] == [("01", "1")]
+    assert {name for name, _ in index.unusable} == {"sub-01/ses-a b", "patient"}
+
+
+def test_touching_a_file_changes_nothing_and_changing_it_does(tmp_path: Path) -> None:
+    study = study_with(tmp_path, "sub-01/ses-1")
+    before, cache = discover(study)
+    (study / "dicom/sub-01/ses-1/a").touch()
+    touched, _ = discover(study, cache)
+    assert touched.visits[0].content == before.visits[0].content
+    (study / "dicom/sub-01/ses-1/a").write_bytes(b"5678")
+    changed, _ = discover(study, cache)
+    assert changed.visits[0].content != before.visits[0].content
+
+
+def test_a_decision_without_a_reason_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text("participant_id,session_id,decision,who,when,why\n0012,01,exclude,AB,2026-01-01,\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: why is empty"):
+        read_decisions(path)
+    path.write_text("participant_id,session_id,decision,who,when,why\n0012,01,exclude,AB,2026-01-01,motion\n", encoding="utf-8")
+    assert read_decisions(path)["sub-0012", "ses-01"].decision == "exclude"

@@ -1,0 +1,120 @@
+"""The rules of the house: who may import what, and that two lists of versions agree."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hqsm.code_digest import code_digest, direct_imports, module_closure
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "hqsm"
+EDGES = {
+    "archive",
+    "bids",
+    "cli",
+    "code_digest",
+    "cohort_tables",
+    "decisions",
+    "derivatives",
+    "dicom",
+    "masks",
+    "nifti",
+    "provenance",
+    "report",
+    "stage",
+    "study",
+    "tables",
+    "workflow_support",
+    "records.reading",
+    "phantom.accuracy",
+    "phantom.clinical",
+    "phantom.cohort",
+    "phantom.dicom_writer",
+}
+FORBIDDEN = {"pathlib", "nibabel", "pydicom", "json", "snakemake", "os", "csv", "subprocess"}
+
+
+def modules() -> list[str]:
+    return [".".join(p.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for p in SOURCE.rglob("*.py")]
+
+
+def imported(name: str) -> set[str]:
+    path = SOURCE / Path(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def is_edge(name: str) -> bool:
+    return any(name == edge or name.startswith(edge + ".") for edge in EDGES)
+
+
+@pytest.mark.parametrize("name", [m for m in modules() if m != "__init__" and not is_edge(m)])
+def test_science_imports_no_files_and_no_formats(name: str) -> None:
+    # numba's thread count comes from the environment: the one exception
+    allowed = {"os"} if name == "fatwater.separation" else set()
+    assert not {m.split(".")[0] for m in imported(name)} & (FORBIDDEN - allowed)
+
+
+@pytest.mark.parametrize("name", [m for m in modules() if not m.startswith("config") and m != "__init__"])
+def test_pydantic_lives_only_in_config(name: str) -> None:
+    assert "pydantic" not in {m.split(".")[0] for m in imported(name)}
+
+
+def test_the_simulator_shares_no_code_with_the_estimators() -> None:
+    estimators = {"dipole", "fatwater", "gating", "inversion", "background_field", "susceptibility", "liver", "lic", "r2star"}
+    for name in ("forward", "anatomy", "tissue", "dicom_writer", "clinical", "cohort"):
+        reached = {m.split(".")[1] for m in module_closure(f"hqsm.phantom.{name}") if "." in m}
+        assert not reached & estimators, name
+
+
+def test_no_rule_reads_the_truth_of_a_simulation() -> None:
+    for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk"), *(ROOT / "workflow").rglob("*.py")]:
+        assert "truth" not in path.read_text(encoding="utf-8"), path
+
+
+def test_imaging_rules_have_no_record_among_their_inputs_or_code() -> None:
+    for rule in ("gating", "water_fat", "regions", "susceptibility"):
+        text = (ROOT / "workflow" / "rules" / f"{rule}.smk").read_text(encoding="utf-8")
+        assert "record" not in text
+    for module in ("hqsm.dicom.reader", "hqsm.gating", "hqsm.fatwater.separation", "hqsm.susceptibility", "hqsm.lic"):
+        assert not any(m.startswith("hqsm.records") for m in module_closure(module))
+
+
+def test_the_workflow_imports_no_numpy_at_parse_time() -> None:
+    for module in module_closure("hqsm.workflow_support"):
+        if module != "hqsm.provenance" and not module.startswith("hqsm.arrays"):
+            name = module.removeprefix("hqsm.")
+            if name != "hqsm":
+                assert "numpy" not in imported(name), module
+
+
+def test_the_digest_covers_what_a_module_imports_and_nothing_else() -> None:
+    assert "hqsm.dipole" in module_closure("hqsm.susceptibility")
+    assert "hqsm.statistics.regression" not in module_closure("hqsm.susceptibility")
+    assert "hqsm.units" in direct_imports("hqsm.data")
+    assert len(code_digest("hqsm.lic")) == 12
+    assert code_digest("hqsm.lic") != code_digest("hqsm.gating")
+
+
+def test_the_conda_environment_has_the_versions_of_the_lock_file() -> None:
+    wanted = yaml.safe_load((ROOT / "envs" / "hqsm.yaml").read_text(encoding="utf-8"))["dependencies"]
+    listed = dict(item.split(" =") for item in wanted if not item.startswith("python "))
+    locked: dict[str, str] = {}
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"^([A-Za-z0-9._-]+)==([^ \\]+)(?: ; (.+?))? ?\\?$", line)
+        if match and (match[3] is None or "< '3.12'" in match[3]):
+            locked[match[1].lower()] = match[2]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.split("[<>=]", requirement)[0] for requirement in declared}
+    assert set(listed) == names
+    assert listed == {name: locked[name.lower()] for name in names}
