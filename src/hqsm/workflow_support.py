@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,18 @@ class OpenStudy:
             line += f"\n  left out: {name}: {reason}"
         return line
 
+    def visit_paths(self, pattern: str) -> list[str]:
+        """The pattern's path for every visit that was found."""
+        return [pattern.format(participant=v.participant, session=v.session) for v in self.index.visits]
+
+    def visit_content(self, wildcards: Any) -> str:
+        """Fingerprint of a visit's files."""
+        return self.index.visit(wildcards.participant, wildcards.session).content
+
+    def mask_content(self, wildcards: Any) -> str:
+        """Fingerprint of a visit's reader masks; empty without any."""
+        return self.index.visit(wildcards.participant, wildcards.session).rois
+
     def found_visits(self) -> list[list[str]]:
         """Participant, session of every visit, and the folders that cannot be visits with their reason."""
         visits = [[v.participant, v.session, str(v.n_files)] for v in self.index.visits]
@@ -84,6 +96,11 @@ class OpenStudy:
         """Hash of decisions.csv; empty without it."""
         path = Path("decisions.csv")
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def memory_mb(base: int) -> Callable[[Any, int], int]:
+    """Memory of a job [MB] that doubles with each attempt."""
+    return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
 def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenStudy:

@@ -81,9 +81,7 @@ def test_r2star_beyond_the_first_echo_is_censored_and_never_a_number() -> None:
     t = echoes.echo_times_s
     dead = echoes.signal.copy()
     dead[:8] *= np.exp(-2500 * t).astype(np.complex64)
-    fit = separate(
-        MultiEcho(signal=dead, echo_times_s=t, field_strength_tesla=1.5, grid=echoes.grid, noise_sd=0.25), FatWaterParams()
-    )
+    fit = separate(MultiEcho(signal=dead, echo_times_s=t, field_strength_tesla=1.5, grid=echoes.grid, noise_sd=0.25), FatWaterParams())
     assert not np.isfinite(fit.r2star_per_s[:8]).any()
     assert fit.censored[2:6].mean() > 0.5
     assert fit.r2star_limit_per_s == pytest.approx(1 / t[0])

@@ -37,9 +37,7 @@ def records_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def interval() -> Interval:
-    return Interval(
-        participant_id="sub-0012", start_session="ses-01", end_session="ses-02", start=date(2021, 3, 1), end=date(2022, 3, 1)
-    )
+    return Interval(participant_id="sub-0012", start_session="ses-01", end_session="ses-02", start=date(2021, 3, 1), end=date(2022, 3, 1))
 
 
 def test_the_worked_example_of_transfused_iron(records_dir: Path, interval: Interval) -> None:

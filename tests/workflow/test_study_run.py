@@ -86,8 +86,9 @@ def test_a_second_run_does_nothing_and_a_new_file_reruns_only_its_visit(study: P
 
 def test_a_changed_parameter_of_lic_leaves_the_images_alone(study: Path) -> None:
     plan = planned(study, "--config", 'lic={"r2star_calibration": "hankins2009"}')
-    assert "liver_iron" in plan
-    assert "water_fat" not in plan.split("Job stats")[1].split("total")[0]
+    counts = dict(line.split()[:2] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
+    assert counts["liver_iron"] == "15"
+    assert counts.get("water_fat", "0") in {"0", "1"}  # the rejected visit left nothing to start from and is tried again
 
 
 def test_maps_are_float_with_nan_and_share_the_echoes_grid(study: Path) -> None:
@@ -122,8 +123,6 @@ def test_a_misspelt_key_ends_in_one_sentence(study: Path) -> None:
 
 
 def test_an_empty_study_ends_in_one_sentence(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hqsm.cli", "run", str(tmp_path)], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "hqsm.cli", "run", str(tmp_path)], check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "No visit was found under dicom/" in done.stderr

@@ -21,7 +21,7 @@ TABLE_NAMES = workflow_support.TABLE_NAMES
 
 VISIT = "sub-{participant}_ses-{session}"
 BIDS = "results/bids/sub-{participant}/ses-{session}/anat"
-MAPS = "results/maps/sub-{participant}/ses-{session}/anat/" + VISIT
+MAPS = f"results/maps/sub-{{participant}}/ses-{{session}}/anat/{VISIT}"
 WORK = f"results/work/{VISIT}/"
 
 
@@ -30,27 +30,12 @@ wildcard_constraints:
     session="[A-Za-z0-9]+",
 
 
-def visit_paths(pattern):
-    """The pattern's path for every visit that was found."""
-    return [
-        pattern.format(participant=v.participant, session=v.session)
-        for v in STUDY.index.visits
-    ]
-
-
-def visit_content(wildcards):
-    """Fingerprint of the visit's files: what reruns a visit when its data change."""
-    return STUDY.index.visit(wildcards.participant, wildcards.session).content
-
-
-def mask_content(wildcards):
-    """Fingerprint of the visit's reader masks; empty without any."""
-    return STUDY.index.visit(wildcards.participant, wildcards.session).rois
-
-
-def memory_mb(base):
-    """Memory that doubles with each attempt."""
-    return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+visit_paths = STUDY.visit_paths  # a pattern's path for every visit that was found
+visit_content = (
+    STUDY.visit_content
+)  # fingerprint of a visit's files: reruns it when its data change
+mask_content = STUDY.mask_content  # fingerprint of a visit's reader masks
+memory_mb = workflow_support.memory_mb  # memory that doubles with each attempt
 
 
 onstart:
