@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import make_grid
 
+from conftest import make_grid
 from hqsm import fourier
 from hqsm.data import VoxelGrid
 from hqsm.dipole import DipoleOperator, dipole_kernel, forward_field_ppm

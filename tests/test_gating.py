@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import make_grid
 
+from conftest import make_grid
 from hqsm.config.gating import GatingParams
 from hqsm.data import NavigatorTrace, RepeatedMultiEcho
 from hqsm.errors import InputError

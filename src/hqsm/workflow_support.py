@@ -100,7 +100,7 @@ class OpenStudy:
 
 def memory_mb(base: int) -> Callable[[Any, int], int]:
     """Memory of a job [MB] that doubles with each attempt."""
-    return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+    return lambda wildcards, attempt: base * 2 ** (attempt - 1)  # noqa: ARG005
 
 
 def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenStudy:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import make_grid
 
+from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError

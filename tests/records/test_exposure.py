@@ -8,7 +8,10 @@ from hqsm.records.exposure import exposure_of
 from hqsm.records.intervals import Interval, annual_intervals
 from hqsm.records.reading import read_records
 
-PARTICIPANTS = "participant_id,site,group,sex,birth_year,enrol_date,splenectomy,withdrawn_date,exclusion_code\n0012,WCM,thalassemia,F,1990,2021-01-01,n,,\n"
+PARTICIPANTS = (
+    "participant_id,site,group,sex,birth_year,enrol_date,splenectomy,withdrawn_date,exclusion_code\n"
+    "0012,WCM,thalassemia,F,1990,2021-01-01,n,,\n"
+)
 VISITS = "participant_id,session_id,visit_date,visit_type,weight_kg\n0012,01,2021-03-01,annual,50.00\n0012,02,2022-03-01,annual,53.65\n"
 TRANSFUSIONS = """participant_id,tx_id,date,amount,unit,hct_pct,product
 0012,a,2021-03-01,600,mL,58,prbc

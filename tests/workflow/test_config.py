@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hqsm.config.study import StudyConfig, as_plain, block, load_config, scan_setting
 from hqsm.config.gating import GatingParams
+from hqsm.config.study import StudyConfig, as_plain, block, load_config, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, InputError
 from hqsm.study import discover
