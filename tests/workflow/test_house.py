@@ -16,6 +16,7 @@ EDGES = {
     "archive",
     "bids",
     "cli",
+    "commands",
     "code_digest",
     "cohort_tables",
     "decisions",

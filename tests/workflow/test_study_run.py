@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hqsm.cli import REPOSITORY, run_workflow
+from hqsm.commands.run import REPOSITORY, run_workflow
 from hqsm.phantom.accuracy import score
 from hqsm.phantom.cohort import simulate_study, truth_folder
 from hqsm.tables import TABLES

@@ -1,0 +1,31 @@
+"""Run the workflow on a study folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("study", type=Path, help="study folder (dicom/, records/, config.yaml)")
+    parser.add_argument("snakemake", nargs=argparse.REMAINDER, help="further arguments for snakemake")
+
+
+def run_workflow(study: Path, further: list[str]) -> int:
+    """Run snakemake on a study; returns its exit status (3: some visits were rejected, the tables are made)."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study)]
+    if "--workflow-profile" not in further:
+        command += ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return subprocess.run([*command, *further], env=environment, check=False).returncode
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the workflow and pass its exit status on."""
+    return run_workflow(options.study, options.snakemake)
