@@ -27,6 +27,7 @@ TABLE_NAMES = (
     "annual_change",
     "regression",
     "method_comparison",
+    "influence",
     "explants",
     "histology_effects",
     "repeatability",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hqsm.config.base import parameters
+
+SensitivityAnalysis = Literal[
+    "first_interval", "random_intercept", "measured_haematocrit", "adherence_corrected", "baseline_lic", "age", "splenectomy", "interaction"
+]
 
 
 @parameters
@@ -25,6 +29,17 @@ class StatisticsParams:
     """Iron that 1 g of deferasirox can bind [mg/g]: 55.845 / (2 x 373.36)."""
     net_balance_chelator_slope: Annotated[float, Field(gt=0, lt=7.06)] = 1.35
     """LIC removed per g/kg of chelator in the predicted net balance [mg/g per g/kg]: an efficiency of 19 %."""
+    sensitivity_analyses: tuple[SensitivityAnalysis, ...] = (
+        "first_interval",
+        "random_intercept",
+        "measured_haematocrit",
+        "adherence_corrected",
+        "baseline_lic",
+        "age",
+        "splenectomy",
+        "interaction",
+    )
+    """Analyses beside the primary one, in the order of the tables; the interaction is shown, not tested for."""
     max_condition_number: Annotated[float, Field(gt=10)] = 1e6
     """Condition number of the standardised design beyond which its terms cannot be told apart."""
     few_subjects: Annotated[int, Field(ge=2)] = 10
