@@ -47,6 +47,18 @@ _INTERVAL = (
     ("end_session", "text", "", "Second visit of the interval"),
 )
 
+_AGREEMENT = (
+    ("quantity", "text", "", "What was estimated; differences are MRI minus chemistry, second minus first"),
+    ("estimate", "number", "", "Estimate, in the unit of the measurement"),
+    ("std_error", "number", "", "Standard error"),
+    ("ci_lo", "number", "", "Lower end of the confidence interval"),
+    ("ci_hi", "number", "", "Upper end of the confidence interval"),
+    ("statistic", "number", "", "Test statistic"),
+    ("p_value", "number", "", "Two-sided p"),
+    ("n", "integer", "", "Pairs"),
+    ("note", "text", "", "What to keep in mind"),
+)
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "visits": _columns(
         *_ID,
@@ -191,10 +203,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("lic_chemistry_sd_mg_g", "number", "mg/g", "SD of the replicates"),
         ("n_replicates", "integer", "", "Replicates"),
         ("error_mg_g", "number", "mg/g", "MRI minus chemistry"),
-        ("fibrosis_stage", "number", "", "Fibrosis stage, mean of the readings"),
+        ("fibrosis_stage", "number", "", "Fibrosis stage (METAVIR), mean of the readings"),
         ("steatosis_pct", "number", "%", "Steatosis, mean of the readings"),
         ("inflammation_grade", "number", "", "Necroinflammatory grade, mean of the readings"),
+        ("n_below_lod", "integer", "", "Replicates below the limit of detection, counted as the limit over root two"),
     ),
+    "explant_agreement": _columns(
+        ("setting", "text", "", "in_vivo or in_vitro against chemistry; in_vitro_against_in_vivo"),
+        ("method", "text", "", "hqsm, r2star, or hqsm_minus_r2star"),
+        *_AGREEMENT,
+    ),
+    "reader_agreement": _columns(("comparison", "text", "", "all, or second reader minus first"), *_AGREEMENT),
     "histology_effects": _columns(
         ("confounder", "text", "", "fibrosis, steatosis or necroinflammation"),
         ("setting", "text", "", "in_vivo or in_vitro"),
@@ -213,9 +232,30 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("n_pairs", "integer", "", "Repeat scans"),
         ("within_subject_sd", "number", "", "Within-subject SD, in the quantity's unit"),
         ("repeatability_coefficient", "number", "", "2.77 times the within-subject SD"),
-        ("within_subject_cv_percent", "number", "%", "Within-subject coefficient of variation"),
-        ("mean_difference", "number", "", "Second minus first"),
+        ("within_subject_cv_percent", "number", "%", "Within-subject coefficient of variation (root mean square)"),
+        ("mean_difference", "number", "", "Last minus first"),
         ("note", "text", "", "Why there is no estimate"),
+        ("comparison", "text", "", "repeat (same scanner), cross_field, or cross_scanner (another vendor, same field)"),
+        ("within_subject_sd_lo", "number", "", "Lower end of the confidence interval of the SD"),
+        ("within_subject_sd_hi", "number", "", "Upper end of the confidence interval of the SD"),
+        ("minimum_detectable_change", "number", "", "Smallest change between two scans beyond their scatter, 95 %"),
+        ("icc", "number", "", "One-way intraclass correlation"),
+        ("icc_lo", "number", "", "Lower end of its confidence interval"),
+        ("icc_hi", "number", "", "Upper end of its confidence interval"),
+        ("ccc", "number", "", "Concordance correlation coefficient of first and last"),
+        ("ccc_lo", "number", "", "Lower end of its confidence interval"),
+        ("ccc_hi", "number", "", "Upper end of its confidence interval"),
+        ("limit_lo", "number", "", "Lower limit of agreement, last minus first"),
+        ("limit_hi", "number", "", "Upper limit of agreement, last minus first"),
+    ),
+    "baseline": _columns(
+        ("field_strength_t", "number", "T", "Field strength"),
+        ("quantity", "text", "", "Column of lic.tsv"),
+        ("n_participants", "integer", "", "Healthy participants"),
+        ("mean", "number", "", "Mean over participants, in the quantity's unit"),
+        ("sd", "number", "", "SD between participants"),
+        ("ci_lo", "number", "", "Lower end of the confidence interval of the mean"),
+        ("ci_hi", "number", "", "Upper end of the confidence interval of the mean"),
     ),
     "readers": _columns(
         *_ID,

@@ -30,7 +30,9 @@ TABLE_NAMES = (
     "influence",
     "explants",
     "histology_effects",
+    "explant_agreement",
     "repeatability",
+    "baseline",
     "readers",
     "exclusions",
 )
@@ -46,7 +48,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.cohort_tables"),
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
-    "explants": ("hqsm.statistics.effects", "hqsm.cohort_tables"),
+    "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
     "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.tables"),
     "bids_datasets": ("hqsm.bids",),

@@ -65,24 +65,6 @@ def bland_altman(x: FloatArray, y: FloatArray, level: float = 0.95, multiple: fl
     )
 
 
-def repeated_bland_altman(x: FloatArray, y: FloatArray, subjects: FloatArray, multiple: float = 1.96) -> tuple[float, float, float, float]:
-    """Bias, SD of a single difference and both limits where a subject has several pairs (unequal numbers).
-
-    Bland and Altman, Stat Methods Med Res 1999;8:135, section 5.3 (the true value varies between the pairs); the
-    bias is the mean of the pairs. The variance of a difference is that between subjects plus that within.
-    """
-    difference = y - x
-    _, index, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    n, groups = difference.size, counts.size
-    means = np.bincount(index, difference) / counts
-    within = float(((difference - means[index]) ** 2).sum() / (n - groups))
-    between_mean_square = float((counts * (means - difference.mean()) ** 2).sum() / (groups - 1))
-    divisor = (n**2 - float((counts**2).sum())) / ((groups - 1) * n)
-    between = max((between_mean_square - within) / divisor, 0.0)
-    bias, sd = float(difference.mean()), float(np.sqrt(between + within))
-    return bias, sd, bias - multiple * sd, bias + multiple * sd
-
-
 def deming_line(x: FloatArray, y: FloatArray, error_ratio: float = 1.0) -> tuple[float, float]:
     """Slope and intercept of Deming's regression.
 
