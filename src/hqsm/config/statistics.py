@@ -48,5 +48,9 @@ class StatisticsParams:
     """Largest effect of one step of a histology score on the LIC error that still counts as none [mg/g]."""
     deming_error_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Variance of the error of MRI over that of chemistry; replaced by the replicates' ratio where both have them."""
+    calibration_intercept: Literal["fitted", "healthy"] = "fitted"
+    """Intercept of `hqsm calibrate explants`: of the fitted line, or so that healthy livers have their assumed LIC."""
+    healthy_lic_mg_g: Annotated[float, Field(ge=0, le=1.8)] = 1.0
+    """LIC that healthy livers are taken to have where the intercept comes from them [mg/g] (normal is below 1.8)."""
     acq_date_tolerance_days: Annotated[int, Field(ge=0)] = 7
     """Largest disagreement of an interval's length between records and image headers that passes unflagged [days]."""
