@@ -282,3 +282,25 @@ def test_chemistry_averages_replicates_counts_the_limit_and_leaves_out_exclusion
     assert (found.n_replicates, found.n_below_lod) == (2, 1)
     assert found.mean_mg_g == pytest.approx((4 + 2 / np.sqrt(2)) / 2)
     assert found.sd_mg_g == pytest.approx(np.std([4, np.sqrt(2)], ddof=1))
+
+
+def test_the_ranks_of_passing_and_babloks_interval_are_those_of_kendalls_variance() -> None:
+    i, j = np.triu_indices(17, 1)
+    with np.errstate(divide="ignore"):
+        slopes = np.sort((MINI[j] - MINI[i]) / (WRIGHT[j] - WRIGHT[i]))
+    slopes = slopes[slopes != -1]
+    assert slopes.size == 135
+    below = int((slopes < -1).sum())
+    # 1.95996 sqrt(17 * 16 * 39 / 18) = 47.58; ranks (135 - 47.58) / 2 = 43.7 and 135 - 44 + 1 = 92, shifted
+    line = passing_bablok(WRIGHT, MINI)
+    assert (line.slope.ci_lo, line.slope.ci_hi) == (slopes[44 + below - 1], slopes[92 + below - 1])
+
+
+def test_concordance_of_equal_means_and_spreads_has_the_interval_of_a_correlation() -> None:
+    # with equal means and SDs the coefficient is Pearson's, and Lin's variance of its z is 1 / (n - 2)
+    def standardised(v: np.ndarray) -> np.ndarray:
+        return (v - v.mean()) / v.std()
+
+    found = concordance(standardised(WRIGHT), standardised(MINI))
+    z = np.arctanh(np.corrcoef(WRIGHT, MINI)[0, 1])
+    assert (np.arctanh(found.ci_lo), np.arctanh(found.ci_hi)) == pytest.approx((z - 1.959964 / 15**0.5, z + 1.959964 / 15**0.5), rel=1e-6)

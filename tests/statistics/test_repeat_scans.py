@@ -1,0 +1,86 @@
+"""Repeat scans: which belong together, and what is compared with what; rates of change."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hqsm.config.statistics import StatisticsParams
+from hqsm.statistics.annual_change import annual_change_rows
+from hqsm.statistics.repeatability import baseline_rows, repeatability_rows
+
+PARAMS = StatisticsParams()
+
+
+def scan(who: str, session: str, value: float, *, tesla: float = 1.5, group: str = "healthy", status: str = "ok") -> dict[str, Any]:
+    values = dict.fromkeys(("chi_hqsm_ppm", "lic_hqsm_mg_g", "r2star_per_s", "lic_r2star_mg_g", "pdff_percent"), value)
+    facts = {"field_strength_t": tesla, "group": group, "qc_status": status, "specimen": "in_vivo"}
+    return {"participant_id": who, "session_id": session, "acq_date": "2021-03-01", "reconstruction_digest": "x", **facts, **values}
+
+
+def visit(who: str, session: str, kind: str, day: str) -> dict[str, Any]:
+    return {"participant_id": who, "session_id": session, "visit_type": kind, "visit_date": day}
+
+
+LIC = [
+    *(scan("sub-a", "ses-1", 5.0), scan("sub-a", "ses-2", 5.2), scan("sub-a", "ses-3t", 6.0, tesla=3.0), scan("sub-a", "ses-ge", 5.6)),
+    *(scan("sub-b", "ses-1", 7.0), scan("sub-b", "ses-0", 7.4), scan("sub-b", "ses-9", 12.0)),
+    *(scan("sub-c", "ses-1", 9.0), scan("sub-c", "ses-2", 0.0, status="rejected")),
+]
+VISITS = [
+    visit("sub-a", "ses-1", "control", "2021-03-01"),
+    visit("sub-a", "ses-2", "repeat", "2021-03-01"),
+    visit("sub-a", "ses-3t", "repeat", "2021-03-02"),
+    visit("sub-a", "ses-ge", "repeat", "2021-03-03"),
+    # the repeat comes second whatever its label
+    visit("sub-b", "ses-1", "control", "2021-03-01"),
+    visit("sub-b", "ses-0", "repeat", "2021-03-02"),
+    visit("sub-b", "ses-9", "control", "2022-03-02"),
+    visit("sub-c", "ses-1", "control", "2021-03-01"),
+    visit("sub-c", "ses-2", "repeat", "2021-03-01"),
+]
+CONVENTIONS = {(row["participant_id"], row["session_id"]): "ge" if row["session_id"] == "ses-ge" else "siemens" for row in LIC}
+
+
+def rows() -> dict[tuple[str, str], dict[str, Any]]:
+    found = repeatability_rows(pd.DataFrame(LIC), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
+    return {(row["comparison"], row["quantity"]): row for row in found}
+
+
+def test_repeats_on_the_same_scanner_other_fields_and_other_scanners_are_kept_apart() -> None:
+    same, field, vendor = (rows()[kind, "lic_hqsm_mg_g"] for kind in ("repeat", "cross_field", "cross_scanner"))
+    assert same["n_pairs"] == 2
+    assert same["within_subject_sd"] == pytest.approx(np.sqrt((0.2**2 + 0.4**2) / 2 / 2))
+    assert same["mean_difference"] == pytest.approx(0.3)
+    assert same["within_subject_cv_percent"] == pytest.approx(100 * np.sqrt((0.02 / 5.1**2 + 0.08 / 7.2**2) / 2))
+    assert (field["n_pairs"], field["mean_difference"]) == (1, pytest.approx(1.0))
+    assert (vendor["n_pairs"], vendor["mean_difference"]) == (1, pytest.approx(0.6))
+
+
+def test_without_repeats_the_table_says_so() -> None:
+    found = repeatability_rows(pd.DataFrame(LIC[4:5]), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
+    assert [row["note"] for row in found] == ["no repeat scans"] * 5
+
+
+def test_the_baseline_counts_each_healthy_participant_once_at_each_field() -> None:
+    found = {(r["field_strength_t"], r["quantity"]): r for r in baseline_rows(pd.DataFrame(LIC), PARAMS)}
+    at_1t5 = found[1.5, "chi_hqsm_ppm"]
+    means = [np.mean([5.0, 5.2, 5.6]), np.mean([7.0, 7.4, 12.0]), 9.0]
+    assert (at_1t5["n_participants"], at_1t5["mean"]) == (3, pytest.approx(np.mean(means)))
+    assert at_1t5["sd"] == pytest.approx(np.std(means, ddof=1))
+    assert found[3.0, "chi_hqsm_ppm"]["n_participants"] == 1
+    assert baseline_rows(pd.DataFrame([scan("sub-t", "ses-1", 5, group="thalassemia")]), PARAMS) == []
+
+
+def test_a_change_is_per_year_of_365_and_a_quarter_days() -> None:
+    lic = pd.DataFrame([scan("sub-a", "ses-1", 5.0), scan("sub-a", "ses-2", 7.0)])
+    lic["acq_date"] = ["2021-03-01", "2022-04-05"]
+    names = ("iron_in_mg", "iron_in_mg_per_kg_per_year", "chelator_mg", "chelator_g_per_kg_per_year")
+    further = dict.fromkeys((*names, "chelator_adherence_g_per_kg_per_year", "mean_weight_kg", "age_years", "splenectomy"), 1.0)
+    interval = {"participant_id": "sub-a", "start_session": "ses-1", "end_session": "ses-2", "days": 400, "flags": "", "reason": ""}
+    row = annual_change_rows(lic, pd.DataFrame([{**interval, **further}]), PARAMS)[0]
+    assert row["delta_lic_hqsm_mg_g_per_year"] == pytest.approx(2 * 365.25 / 400)
+    assert (row["start_lic_hqsm_mg_g"], row["included"], row["flags"]) == (5.0, 1, "")
+    gone = annual_change_rows(lic[:1], pd.DataFrame([{**interval, **further}]), PARAMS)[0]
+    assert (gone["included"], gone["reason"]) == (0, "no liver iron of ses-2 (see visits.tsv)")
