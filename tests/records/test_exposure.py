@@ -83,3 +83,10 @@ def test_a_visit_that_makes_no_interval_is_listed_with_its_reason(records_dir: P
     _, unused = annual_intervals(read_records(records_dir, RecordsParams()), RecordsParams())
     assert [row["session_id"] for row in unused] == ["ses-03"]
     assert "365" in unused[0]["reason"]
+
+
+def test_age_and_spleen_come_along_for_the_sensitivity_analyses(records_dir: Path, interval: Interval) -> None:
+    row = exposure_of(interval, read_records(records_dir, RecordsParams()), RecordsParams())
+    # born in the middle of 1990 as far as we know; 2021-03-01 is day 60
+    assert row["age_years"] == pytest.approx(2021 + 60 / 365.25 - 1990.5)
+    assert row["splenectomy"] == 0

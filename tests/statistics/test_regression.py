@@ -259,3 +259,17 @@ def test_collinear_dose_and_iron_are_named(annual_change: pd.DataFrame) -> None:
     assert all("collinear" in row["note"] for row in regression_rows(tied, params))
     assert "collinear" in comparison_rows(tied, FAST)[0]["note"]
     assert np.isinf(condition_number(np.ones((5, 2))))
+
+
+def test_an_excluded_interval_changes_nothing_and_a_missing_covariate_leaves_its_interval_out(annual_change: pd.DataFrame) -> None:
+    params = StatisticsParams(sensitivity_analyses=("age",), bootstrap_draws=200)
+    wild = annual_change.iloc[[3]].assign(included=0, delta_lic_hqsm_mg_g_per_year=500.0, age_years=90.0)
+    more = pd.concat([annual_change, wild], ignore_index=True)
+    assert regression_rows(more, params) == regression_rows(annual_change, params)
+    assert comparison_rows(more, params) == comparison_rows(annual_change, params)
+    unknown = annual_change.assign(age_years=annual_change["age_years"].where(annual_change.index != 3))
+    rows = [r for r in regression_rows(unknown, params) if r["method"] == "hqsm"]
+    assert {r["analysis"]: (r["n_intervals"], r["note"]) for r in rows} == {
+        "primary": (44, ""),
+        "age": (43, "1 intervals without age_years are left out"),
+    }

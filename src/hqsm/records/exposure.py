@@ -217,7 +217,8 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
         "chelator_adherence_g_per_kg_per_year": mg_to_g(float((taken / weights_kg).sum())) * annual,
         "mean_weight_kg": mean_kg,
         "adherence": float(adherence.mean()),
-        "age_years": interval.start.year + 0.5 - who["birth_year"],
+        # only the year of birth is known: its middle stands for it
+        "age_years": interval.start.year + interval.start.timetuple().tm_yday / DAYS_PER_YEAR - (who["birth_year"] + 0.5),
         "splenectomy": {"y": 1.0, "n": 0.0}.get(str(who["splenectomy"]), np.nan),
         "flags": " ".join(flags),
         "included": int(not reason),

@@ -162,13 +162,22 @@ def _page(
             number(r["estimate"], 4),
             f"{number(r['ci_lo'], 4)} to {number(r['ci_hi'], 4)}",
             number(r["p_value"], 4),
+            number(r["physics_value"], 4),
+            f"{number(r['efficiency'], 3)} ({number(r['efficiency_lo'], 3)} to {number(r['efficiency_hi'], 3)})"
+            if r["term"] == "chelator"
+            else "",
             number(r["r_squared"], 3),
             r["note"],
         )
         for r in primary.to_dict(orient="records")
     ]
-    body += "<h2>Annual change of liver iron</h2>" + _table(("Method", "Term", "Estimate", "95 % interval", "p", "R²", "Note"), rows)
-    body += render("<p>Physics expects {{ s }} mg/g per mg/kg of transfused iron.</p>", s=f"{PHYSICS_SLOPE:.4f}")
+    body += "<h2>Annual change of liver iron</h2>" + _table(
+        ("Method", "Term", "Estimate", "95 % interval", "p", "Physics", "Implied efficiency", "R²", "Note"), rows
+    )
+    body += (
+        "<p>Physics: 1/10.6 mg/g per mg/kg of transfused iron, and the chelator's slope if all of its capacity took out iron; "
+        "the efficiency is the share of it that the slope implies.</p>"
+    )
     for title, svg, _ in figures.values():
         body += render('<h2>{{ t }}</h2><img alt="{{ t }}" src="{{ u }}">', t=title, u=svg_uri(svg))
     comparison = [
