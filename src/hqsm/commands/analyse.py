@@ -85,7 +85,7 @@ def annual(table: pd.DataFrame, params: StatisticsParams) -> Tables:
     frame["included"] = (_numbers(frame, "included") == 1).astype(int) if "included" in frame else given.astype(int)
     # an analysis whose column a plain table lacks is left out, not reported as empty
     lacking = {name for name, column in _NEEDS.items() if not np.isfinite(frame[column].to_numpy(float)).any()}
-    if not frame["flags"].str.contains("hct_imputed").any():
+    if "flags" not in table:
         lacking.add("measured_haematocrit")
     chosen = _with(params, sensitivity_analyses=tuple(a for a in params.sensitivity_analyses if a not in lacking))
     return {
