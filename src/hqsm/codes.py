@@ -16,6 +16,8 @@ MEANINGS: dict[str, str] = {
     "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
     "LIC_BEYOND_CALIBRATION": "LIC lies beyond the range of the calibration and is not reported.",
     "CALIBRATION_NO_FIELD_STRENGTH": "The R2* calibration has no line for this field strength.",
+    "CALIBRATION_OTHER_REFERENCE": "No LIC from susceptibility: the study's calibration is for another reference tissue.",
+    "CALIBRATION_OTHER_RECONSTRUCTION": "The study's calibration was made with another reconstruction, or does not say with which.",
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",

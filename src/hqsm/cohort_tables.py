@@ -12,6 +12,7 @@ from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.records.data import Records, empty_records
+from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
 from hqsm.stage import read_status
 from hqsm.tables import write_rows
@@ -20,11 +21,24 @@ _STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron
 
 
 def study_records(params: RecordsParams) -> Records:
-    """The study's records; a study without participants or visits tables gets empty ones, and says so."""
+    """The study's records; where they cannot be used as a whole they are empty, with the reason as a finding."""
+    folder = Path("records")
+    if not any(folder.glob("*.csv")):
+        return empty_records()
     try:
-        return read_records(Path("records"), params)
+        return read_records(folder, params)
     except InputError as error:
-        return empty_records(str(error))
+        whole = Finding(
+            file="records",
+            line=0,
+            participant="",
+            field="",
+            code=error.code,
+            severity=ERROR,
+            problem=error.problem,
+            remedy=error.remedy,
+        )
+        return empty_records(str(error), (whole,))
 
 
 def write_visit_tables(found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path) -> None:

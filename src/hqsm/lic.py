@@ -185,8 +185,13 @@ def apply_calibration(calibration: LicCalibration, value: float, standard_error:
     return float(lic), float(lic - half), float(lic + half)
 
 
-def liver_iron(maps: WaterFat, chi: Susceptibility, regions: Regions, params: LicParams, *, temperature_celsius: float) -> LiverIron:
-    """Liver values of one visit by both methods. What cannot be measured is NaN with a code, never clipped."""
+def liver_iron(
+    maps: WaterFat, chi: Susceptibility, regions: Regions, params: LicParams, *, temperature_celsius: float, reconstruction_digest: str = ""
+) -> LiverIron:
+    """Liver values of one visit by both methods. What cannot be measured is NaN with a code, never clipped.
+
+    ``reconstruction_digest`` names code and parameters of the susceptibility map; the study's own calibration holds for one.
+    """
     codes: list[str] = []
     liver = regions.liver
     r2star = roi_statistics(maps.r2star_per_s, liver)
@@ -208,8 +213,10 @@ def liver_iron(maps: WaterFat, chi: Susceptibility, regions: Regions, params: Li
             codes.append("LIC_BEYOND_CALIBRATION")
             lic_r2star = nan3
     physical = _hqsm_calibration(params, temperature_celsius)
+    mismatch = calibration_mismatch(params, chi.reference_name, reconstruction_digest)
+    codes.extend(mismatch)
     lic_hqsm = nan3
-    if np.isfinite(susceptibility.median) and chi.reference_name != "none":
+    if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
         lic_hqsm = apply_calibration(physical, susceptibility.median, susceptibility.standard_error)
     return LiverIron(
         chi_liver_ppm=susceptibility.median + chi.reference_chi_ppm,
@@ -238,6 +245,18 @@ def liver_iron(maps: WaterFat, chi: Susceptibility, regions: Regions, params: Li
     )
 
 
+def calibration_mismatch(params: LicParams, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:
+    """Codes of what the study's own calibration was not made for; a published one says so in its source."""
+    if params.hqsm_calibration != "own":
+        return ()
+    codes = []
+    if params.own_reference_tissue and reference_tissue != params.own_reference_tissue:
+        codes.append("CALIBRATION_OTHER_REFERENCE")
+    if reconstruction_digest and reconstruction_digest != params.own_reconstruction_digest:
+        codes.append("CALIBRATION_OTHER_RECONSTRUCTION")
+    return tuple(codes)
+
+
 def _hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibration:
     if params.hqsm_calibration == "physical":
         return physical_calibration(temperature_celsius, params.physical_scale_sd)
@@ -246,9 +265,9 @@ def _hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalib
             name="own",
             slope=params.own_slope_mg_g_per_ppm,
             intercept=params.own_intercept_mg_g,
-            slope_sd=0.0,
+            slope_sd=params.own_slope_relative_sd,
             field_strength_tesla=0,
             highest_mg_g=60,
-            source="configuration of the study",
+            source=params.own_source,
         )
     return HQSM_CALIBRATIONS[params.hqsm_calibration]

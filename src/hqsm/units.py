@@ -70,3 +70,8 @@ def mm3_to_ml(cubic_millimetres: float) -> float:
 def percent_to_fraction(percent: float) -> float:
     """Percent to a fraction of one."""
     return percent / 100.0
+
+
+def g_per_dl_to_g_per_ml(grams_per_decilitre: float) -> float:
+    """Haemoglobin [g/dL] to [g/mL]."""
+    return grams_per_decilitre / 100.0

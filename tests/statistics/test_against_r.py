@@ -9,7 +9,7 @@ from hqsm.config.records import RecordsParams
 from hqsm.statistics.comparison import cluster_bootstrap, pitman_morgan
 from hqsm.statistics.correlation import steiger, williams, zou_interval
 from hqsm.statistics.effects import dry_iron_mg_g, holm
-from hqsm.statistics.regression import ols_cr2
+from hqsm.statistics.regression import ols_cluster
 
 FOLDER = Path(__file__).parent / "oracles"
 R = json.loads((FOLDER / "statistics.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def design(frame: pd.DataFrame) -> np.ndarray:
 
 @pytest.mark.parametrize("outcome", ["dlic_qsm", "dlic_r2s"])
 def test_regression_agrees_with_clubsandwich(synthetic: pd.DataFrame, outcome: str) -> None:
-    fit = ols_cr2(design(synthetic), synthetic[outcome].to_numpy(float), synthetic["subject"].to_numpy())
+    fit = ols_cluster(design(synthetic), synthetic[outcome].to_numpy(float), synthetic["subject"].to_numpy())
     key = f"annual/{outcome}"
     np.testing.assert_allclose(fit.coefficients, R[f"{key}/ols_coef"], rtol=1e-6)
     np.testing.assert_allclose(fit.standard_errors, R[f"{key}/CR2_se"], rtol=1e-6)
@@ -45,7 +45,7 @@ def test_bootstrap_interval_of_the_difference_of_r_squared(synthetic: pd.DataFra
 
 def test_pitman_morgan_on_the_residuals(synthetic: pd.DataFrame) -> None:
     residuals = [
-        ols_cr2(design(synthetic), synthetic[c].to_numpy(float), synthetic["subject"].to_numpy()).residuals
+        ols_cluster(design(synthetic), synthetic[c].to_numpy(float), synthetic["subject"].to_numpy()).residuals
         for c in ("dlic_qsm", "dlic_r2s")
     ]
     r, t, p = pitman_morgan(*residuals)
@@ -71,7 +71,7 @@ def test_holm_on_the_published_example() -> None:
 
 def test_swapping_the_methods_flips_the_sign_and_a_constant_changes_only_the_intercept(synthetic: pd.DataFrame) -> None:
     x, y, who = design(synthetic), synthetic["dlic_qsm"].to_numpy(float), synthetic["subject"].to_numpy()
-    plain, shifted = ols_cr2(x, y, who), ols_cr2(x, y + 3, who)
+    plain, shifted = ols_cluster(x, y, who), ols_cluster(x, y + 3, who)
     np.testing.assert_allclose(shifted.coefficients - plain.coefficients, [3, 0, 0], atol=1e-9)
     np.testing.assert_allclose(shifted.standard_errors, plain.standard_errors, rtol=1e-9)
 
@@ -80,7 +80,7 @@ def test_collinear_terms_are_refused(synthetic: pd.DataFrame) -> None:
     x = design(synthetic)
     x[:, 2] = 2 * x[:, 1]
     with pytest.raises(ValueError, match="cannot be told apart"):
-        ols_cr2(x, synthetic["dlic_qsm"].to_numpy(float), synthetic["subject"].to_numpy())
+        ols_cluster(x, synthetic["dlic_qsm"].to_numpy(float), synthetic["subject"].to_numpy())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ EDGES = {
     "report",
     "stage",
     "study",
+    "study_config",
     "tables",
     "workflow_support",
     "records.reading",

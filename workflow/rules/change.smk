@@ -25,8 +25,10 @@ rule regression:
     output:
         regression="results/tables/regression.tsv",
         comparison="results/tables/method_comparison.tsv",
+        influence="results/tables/influence.tsv",
         dictionaries=expand(
-            "results/tables/{table}.json", table=["regression", "method_comparison"]
+            "results/tables/{table}.json",
+            table=["regression", "method_comparison", "influence"],
         ),
     log:
         "logs/regression.log",

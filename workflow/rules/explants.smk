@@ -2,14 +2,24 @@ rule explants:
     # LIC of explanted livers, in vivo and in vitro, against chemistry and histology; repeatability; readers
     input:
         lic="results/tables/lic.tsv",
+        visits="results/tables/visits.tsv",
     output:
         explants="results/tables/explants.tsv",
         effects="results/tables/histology_effects.tsv",
+        agreement="results/tables/explant_agreement.tsv",
         repeatability="results/tables/repeatability.tsv",
+        baseline="results/tables/baseline.tsv",
         readers="results/tables/readers.tsv",
         dictionaries=expand(
             "results/tables/{table}.json",
-            table=["explants", "histology_effects", "repeatability", "readers"],
+            table=[
+                "explants",
+                "histology_effects",
+                "explant_agreement",
+                "repeatability",
+                "baseline",
+                "readers",
+            ],
         ),
     log:
         "logs/explants.log",

@@ -2,7 +2,6 @@ from hqsm.stage import run_cohort_stage
 
 
 def work(job):
-    from dataclasses import asdict
     from pathlib import Path
 
     from hqsm.cohort_tables import study_records
@@ -17,7 +16,7 @@ def work(job):
     records = study_records(params)
     intervals, unused = annual_intervals(records, params)
     write_rows(Path(job.output.exposure), "exposure", [exposure_of(i, records, params) for i in intervals])
-    findings = [asdict(finding) for finding in records.findings]
+    findings = [finding.as_row() for finding in records.findings]
     write_json(job.output.findings, {"findings": findings, "notes": list(records.notes), "unused_visits": unused})
 
 

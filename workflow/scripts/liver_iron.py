@@ -1,4 +1,4 @@
-from hqsm.stage import run_visit_stage
+from hqsm.stage import read_status, run_visit_stage
 
 
 def work(job):
@@ -14,7 +14,14 @@ def work(job):
     regions = load_noun(Path(job.input.regions), Regions)
     chi = load_noun(Path(job.input.susceptibility), Susceptibility)
     _, temperature_celsius = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
-    iron = liver_iron(fit, chi, regions, block(LicParams, job.params.lic), temperature_celsius=temperature_celsius)
+    iron = liver_iron(
+        fit,
+        chi,
+        regions,
+        block(LicParams, job.params.lic),
+        temperature_celsius=temperature_celsius,
+        reconstruction_digest=read_status(job.input.status_susceptibility)["digest"],
+    )
     return {"codes": list(iron.codes), "row": iron.row(), "details": iron.details}
 
 

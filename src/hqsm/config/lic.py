@@ -21,6 +21,14 @@ class LicParams:
     """Slope of the study's own calibration."""
     own_intercept_mg_g: float = 0.0
     """Intercept of the study's own calibration."""
+    own_slope_relative_sd: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Relative uncertainty (1 SD) of that slope."""
+    own_reference_tissue: str = ""
+    """Reference tissue of the maps that it was made with; a LIC with another is not reported. Empty: not known."""
+    own_reconstruction_digest: str = ""
+    """Digest of the reconstruction that it was made with; a LIC of another is flagged. Empty: not known."""
+    own_source: str = "configuration of the study"
+    """What it was made from."""
     largest_censored_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Above this share of liver voxels with R2* beyond the measurable, LIC by R2* is censored."""
     physical_scale_sd: Annotated[float, Field(ge=0, lt=1)] = 0.10

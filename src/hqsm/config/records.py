@@ -10,9 +10,35 @@ from hqsm.config.base import parameters
 
 
 @parameters
+class RedcapTable:
+    """Where one table of the records is in a REDCap flat export."""
+
+    instrument: str = ""
+    """Only rows of this repeat instrument; empty: any row in which one of the fields is filled."""
+    events: tuple[str, ...] = ()
+    """Only rows of these events (``redcap_event_name``); empty: any."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Column of the table to field of the export; ``=word`` stands for that word in every row."""
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Column of the table to its codes, each with the word it stands for; goes before the data dictionary's choices."""
+
+
+@parameters
+class RedcapParams:
+    """How records/redcap.csv, a raw flat export, maps onto the tables; records/redcap_dictionary.csv decodes its choices."""
+
+    id_field: str = ""
+    """Field that holds the participant's label; empty: the export's first column."""
+    tables: dict[str, RedcapTable] = Field(default_factory=dict)
+    """The tables that are in the export, by name (participants, visits, transfusions, ...)."""
+
+
+@parameters
 class RecordsParams:
     """How records are read and how iron and chelator are counted."""
 
+    redcap: RedcapParams = RedcapParams()
+    """The mapping of a REDCap export; used where records/redcap.csv exists."""
     missing_codes: tuple[str, ...] = ("NA", "N/A", "NaN", "NULL", "-", ".", "?", "UNK", "NASK", "-999", "-99")
     """Cell contents that mean 'missing', whatever their case; an empty cell always does."""
     show_values: bool = False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hqsm.config.base import parameters
+
+SensitivityAnalysis = Literal[
+    "first_interval", "random_intercept", "measured_haematocrit", "adherence_corrected", "baseline_lic", "age", "splenectomy", "interaction"
+]
 
 
 @parameters
@@ -25,6 +29,17 @@ class StatisticsParams:
     """Iron that 1 g of deferasirox can bind [mg/g]: 55.845 / (2 x 373.36)."""
     net_balance_chelator_slope: Annotated[float, Field(gt=0, lt=7.06)] = 1.35
     """LIC removed per g/kg of chelator in the predicted net balance [mg/g per g/kg]: an efficiency of 19 %."""
+    sensitivity_analyses: tuple[SensitivityAnalysis, ...] = (
+        "first_interval",
+        "random_intercept",
+        "measured_haematocrit",
+        "adherence_corrected",
+        "baseline_lic",
+        "age",
+        "splenectomy",
+        "interaction",
+    )
+    """Analyses beside the primary one, in the order of the tables; the interaction is shown, not tested for."""
     max_condition_number: Annotated[float, Field(gt=10)] = 1e6
     """Condition number of the standardised design beyond which its terms cannot be told apart."""
     few_subjects: Annotated[int, Field(ge=2)] = 10
@@ -33,5 +48,9 @@ class StatisticsParams:
     """Largest effect of one step of a histology score on the LIC error that still counts as none [mg/g]."""
     deming_error_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Variance of the error of MRI over that of chemistry; replaced by the replicates' ratio where both have them."""
+    calibration_intercept: Literal["fitted", "healthy"] = "fitted"
+    """Intercept of `hqsm calibrate explants`: of the fitted line, or so that healthy livers have their assumed LIC."""
+    healthy_lic_mg_g: Annotated[float, Field(ge=0, le=1.8)] = 1.0
+    """LIC that healthy livers are taken to have where the intercept comes from them [mg/g] (normal is below 1.8)."""
     acq_date_tolerance_days: Annotated[int, Field(ge=0)] = 7
     """Largest disagreement of an interval's length between records and image headers that passes unflagged [days]."""

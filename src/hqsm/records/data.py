@@ -47,10 +47,9 @@ class Records:
     @property
     def blocked(self) -> dict[str, tuple[str, ...]]:
         """Participants whose exposure is stopped by errors, each with the codes of those errors."""
-        files = {self.files.get(table, f"{table}.csv") for table in EXPOSURE_TABLES}
         codes: dict[str, set[str]] = {}
         for finding in self.findings:
-            if finding.severity == ERROR and finding.participant and finding.file in files:
+            if finding.severity == ERROR and finding.participant and finding.table in EXPOSURE_TABLES:
                 codes.setdefault(finding.participant, set()).add(finding.code)
         return {participant: tuple(sorted(found)) for participant, found in sorted(codes.items())}
 
@@ -61,6 +60,6 @@ def empty_table(table: str) -> pd.DataFrame:
     return pd.DataFrame({**columns, "line": pd.Series([], dtype="int64")})
 
 
-def empty_records(note: str = "The study has no records.") -> Records:
-    """Records of a study that has none: every table empty."""
-    return Records(tables={name: empty_table(name) for name in TABLES}, present=frozenset(), findings=(), notes=(note,))
+def empty_records(note: str = "The study has no records.", findings: tuple[Finding, ...] = ()) -> Records:
+    """Records of a study that has none that can be used: every table empty."""
+    return Records(tables={name: empty_table(name) for name in TABLES}, present=frozenset(), findings=findings, notes=(note,))

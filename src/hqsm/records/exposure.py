@@ -5,7 +5,7 @@ Interval convention: [scan 1, scan 2) by default, a scan precedes its day's tran
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from typing import Any
 
@@ -15,30 +15,35 @@ from hqsm.arrays import FloatArray
 from hqsm.config.records import RecordsParams
 from hqsm.records.data import Records
 from hqsm.records.intervals import Interval
-from hqsm.units import DAYS_PER_YEAR, mg_to_g, percent_to_fraction
+from hqsm.units import DAYS_PER_YEAR, g_per_dl_to_g_per_ml, mg_to_g, percent_to_fraction
 
 Row = dict[str, Any]
 _JADENU = {"jadenu_tablet", "jadenu_sprinkle"}
+HIGHEST_ADHERENCE = 1.1
+"""More than this share of the prescribed dose is a counting error."""
 
 
 def transfused_iron_mg(row: Row, site: str, params: RecordsParams) -> tuple[float, bool]:
     """Net iron of one transfusion [mg], and whether a haematocrit had to be assumed.
 
-    mL x haematocrit x iron per mL of pure red cells; units by the site's volume or the default iron per unit; what an
-    exchange removed is subtracted.
+    mL x haematocrit x iron per mL of pure red cells; where only the haemoglobin of the bag is known, mL x Hb x iron per g
+    of haemoglobin; units by the site's volume or the default iron per unit; what an exchange removed is subtracted.
     """
+    site = str(row.get("site", "")) or site
     default_hct = params.site_haematocrit_percent.get(site, params.default_haematocrit_percent)
-    known = bool(np.isfinite(row["hct_pct"]))
-    hct = percent_to_fraction(row["hct_pct"] if known else default_hct)
-    imputed = False
+    hct_known, hb_known = bool(np.isfinite(row["hct_pct"])), bool(np.isfinite(row.get("hb_g_dl", np.nan)))
+    hct = percent_to_fraction(row["hct_pct"] if hct_known else default_hct)
+    iron_per_ml = hct * params.iron_per_ml_red_cells_mg
+    if hb_known and not hct_known:
+        iron_per_ml = g_per_dl_to_g_per_ml(row["hb_g_dl"]) * params.iron_per_g_haemoglobin_mg
+    imputed = not (hct_known or hb_known)
     if str(row["unit"]).lower() == "ml":
-        iron = row["amount"] * hct * params.iron_per_ml_red_cells_mg
-        imputed = not known
+        iron = row["amount"] * iron_per_ml
     elif site in params.site_ml_per_unit:
-        iron = row["amount"] * params.site_ml_per_unit[site] * hct * params.iron_per_ml_red_cells_mg
-        imputed = not known
+        iron = row["amount"] * params.site_ml_per_unit[site] * iron_per_ml
     else:
         iron = row["amount"] * params.iron_per_unit_mg
+        imputed = False
     removed = row.get("removed_ml", np.nan)
     if np.isfinite(removed):
         iron -= removed * percent_to_fraction(row["removed_hct_pct"]) * params.iron_per_ml_red_cells_mg
@@ -57,12 +62,17 @@ def daily_weights_kg(days: list[date], known: list[tuple[date, float]]) -> Float
 def daily_chelator_mg(
     days: list[date], prescriptions: Iterable[Row], weights_kg: FloatArray, params: RecordsParams, data_cut: date
 ) -> FloatArray:
-    """Jadenu-equivalent deferasirox on each day [mg]: the latest prescription that covers the day, nothing when held."""
-    dose = np.zeros(len(days))
+    """Jadenu-equivalent deferasirox on each day [mg].
+
+    The prescription with the latest start that covers the day counts, those with the component ``add`` on top of it;
+    nothing on a day that is held.
+    """
+    dose, added = np.zeros(len(days)), np.zeros(len(days))
     held = np.zeros(len(days), bool)
     ordinals = np.array([d.toordinal() for d in days])
     for row in sorted(prescriptions, key=lambda r: str(r["start"])):
-        if not row["start"]:
+        # what was dispensed is pharmacy's account of the same prescription, not a second one
+        if not row["start"] or row["status"] == "dispensed":
             continue
         first = date.fromisoformat(str(row["start"])).toordinal()
         last = date.fromisoformat(str(row["stop"])).toordinal() if row["stop"] else data_cut.toordinal()
@@ -81,23 +91,53 @@ def daily_chelator_mg(
             amount *= row["days_per_week"] / 7
         if row["product"] == "exjade":
             amount *= params.exjade_to_jadenu
-        dose[covered] = amount[covered]
-    dose[held] = 0
-    return dose
+        if row.get("component") == "add":
+            added[covered] += amount[covered]
+        else:
+            dose[covered] = amount[covered]
+    total = dose + added
+    total[held] = 0
+    return total
 
 
-def adherence_factor(days: list[date], rows: Iterable[Row]) -> tuple[float, bool]:
-    """Mean adherence over the interval (0..1), and whether any day of it had to be assumed fully adherent."""
+def daily_adherence(
+    days: list[date], rows: Iterable[Row], prescribed_mg: Callable[[list[date]], FloatArray]
+) -> tuple[FloatArray, list[str]]:
+    """Adherence on each day (0 to 1.1; 1 where it is not known), and flags.
+
+    A percentage as given; else a pill count: tablets dispensed less returned, times their strength, over what
+    ``prescribed_mg`` says was prescribed in the same span. Flags: ``adherence_assumed`` where a day is not covered,
+    ``adherence_implausible`` where a pill count gives more than 110 % (it is not used).
+    """
     factor = np.ones(len(days))
     known = np.zeros(len(days), bool)
+    flags: list[str] = []
     for row in rows:
-        if not (row["from"] and row["to"]) or not np.isfinite(row["adherence_pct"]):
+        if not (row["from"] and row["to"]):
             continue
         first, last = date.fromisoformat(str(row["from"])), date.fromisoformat(str(row["to"]))
-        inside = np.array([first <= d <= last for d in days])
-        factor[inside] = percent_to_fraction(float(row["adherence_pct"]))
+        value = percent_to_fraction(float(row["adherence_pct"]))
+        if not np.isfinite(value):
+            taken = (row["dispensed_n"] - row["returned_n"]) * row["strength_mg"]
+            span = [first + timedelta(days=k) for k in range((last - first).days + 1)]
+            wanted = float(prescribed_mg(span).sum())
+            value = float(taken / wanted) if wanted > 0 else np.nan
+        if not np.isfinite(value):
+            continue
+        if not 0 <= value <= HIGHEST_ADHERENCE:
+            flags.append("adherence_implausible")
+            continue
+        inside = np.array([first <= d <= last for d in days], bool)
+        factor[inside] = value
         known |= inside
-    return float(factor.mean()) if len(days) else 1.0, not bool(known.all())
+    if not known.all():
+        flags.append("adherence_assumed")
+    return factor, list(dict.fromkeys(flags))
+
+
+def _days_from_nearest(days: list[date], known: list[date]) -> int:
+    """The longest distance of a day from its nearest weighing [days]."""
+    return max(min(abs((day - when).days) for when in known) for day in days)
 
 
 def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> Row:
@@ -105,8 +145,9 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
     participant = interval.participant_id
     shift = 0 if params.scan_day == "before" else 1
     days = [interval.start + timedelta(days=k + shift) for k in range(interval.days)]
-    site_of = dict(zip(records.participants["participant_id"], records.participants["site"], strict=True))
-    site = str(site_of.get(participant, ""))
+    found = records.participants[records.participants["participant_id"] == participant].to_dict(orient="records")
+    who: dict[Any, Any] = found[0] if found else {"site": "", "birth_year": np.nan, "splenectomy": ""}
+    site = str(who["site"])
 
     def rows_of(table: str) -> list[Row]:
         frame = records.tables[table]
@@ -123,6 +164,8 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
     ]
     weights_kg = daily_weights_kg(days, weighings)
     flags: list[str] = []
+    if weighings and _days_from_nearest(days, [when for when, _ in weighings]) > params.max_days_from_weight:
+        flags.append("weight_distant")
     iron_mg = 0.0
     n_transfusions = n_imputed = 0
     inside = set(days)
@@ -137,15 +180,18 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
     cut = max((date.fromisoformat(str(d)) for d in records.visits["visit_date"] if d), default=interval.end)
     if params.data_cut_date:
         cut = date.fromisoformat(params.data_cut_date)
-    dose_mg = daily_chelator_mg(days, rows_of("chelation"), weights_kg, params, cut)
-    adherence, assumed = adherence_factor(days, rows_of("adherence"))
-    if assumed:
-        flags.append("adherence_assumed")
-    if params.use_adherence:
-        dose_mg = dose_mg * adherence
+    prescriptions = rows_of("chelation")
+
+    def prescribed_mg(on: list[date]) -> FloatArray:
+        return daily_chelator_mg(on, prescriptions, daily_weights_kg(on, weighings), params, cut)
+
+    adherence, adherence_flags = daily_adherence(days, rows_of("adherence"), prescribed_mg)
+    flags += adherence_flags
+    prescribed = prescribed_mg(days)
+    taken = prescribed * adherence
+    dose_mg = taken if params.use_adherence else prescribed
     annual = DAYS_PER_YEAR / interval.days
     mean_kg = float(weights_kg.mean())
-    chelator_g_per_kg = mg_to_g(float((dose_mg / weights_kg).sum()))
     blocked = records.blocked.get(participant, ())
     missing = [name for name in ("transfusions", "chelation") if name not in records.present]
     reason = ""
@@ -167,9 +213,12 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
         "iron_in_mg": iron_mg,
         "iron_in_mg_per_kg_per_year": iron_mg / mean_kg * annual,
         "chelator_mg": float(dose_mg.sum()),
-        "chelator_g_per_kg_per_year": chelator_g_per_kg * annual,
+        "chelator_g_per_kg_per_year": mg_to_g(float((dose_mg / weights_kg).sum())) * annual,
+        "chelator_adherence_g_per_kg_per_year": mg_to_g(float((taken / weights_kg).sum())) * annual,
         "mean_weight_kg": mean_kg,
-        "adherence": adherence,
+        "adherence": float(adherence.mean()),
+        "age_years": interval.start.year + 0.5 - who["birth_year"],
+        "splenectomy": {"y": 1.0, "n": 0.0}.get(str(who["splenectomy"]), np.nan),
         "flags": " ".join(flags),
         "included": int(not reason),
         "reason": reason,

@@ -47,10 +47,13 @@ class Finding:
     severity: str
     problem: str
     remedy: str
+    table: str = ""
+    """Table of the records that the file, or this part of it, stands for."""
 
     def as_row(self) -> dict[str, Any]:
-        """The finding as a plain dictionary."""
-        return asdict(self)
+        """The finding as a plain dictionary with the keys of :data:`FINDING_COLUMNS`."""
+        values = asdict(self)
+        return {name: values[name] for name in FINDING_COLUMNS}
 
     def sentence(self) -> str:
         """The finding as one line of text."""

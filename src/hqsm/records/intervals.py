@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from hqsm.config.records import RecordsParams
 from hqsm.records.data import Records
@@ -31,20 +33,14 @@ def annual_intervals(records: Records, params: RecordsParams) -> tuple[list[Inte
     The rule: from the first visit on, take the visit whose distance is nearest to ``interval_target_days`` within
     ``interval_window_days``; it starts the next interval. Without one, go on from the next visit.
     """
-    groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
+    people = {str(row["participant_id"]): row for row in records.participants.to_dict(orient="records")}
     intervals: list[Interval] = []
     unused: list[dict[str, str]] = []
     for participant, rows in records.visits.groupby("participant_id", sort=True):
         name = str(participant)
         usable = []
         for row in rows.sort_values("visit_date").to_dict(orient="records"):
-            reason = ""
-            if groups.get(name, "") not in params.annual_groups:
-                reason = f"the group {groups.get(name) or 'unknown'} has no annual intervals"
-            elif row["visit_type"] and row["visit_type"] not in params.annual_visit_types:
-                reason = f"a visit of type {row['visit_type']} makes no annual interval"
-            elif not row["visit_date"]:
-                reason = "the visit has no valid date"
+            reason = _why_unusable({str(key): value for key, value in row.items()}, people.get(name, {}), params)
             if reason:
                 unused.append({"participant_id": name, "session_id": str(row["session_id"]), "reason": reason})
             else:
@@ -72,3 +68,21 @@ def annual_intervals(records: Records, params: RecordsParams) -> tuple[list[Inte
                 reason = f"no other visit {days} +- {window} days away that is not in another interval"
                 unused.append({"participant_id": name, "session_id": session, "reason": reason})
     return intervals, unused
+
+
+def _why_unusable(visit: Mapping[str, Any], person: Mapping[Any, Any], params: RecordsParams) -> str:
+    """Why a visit can be no end of an annual interval; empty where it can."""
+    group, withdrawn = str(person.get("group", "")), str(person.get("withdrawn_date", ""))
+    if group not in params.annual_groups:
+        return f"the group {group or 'unknown'} has no annual intervals"
+    if person.get("exclusion_code"):
+        return "the participant has an exclusion code"
+    if visit["visit_type"] and visit["visit_type"] not in params.annual_visit_types:
+        return f"a visit of type {visit['visit_type']} makes no annual interval"
+    if not visit["visit_date"]:
+        return "the visit has no valid date"
+    if withdrawn and str(visit["visit_date"]) >= withdrawn:
+        return "the visit is not before the participant's withdrawal"
+    if visit["scan_ok"] == "n":
+        return "the records say that the scan is not usable"
+    return ""

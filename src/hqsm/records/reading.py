@@ -14,6 +14,7 @@ from hqsm.config.records import RecordsParams
 from hqsm.errors import InputError
 from hqsm.records.data import Records
 from hqsm.records.findings import ERROR, WARNING, Finding
+from hqsm.records.redcap import data_dictionary, redcap_tables
 from hqsm.records.schema import MANDATORY_TABLES, TABLES
 from hqsm.records.validation import RawTable, validate
 
@@ -29,7 +30,8 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
         ``STUDY/records``; one ``<table>.csv`` each (:data:`hqsm.records.schema.TABLES`). Separator comma, semicolon
         or tab; UTF-8 with or without BOM, UTF-16, or Windows-1252 (with a warning); decimal commas understood.
     params
-        Missing codes and the arithmetic's constants.
+        Missing codes, the arithmetic's constants, and the mapping of a REDCap export (``redcap.csv``), whose tables go
+        before files of their own.
 
     Returns
     -------
@@ -44,9 +46,15 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
     """
     raw: dict[str, RawTable] = {}
     findings: list[Finding] = []
+    if (folder / "redcap.csv").is_file():
+        raw |= _read_redcap(folder, params, findings)
     for table in TABLES:
         path = folder / f"{table}.csv"
-        if path.is_file():
+        if table in raw:
+            if path.is_file():
+                problem = "The table is in the REDCap export too; this file was not read."
+                findings.append(_about_file(path, "FILE_TWICE", WARNING, problem, "Remove the file, or its mapping."))
+        elif path.is_file():
             raw[table] = _read_table(path, findings)
         elif table in MANDATORY_TABLES:
             raise InputError(
@@ -55,7 +63,7 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
                 code="RECORDS_MISSING",
             )
     if folder.is_dir():
-        known = {f"{table}.csv" for table in TABLES} | {"labs.csv", "visits_map.csv"}
+        known = {f"{table}.csv" for table in TABLES} | {"labs.csv", "visits_map.csv", "redcap.csv", "redcap_dictionary.csv"}
         hint = f"Name it after one of them: {', '.join(sorted(known))}."
         findings.extend(
             _about_file(path, "FILE_UNKNOWN", WARNING, "The file is not one of the tables and was not read.", hint)
@@ -63,6 +71,25 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
             if path.name not in known
         )
     return validate(raw, params, findings)
+
+
+def _read_redcap(folder: Path, params: RecordsParams, findings: list[Finding]) -> dict[str, RawTable]:
+    """Tables of a REDCap export; ``RECORDS_REDCAP`` where its dictionary or its mapping is missing."""
+    dictionary = folder / "redcap_dictionary.csv"
+    if not dictionary.is_file():
+        raise InputError(
+            "records/redcap_dictionary.csv does not exist.",
+            remedy="Export the data dictionary from REDCap and put it beside redcap.csv.",
+            code="RECORDS_REDCAP",
+        )
+    if not params.redcap.tables:
+        raise InputError(
+            "There is a records/redcap.csv, but no mapping of its fields.",
+            remedy="Add records: redcap: tables: to config.yaml (docs/records.md shows how).",
+            code="RECORDS_REDCAP",
+        )
+    export = _read_table(folder / "redcap.csv", findings)
+    return redcap_tables(export, data_dictionary(_read_table(dictionary, findings)), params, findings)
 
 
 def _read_table(path: Path, findings: list[Finding]) -> RawTable:
@@ -106,4 +133,6 @@ def _read_table(path: Path, findings: list[Finding]) -> RawTable:
 
 
 def _about_file(path: Path, code: str, severity: str, problem: str, remedy: str) -> Finding:
-    return Finding(file=path.name, line=0, participant="", field="", code=code, severity=severity, problem=problem, remedy=remedy)
+    return Finding(
+        file=path.name, line=0, participant="", field="", code=code, severity=severity, problem=problem, remedy=remedy, table=path.stem
+    )

@@ -97,7 +97,7 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
         _choice("scan_ok", _YES_NO),
         _text("comment_code"),
     ),
-    "weights": (_PARTICIPANT, _date("date", mandatory=True), _number("weight_kg", 5, 250, mandatory=True)),
+    "weights": (_PARTICIPANT, _date("date", mandatory=True), _number("weight_kg", 5, 250, mandatory=True, code="WEIGHT_RANGE")),
     "transfusions": (
         _PARTICIPANT,
         _text("tx_id", mandatory=True),
@@ -158,6 +158,8 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
         _number("lod", 0, 1e6),
         _choice("below_lod", _YES_NO),
         _text("replicate_no"),
+        _choice("transport", _same("dry", "frozen", "formalin", "saline")),
+        _text("exclusion_code"),
     ),
     "explant_histology": (
         _text("specimen_id", mandatory=True),

@@ -51,7 +51,8 @@ class RawTable:
 class _Checker:
     """Collects the findings of one file."""
 
-    def __init__(self, file: str, params: RecordsParams, findings: list[Finding]) -> None:
+    def __init__(self, table: str, file: str, params: RecordsParams, findings: list[Finding]) -> None:
+        self.table = table
         self.file = file
         self.params = params
         self.findings = findings
@@ -69,6 +70,7 @@ class _Checker:
                 severity=severity,
                 problem=problem,
                 remedy=remedy,
+                table=self.table,
             )
         )
 
@@ -107,7 +109,7 @@ def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: I
         typed[table] = _type_table(table, source, params, findings)
     known = {row["participant_id"] for row in typed.get("participants", [])}
     for table, rows in typed.items():
-        check = _Checker(raw[table].file, params, findings)
+        check = _Checker(table, raw[table].file, params, findings)
         if table != "participants":
             for row in rows:
                 if row["participant_id"] and row["participant_id"] not in known:
@@ -139,7 +141,7 @@ def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: I
 
 def _type_table(table: str, source: RawTable, params: RecordsParams, findings: list[Finding]) -> list[Row]:
     rules = {rule.name: rule for rule in TABLES[table]}
-    check = _Checker(source.file, params, findings)
+    check = _Checker(table, source.file, params, findings)
     nowhere: Row = {}
     if not source.columns:
         if table in MANDATORY_TABLES:
@@ -203,7 +205,8 @@ def _report_tidied(check: _Checker) -> None:
         "CELL_ALIAS": "held another spelling of a known word, which was understood.",
     }
     for code, count in sorted(check.tidied.items()):
-        check.add({}, "", NOTE, code, f"{count} cell{'s' if count > 1 else ''} {words[code]}", "")
+        # spellings are normalised as a matter of course; the rest is worth a look at how the file was made
+        check.add({}, "", NOTE if code == "CELL_ALIAS" else WARNING, code, f"{count} cell{'s' if count > 1 else ''} {words[code]}", "")
 
 
 def _identifier(text: str, prefix: str, row: Row, field: str, check: _Checker) -> str:
@@ -392,13 +395,14 @@ def _check_visits(rows: list[Row], check: _Checker, tables: Mapping[str, list[Ro
         )
     weights = [row for row in tables.get("weights", []) if row["date"]]
     measured = [(row["participant_id"], row["visit_date"], row["weight_kg"], row, check) for row in rows]
-    extra = _Checker("weights.csv", check.params, check.findings)
+    extra = _Checker("weights", "weights.csv" if check.file == "visits.csv" else check.file, check.params, check.findings)
     measured += [(row["participant_id"], row["date"], row["weight_kg"], row, extra) for row in weights]
     series: dict[str, list[tuple[int, float, Row, _Checker]]] = defaultdict(list)
     for participant, date, weight, row, owner in measured:
         if participant and date and weight == weight:
             series[participant].append((_days(date), float(weight), row, owner))
-    for entries in series.values():
+    for participant, entries in series.items():
+        _check_weight_gaps(participant, [entry[0] for entry in entries], rows, check)
         entries.sort(key=lambda entry: (entry[0], entry[2]["line"]))
         for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in itertools.pairwise(entries):
             # a fifth of the body weight within a year, or per year over longer spans
@@ -410,6 +414,24 @@ def _check_visits(rows: list[Row], check: _Checker, tables: Mapping[str, list[Ro
                     "The weight differs from the one before by more than 20 % per year.",
                     "Check both weights and their unit (kg).",
                 )
+
+
+def _check_weight_gaps(participant: str, weighed: list[int], visits: list[Row], check: _Checker) -> None:
+    """A day between two annual visits that is too far from every weighing."""
+    dated = sorted((row for row in visits if row["participant_id"] == participant and row["visit_date"]), key=lambda r: r["visit_date"])
+    for before, after in itertools.pairwise(dated):
+        if before["visit_type"] not in {"", "annual"} or after["visit_type"] not in {"", "annual"}:
+            continue
+        span = range(_days(before["visit_date"]), _days(after["visit_date"]))
+        distant = sum(min(abs(day - known) for known in weighed) > check.params.max_days_from_weight for day in span)
+        if distant:
+            check.warn(
+                after,
+                "weight_kg",
+                "WEIGHT_DISTANT",
+                f"{distant} days before this visit are more than {check.params.max_days_from_weight} days from any weight.",
+                "Enter weights in between in weights.csv; they are interpolated otherwise.",
+            )
 
 
 def _check_transfusions(rows: list[Row], check: _Checker, _: Mapping[str, list[Row]]) -> None:
@@ -431,12 +453,16 @@ def _check_transfusions(rows: list[Row], check: _Checker, _: Mapping[str, list[R
                 f"{len(group)} equal transfusions are on one day (lines {_lines(group)}). All are counted.",
                 "Delete one if it is a double entry.",
             )
+    units = [row for row in rows if row["unit"] == "units" and row["date"]]
+    for entries in _by_participant(units).values():
+        for day in dict.fromkeys(row["date"] for row in entries):
+            given = [row for row in entries if row["date"] == day]
+            if sum(row["amount"] for row in given) > 6:
+                check.warn(given[-1], "unit", "UNITS_OR_ML", "More than 6 units in a day: were these mL?", "Check the unit.")
     for row in rows:
         amount, unit, hct, product = row["amount"], row["unit"], row["hct_pct"], row["product"] or "prbc"
         if unit == "mL" and 0 < amount <= 10:
             check.warn(row, "unit", "ML_OR_UNITS", "10 mL or less: were these units?", "Check the unit.")
-        if unit == "units" and amount > 6:
-            check.warn(row, "unit", "UNITS_OR_ML", "More than 6 units in a day: were these mL?", "Check the unit.")
         low, high = {"whole": (30.0, 50.0)}.get(product, (50.0, 80.0))
         if hct == hct and not low <= hct <= high:
             check.error(
@@ -610,6 +636,14 @@ def _check_chemistry(rows: list[Row], check: _Checker, _: Mapping[str, list[Row]
                 "SPECIMEN_SMALL",
                 "Less than 0.4 mg of dry tissue gives an unreliable concentration.",
                 "Measure a larger block if there is one.",
+            )
+        if row["transport"] == "saline":
+            check.warn(
+                row,
+                "transport",
+                "SPECIMEN_SALINE",
+                "The specimen was transported in saline, which washes out up to half of its iron within an hour.",
+                "Enter an exclusion_code to leave it out.",
             )
         if row["below_lod"] == "y":
             if row["lod"] != row["lod"] and value != value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,28 +31,64 @@ def dry_iron_mg_g(value: float, unit: str, basis: str, prep: str, params: Record
     return in_mg
 
 
-def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> dict[str, tuple[float, float, int]]:
-    """Mean, SD and number of the replicates of each participant's specimen [mg/g dry]; below LOD counts LOD/sqrt 2."""
+@dataclass(frozen=True, kw_only=True)
+class Chemistry:
+    """Chemical LIC of one participant's specimen: mean and SD of the replicates [mg/g fresh dry weight]."""
+
+    mean_mg_g: float
+    sd_mg_g: float
+    n_replicates: int
+    n_below_lod: int
+
+
+def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> dict[str, Chemistry]:
+    """Replicates averaged; below the limit of detection counts LOD/sqrt 2; rows with an exclusion code are left out."""
     values: dict[str, list[float]] = {}
+    below: dict[str, int] = {}
     for row in chemistry.to_dict(orient="records"):
-        raw = row["lod"] / np.sqrt(2) if str(row["below_lod"]) == "y" and np.isfinite(row["lod"]) else row["fe_value"]
-        if np.isfinite(raw) and row["fe_unit"] and row["basis"]:
+        censored = str(row["below_lod"]) == "y"
+        raw = row["lod"] / np.sqrt(2) if censored and np.isfinite(row["lod"]) else row["fe_value"]
+        if np.isfinite(raw) and row["fe_unit"] and row["basis"] and not row.get("exclusion_code"):
+            who = str(row["participant_id"])
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
-            values.setdefault(str(row["participant_id"]), []).append(dry)
-    return {who: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"), len(v)) for who, v in values.items()}
+            values.setdefault(who, []).append(dry)
+            below[who] = below.get(who, 0) + censored
+    return {
+        who: Chemistry(
+            mean_mg_g=float(np.mean(v)),
+            sd_mg_g=float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"),
+            n_replicates=len(v),
+            n_below_lod=below[who],
+        )
+        for who, v in values.items()
+    }
+
+
+def metavir_stage(stage: float, scale: str) -> float:
+    """Fibrosis on the METAVIR scale 0-4; Ishak 0-6 becomes 0, 1, 1, 2, 3, 4, 4 (Goodman, J Hepatol 2007;47:598)."""
+    if scale != "ishak" or not np.isfinite(stage):
+        return stage
+    return float((0, 1, 1, 2, 3, 4, 4)[round(stage)])
+
+
+def scores_by_participant(histology: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean of the readings of each score: METAVIR fibrosis, percent steatosis, necroinflammatory grade."""
+    found: dict[str, dict[str, float]] = {}
+    for who, rows in histology.groupby("participant_id"):
+        stages = [metavir_stage(s, k) for s, k in zip(rows["fibrosis_stage"], rows["fibrosis_scale"], strict=True)]
+        table = rows.assign(fibrosis_stage=stages)
+        found[str(who)] = {c: float(table[c].mean()) if np.isfinite(table[c]).any() else float("nan") for c in CONFOUNDERS.values()}
+    return found
 
 
 def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, params: RecordsParams) -> list[Row]:
     """Rows of explants.tsv: one per specimen, method and setting."""
-    reference = chemistry_by_participant(chemistry, params)
-    scores = {
-        str(who): {c: float(np.nanmean(f[c].to_numpy(float))) if np.isfinite(f[c]).any() else np.nan for c in CONFOUNDERS.values()}
-        for who, f in histology.groupby("participant_id")
-    }
+    reference, scores = chemistry_by_participant(chemistry, params), scores_by_participant(histology)
+    nothing = Chemistry(mean_mg_g=float("nan"), sd_mg_g=float("nan"), n_replicates=0, n_below_lod=0)
     rows = []
     usable = lic[lic["qc_status"].isin(["ok", "warning"])]
     for who in sorted(set(reference) | set(scores)):
-        mean, sd, n = reference.get(who, (float("nan"), float("nan"), 0))
+        found = reference.get(who, nothing)
         for setting in SETTINGS:
             visits = usable[(usable["participant_id"] == who) & (usable["specimen"] == setting)]
             # the last scan before the explantation is the one that the specimen is compared with
@@ -65,10 +102,11 @@ def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataF
                         "setting": setting,
                         "method": method,
                         "lic_mg_g": value,
-                        "lic_chemistry_mg_g": mean,
-                        "lic_chemistry_sd_mg_g": sd,
-                        "n_replicates": n,
-                        "error_mg_g": value - mean,
+                        "lic_chemistry_mg_g": found.mean_mg_g,
+                        "lic_chemistry_sd_mg_g": found.sd_mg_g,
+                        "n_replicates": found.n_replicates,
+                        "n_below_lod": found.n_below_lod,
+                        "error_mg_g": value - found.mean_mg_g,
                         **scores.get(who, {}),
                     }
                 )
@@ -137,32 +175,3 @@ def holm(p_values: FloatArray) -> FloatArray:
     adjusted = np.empty(n)
     adjusted[order] = np.minimum(stepped, 1)
     return adjusted
-
-
-def repeatability_rows(lic: pd.DataFrame, visits: pd.DataFrame) -> list[Row]:
-    """Rows of repeatability.tsv from repeat scans: within-subject SD, repeatability coefficient 2.77 wSD, wCV."""
-    kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in visits.to_dict(orient="records")}
-    usable = lic[lic["qc_status"].isin(["ok", "warning"])]
-    pairs: list[tuple[Row, Row]] = []
-    for _, rows in usable.groupby("participant_id", sort=True):
-        entries: list[Row] = [{str(k): v for k, v in r.items()} for r in rows.sort_values("session_id").to_dict(orient="records")]
-        for first, second in zip(entries, entries[1:], strict=False):
-            if kinds.get((second["participant_id"], second["session_id"])) == "repeat":
-                pairs.append((first, second))
-    found: list[Row] = []
-    for quantity in ("chi_hqsm_ppm", "lic_hqsm_mg_g", "r2star_per_s", "lic_r2star_mg_g", "pdff_percent"):
-        values = np.array([[a[quantity], b[quantity]] for a, b in pairs], float).reshape(-1, 2)
-        values = values[np.isfinite(values).all(axis=1)]
-        row: Row = {"quantity": quantity, "n_pairs": len(values)}
-        if len(values):
-            wsd = float(np.sqrt(np.mean((values[:, 0] - values[:, 1]) ** 2) / 2))
-            row |= {
-                "within_subject_sd": wsd,
-                "repeatability_coefficient": 2.77 * wsd,
-                "within_subject_cv_percent": 100 * wsd / abs(float(values.mean())),
-                "mean_difference": float(np.mean(values[:, 1] - values[:, 0])),
-            }
-        else:
-            row["note"] = "no repeat scans"
-        found.append(row)
-    return found

@@ -1,0 +1,205 @@
+"""Power by simulation, and the study's own calibration."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from hqsm.cli import main
+from hqsm.config.statistics import StatisticsParams
+from hqsm.config.study import load_config
+from hqsm.errors import ProcessingError
+from hqsm.lic import calibration_mismatch
+from hqsm.statistics.calibration import balance_slope, from_balance, from_explants
+from hqsm.statistics.power import Design, power_rows, simulate_study
+from hqsm.tables import read_frame, write_rows
+
+PARAMS = StatisticsParams()
+QUIET = {"biology_sd_mg_g": 0.0, "efficiency_sd": 0.0, "missing_share": 0.0}
+
+
+def test_without_noise_every_simulated_study_is_the_iron_balance() -> None:
+    design = Design(participants=10, visits=3, scan_sd_mg_g={"hqsm": 0.0, "r2star": 0.0}, **QUIET)
+    x, change, who = simulate_study(design, PARAMS, np.random.default_rng(0))
+    assert (x.shape, change.shape, np.unique(who).size) == ((20, 3), (20, 2), 10)
+    np.testing.assert_allclose(change[:, 0], x[:, 1] / 10.6 - 0.25 * 74.79 / 10.6 * x[:, 2], rtol=1e-12)
+
+
+def test_the_error_of_a_visit_enters_both_of_its_intervals_with_opposite_signs() -> None:
+    design = Design(participants=4000, visits=3, scan_sd_mg_g={"hqsm": 0.5, "r2star": 0.0}, **QUIET)
+    _, change, _ = simulate_study(design, PARAMS, np.random.default_rng(1))
+    error = (change[:, 0] - change[:, 1]).reshape(-1, 2)
+    assert error.std() == pytest.approx(0.5 * np.sqrt(2), rel=0.03)
+    assert np.corrcoef(error.T)[0, 1] == pytest.approx(-0.5, abs=0.04)
+
+
+def test_intervals_cover_as_often_as_they_say_and_narrow_with_the_root_of_the_participants() -> None:
+    sd = {"hqsm": 0.4, "r2star": 0.6}
+    found = {}
+    for n in (24, 96):
+        design = Design(participants=n, scan_sd_mg_g=sd)
+        rows = power_rows(design, PARAMS, simulations=150, draws=200, seed=n)
+        found[n] = {(r["method"], r["quantity"]): r for r in rows}
+    for n in (24, 96):
+        assert 0.89 <= found[n]["hqsm", "iron_in"]["coverage"] <= 0.99
+        assert found[n]["hqsm", "iron_in"]["mean_estimate"] == pytest.approx(1 / 10.6, rel=0.03)
+        assert found[n]["hqsm", "chelator"]["truth"] == pytest.approx(-0.25 * 74.79 / 10.6)
+    # CR2 and its small df make the small study a little wider still than the root of four
+    assert 1.8 < found[24]["hqsm", "iron_in"]["ci_width"] / found[96]["hqsm", "iron_in"]["ci_width"] < 2.4
+    difference = ("hqsm_minus_r2star", "delta_rmse_mg_g_per_year")
+    assert found[96][difference]["power"] > found[24][difference]["power"]
+
+
+def test_equal_methods_are_told_apart_no_more_often_than_chance() -> None:
+    design = Design(participants=42, scan_sd_mg_g={"hqsm": 0.5, "r2star": 0.5})
+    rows = {r["quantity"]: r for r in power_rows(design, PARAMS, simulations=200, draws=300, seed=3)}
+    assert rows["delta_rmse_mg_g_per_year"]["power"] < 0.12
+    assert rows["delta_rmse_mg_g_per_year"]["mean_estimate"] == pytest.approx(0, abs=0.02)
+
+
+def test_the_power_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repeats = [
+        {"comparison": "repeat", "quantity": q, "within_subject_sd": sd} for q, sd in (("lic_hqsm_mg_g", 0.3), ("lic_r2star_mg_g", 0.7))
+    ]
+    write_rows(tmp_path / "repeatability.tsv", "repeatability", repeats)
+    options = [
+        "power",
+        "--participants",
+        "12",
+        "--simulations",
+        "20",
+        "--draws",
+        "50",
+        "--repeatability",
+        str(tmp_path / "repeatability.tsv"),
+    ]
+    assert main([*options, "--out", str(tmp_path)]) == 0
+    assert "hqsm 0.30 mg/g, r2star 0.70 mg/g" in capsys.readouterr().out
+    assert len(read_frame(tmp_path / "power.tsv", "power")) == 8
+    assert main(["power", "--visits", "1"]) == 2
+    assert "at least 4 participants" in capsys.readouterr().err
+
+
+SLOPE, INTERCEPT = 2.8, 0.4
+
+
+def tables(seed: int = 0, n: int = 40) -> dict[str, list[dict[str, Any]]]:
+    """Visits whose susceptibility follows LIC = INTERCEPT + SLOPE chi; explants, healthy livers and annual intervals."""
+    rng = np.random.default_rng(seed)
+    lic: list[dict[str, Any]] = []
+    explants: list[dict[str, Any]] = []
+    change: list[dict[str, Any]] = []
+
+    def visit(participant: str, session: str, group: str, iron_mg_g: float) -> None:
+        chi = (iron_mg_g - INTERCEPT) / SLOPE + rng.normal(0, 0.03)
+        common = {"specimen": "in_vivo", "qc_status": "ok", "reference_tissue": "muscle", "reconstruction_digest": "abc123def456"}
+        lic.append({"participant_id": participant, "session_id": session, "group": group, "chi_hqsm_ppm": chi, **common})
+
+    for k in range(n // 2):
+        iron = float(rng.uniform(1, 20))
+        visit(f"sub-e{k}", "ses-01", "transplant", iron)
+        chemistry = {"lic_chemistry_mg_g": iron + rng.normal(0, 0.2), "lic_chemistry_sd_mg_g": 0.4, "n_replicates": 4}
+        row = {"participant_id": f"sub-e{k}", "session_id": "ses-01", "setting": "in_vivo"}
+        explants += [{**row, "method": method, **chemistry} for method in ("hqsm", "r2star")]
+    for k in range(8):
+        visit(f"sub-h{k}", "ses-01", "healthy", 1.0)
+    for k in range(n):
+        iron_in, dose, start = rng.uniform(80, 170), rng.uniform(4, 9), rng.uniform(5, 10)
+        visit(f"sub-p{k}", "ses-01", "thalassemia", start)
+        visit(f"sub-p{k}", "ses-02", "thalassemia", start + (iron_in - 20 * dose) / 10.6)
+        row = {"participant_id": f"sub-p{k}", "start_session": "ses-01", "end_session": "ses-02", "days": 365.25, "included": 1}
+        change.append({**row, "iron_in_mg_per_kg_per_year": iron_in, "chelator_g_per_kg_per_year": dose})
+    repeat = [{"comparison": "repeat", "quantity": "chi_hqsm_ppm", "n_pairs": 8, "within_subject_sd": 0.03}]
+    return {"lic": lic, "explants": explants, "annual_change": change, "repeatability": repeat}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for name, rows in tables().items():
+        write_rows(tmp_path / "results" / "tables" / f"{name}.tsv", name, rows)
+    return tmp_path
+
+
+def test_explants_give_back_slope_and_intercept_with_their_intervals() -> None:
+    made = tables()
+    found = from_explants(pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"]), "in_vivo", 0.03, PARAMS)
+    assert found.slope_mg_g_per_ppm.ci_lo < SLOPE < found.slope_mg_g_per_ppm.ci_hi
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(SLOPE, rel=0.03)
+    assert found.intercept_mg_g.ci_lo < INTERCEPT < found.intercept_mg_g.ci_hi
+    assert (found.n, found.reference_tissue, found.reconstruction_digest) == (20, "muscle", "abc123def456")
+
+
+def test_without_knowledge_of_the_errors_the_line_does_not_depend_on_the_unit() -> None:
+    made = tables()
+    lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
+    in_ppm = from_explants(lic, explants, "in_vivo", float("nan"), PARAMS)
+    in_ppb = from_explants(lic.assign(chi_hqsm_ppm=1000 * lic["chi_hqsm_ppm"]), explants, "in_vivo", float("nan"), PARAMS)
+    assert in_ppb.slope_mg_g_per_ppm.value == pytest.approx(in_ppm.slope_mg_g_per_ppm.value / 1000, rel=1e-9)
+    assert in_ppb.intercept_mg_g.value == pytest.approx(in_ppm.intercept_mg_g.value, rel=1e-9)
+
+
+def test_the_iron_balance_gives_the_same_scale_without_any_chemistry() -> None:
+    made = tables()
+    found = from_balance(pd.DataFrame(made["lic"]), pd.DataFrame(made["annual_change"]), PARAMS)
+    assert found.slope_mg_g_per_ppm.ci_lo < SLOPE < found.slope_mg_g_per_ppm.ci_hi
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(SLOPE, rel=0.05)
+    assert found.intercept_mg_g.value == pytest.approx(INTERCEPT, abs=0.1)
+
+
+def test_the_interval_of_the_balance_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(300):
+        x = np.column_stack([np.ones(30), rng.uniform(80, 170, 30), rng.uniform(4, 9, 30)])
+        chi = (x[:, 1] / 10.6 - 1.4 * x[:, 2]) / SLOPE + rng.normal(0, 0.3, 30)
+        found = balance_slope(x, chi, np.arange(30), PARAMS)
+        hits += found.ci_lo <= SLOPE <= found.ci_hi
+    assert 0.915 <= hits / 300 <= 0.98
+
+
+def test_measurements_of_two_reconstructions_make_no_calibration() -> None:
+    made = tables()
+    made["lic"][0]["reconstruction_digest"] = "another"
+    with pytest.raises(ProcessingError, match="2 reconstructions"):
+        from_explants(pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"]), "in_vivo", 0.03, PARAMS)
+
+
+def test_a_change_that_does_not_follow_the_iron_gives_no_scale() -> None:
+    rng = np.random.default_rng(5)
+    x = np.column_stack([np.ones(20), rng.uniform(80, 170, 20), rng.uniform(4, 9, 20)])
+    with pytest.raises(ProcessingError, match="gives no scale"):
+        balance_slope(x, rng.normal(size=20), np.arange(20), PARAMS)
+
+
+@pytest.mark.parametrize("how", ["explants", "balance"])
+def test_the_block_that_is_printed_is_a_configuration_that_holds_for_its_reconstruction(
+    study: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    assert main(["calibrate", how, str(study), "--out", str(study)]) == 0
+    lic = load_config(yaml.safe_load(capsys.readouterr().out)).lic
+    assert lic.own_slope_mg_g_per_ppm == pytest.approx(SLOPE, rel=0.05)
+    assert 0 < lic.own_slope_relative_sd < 0.1
+    assert calibration_mismatch(lic, "muscle", "abc123def456") == ()
+    assert calibration_mismatch(lic, "fat", "abc123def456") == ("CALIBRATION_OTHER_REFERENCE",)
+    assert calibration_mismatch(lic, "muscle", "000000000000") == ("CALIBRATION_OTHER_RECONSTRUCTION",)
+    assert len(read_frame(study / "calibration.tsv", "calibration")) == 2
+
+
+def test_a_baseline_of_healthy_livers_feeds_the_intercept_when_the_configuration_asks(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study / "config.yaml").write_text("statistics:\n  calibration_intercept: healthy\n  healthy_lic_mg_g: 1.0\n", encoding="utf-8")
+    assert main(["calibrate", "explants", str(study)]) == 0
+    lic = load_config(yaml.safe_load(capsys.readouterr().out)).lic
+    healthy = [r["chi_hqsm_ppm"] for r in tables()["lic"] if r["group"] == "healthy"]
+    assert lic.own_intercept_mg_g + lic.own_slope_mg_g_per_ppm * np.mean(healthy) == pytest.approx(1.0, abs=1e-4)
+    assert "healthy" in lic.own_source
+
+
+def test_a_calibration_that_does_not_say_its_reconstruction_is_flagged_and_a_published_one_is_not() -> None:
+    unbound = load_config({"lic": {"hqsm_calibration": "own"}}).lic
+    assert calibration_mismatch(unbound, "muscle", "abc") == ("CALIBRATION_OTHER_RECONSTRUCTION",)
+    assert calibration_mismatch(load_config({}).lic, "muscle", "abc") == ()
