@@ -14,6 +14,7 @@ from hqsm.config.base import parameters
 from hqsm.config.dicom import DicomParams
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.gating import GatingParams
+from hqsm.config.intake import IntakeParams
 from hqsm.config.lic import LicParams
 from hqsm.config.liver import LiverParams
 from hqsm.config.records import RecordsParams
@@ -52,6 +53,7 @@ class StudyConfig:
 
     study: StudyParams = StudyParams()
     explant: ExplantParams = ExplantParams()
+    intake: IntakeParams = IntakeParams()
     dicom: DicomParams = DicomParams()
     gating: GatingParams = GatingParams()
     fatwater: FatWaterParams = FatWaterParams()

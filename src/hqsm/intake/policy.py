@@ -103,8 +103,6 @@ PRIVATE: tuple[PrivateElement, ...] = (
     *_private("Philips MR Imaging DD 001", 0x2005, "0D:FL 0E:FL 11:CS 30:FL 6E:CS"),
     *_private("Philips MR Imaging DD 005", 0x2005, "09:DS 0A:DS 0F:SQ"),
     *_private("SIEMENS MR HEADER", 0x0019, "0C:IS 28:FD"),
-    *_private("SIEMENS MR SDS 01", 0x0021, "FE:SQ"),
-    *_private("SIEMENS MR SDI 02", 0x0021, "FE:SQ"),
 )
 """Safe private elements of the vendors' conventions. Free text and the CSA headers of Siemens are not among them."""
 
