@@ -45,7 +45,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "liver_iron": ("hqsm.lic",),
     "visit_page": ("hqsm.report.visit_page", "hqsm.report.assemble"),
     "visit_tables": ("hqsm.cohort_tables",),
-    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.cohort_tables"),
+    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.overview", "hqsm.cohort_tables"),
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
     "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
