@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,6 +103,31 @@ class OpenStudy:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
+class _WithoutPaths(logging.Formatter):
+    """What another formatter writes, without the paths around the study: a folder above it can bear a person's name."""
+
+    _HEADER = re.compile(r"^( *(?:Command|Snakefile|Base directory|Run directory|Working directory|Config file\(s\))): .*$", re.M)
+
+    def __init__(self, inner: logging.Formatter, study: Path) -> None:
+        super().__init__()
+        self._inner = inner
+        self._paths = sorted({str(study.absolute()), str(study.resolve())}, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The inner formatter's text with the study's path as STUDY and the header's paths left out."""
+        text = self._HEADER.sub(r"\1: (not kept)", str(self._inner.format(record)))
+        for path in self._paths:
+            text = text.replace(path, "STUDY")
+        return text
+
+
+def keep_paths_out_of_logs(*, is_main_process: bool) -> None:
+    """Make Snakemake's log files (in a cluster job, its output too, which ends in a file) name no path around the study."""
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if isinstance(handler, logging.FileHandler) or not is_main_process:
+            handler.setFormatter(_WithoutPaths(handler.formatter or logging.Formatter(), Path.cwd()))
+
+
 def memory_mb(base: int) -> Callable[[Any, int], int]:
     """Memory of a job [MB] that doubles with each attempt."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)  # noqa: ARG005
@@ -112,6 +139,7 @@ def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenS
     Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
     sentence on stderr and exit status 2.
     """
+    keep_paths_out_of_logs(is_main_process=is_main_process)
     try:
         config = load_config(raw_config)
         if is_main_process:
@@ -139,7 +167,7 @@ def _refuse_an_empty_study(index: StudyIndex) -> None:
     if not index.visits:
         found = "; ".join(f"{name}: {reason}" for name, reason in index.unusable) or "nothing"
         raise ConfigError(
-            f"No visit was found under dicom/ in {Path.cwd().name} (found: {found}).",
+            f"No visit was found under dicom/ (found: {found}).",
             remedy="Put each visit's DICOM into dicom/sub-<P>/ses-<S>/, or name the study with --directory STUDY.",
             code="STUDY_EMPTY",
         )

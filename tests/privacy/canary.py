@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import io
 import re
 import zipfile
@@ -112,7 +111,10 @@ def found_in(content: bytes, depth: int = 0) -> set[str]:
 def unpacked(content: bytes) -> Iterator[bytes]:
     """What gzip, zip and zlib members and base64 runs hold, wherever they begin."""
     if content[:2] == b"\x1f\x8b":
-        yield gzip.decompress(content)
+        try:  # a piece that was cut off gives what it holds
+            yield zlib.decompressobj(wbits=31).decompress(content)
+        except zlib.error:
+            return
     if content[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.infolist():
@@ -131,9 +133,9 @@ def unpacked(content: bytes) -> Iterator[bytes]:
             continue
         for offset in range(4):  # a run may begin with letters that do not belong to it
             piece = run[offset:]
-            piece = piece[: len(piece) - len(piece) % 4]
+            piece = piece[:-1] if len(piece) % 4 == 1 else piece
             try:
-                yield base64.b64decode(piece)
+                yield base64.b64decode(piece + b"=" * (-len(piece) % 4))
             except binascii.Error:
                 continue
 
