@@ -87,6 +87,9 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
 def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     """Run a stage of the whole cohort; a known error ends the job with its sentence instead of a traceback."""
     _prepare(job)
+    if getattr(job.params, "sealed", False):
+        write_sealed_tables(path for _, path in job.output.items())
+        return
     try:
         work(job)
     except HqsmError as error:
@@ -95,6 +98,16 @@ def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     except Exception as error:
         log.error("%s", where_it_failed(error))
         sys.exit(f"{job.rule}: internal error ({type(error).__name__}); see {job.log[0]}")
+
+
+def write_sealed_tables(outputs: Iterable[Any]) -> None:
+    """The tables of a rule after the join, without a row: images and records do not meet before the study is unblinded."""
+    from hqsm.tables import write_rows
+
+    log.info("sealed: the study is blinded and not unblinded yet")
+    for path in [path for value in outputs for path in ([value] if isinstance(value, str) else list(value))]:
+        if str(path).endswith(".tsv"):
+            write_rows(Path(path), Path(path).stem, [])
 
 
 def where_it_failed(error: BaseException) -> str:

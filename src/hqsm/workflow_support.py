@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hqsm.blinding import FOLDER as LOCKS
+from hqsm.blinding import UNBLINDED, is_unblinded
 from hqsm.code_digest import code_digest
 from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.errors import ConfigError, HqsmError
@@ -52,7 +54,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
     "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
-    "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.tables"),
+    "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.report.blinded_report", "hqsm.blinding", "hqsm.tables"),
     "bids_datasets": ("hqsm.bids",),
 }
 """The modules whose code (and that of all they import) decides a rule's result."""
@@ -96,6 +98,21 @@ class OpenStudy:
         """``name=hash`` of the record files (all, or those of the named tables): what reruns when a record changes."""
         wanted = {f"{table}.csv" for table in tables} | {"redcap.csv", "redcap_dictionary.csv"}
         return [f"{name}={value}" for name, value in self.index.records.items() if not tables or name in wanted]
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the study is blinded and images and records must not meet yet."""
+        return self.config.blinding and not is_unblinded(Path())
+
+    def unblinded_content(self) -> str:
+        """Hash of the record of the unblinding; empty before it."""
+        path = LOCKS / UNBLINDED
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+    def input_hashes(self) -> dict[str, Any]:
+        """Fingerprints of everything that went in, for the run's record."""
+        visits = {f"sub-{v.participant}_ses-{v.session}": {"dicom": v.content, "masks": v.rois} for v in self.index.visits}
+        return {"visits": visits, "records": dict(self.index.records), "decisions": self.decisions_content()}
 
     def decisions_content(self) -> str:
         """Hash of decisions.csv; empty without it."""
@@ -175,6 +192,7 @@ def _refuse_an_empty_study(index: StudyIndex) -> None:
 
 def close_run(study: OpenStudy, *, succeeded: bool) -> int:
     """Say how the run ended; write its provenance; return the exit status it deserves (0, or 3 for rejected visits)."""
+    from hqsm.blinding import blind_state
     from hqsm.provenance import write_run_record
 
     rejected = []
@@ -186,13 +204,35 @@ def close_run(study: OpenStudy, *, succeeded: bool) -> int:
                 rejected.append((f"sub-{visit.participant}/ses-{visit.session}", facts["reason"]))
         elif succeeded is False:
             rejected.append((f"sub-{visit.participant}/ses-{visit.session}", "did not finish; see logs/"))
-    write_run_record(study.stage_parameters, study.code_digests, succeeded=succeeded, rejected=[name for name, _ in rejected])
+    stamp = blind_state(Path(), blinding=study.config.blinding).stamp()
+    _stamp_tables(stamp)
+    write_run_record(
+        study.stage_parameters,
+        study.code_digests,
+        succeeded=succeeded,
+        rejected=[name for name, _ in rejected],
+        inputs=study.input_hashes(),
+        stamp=stamp,
+    )
     if succeeded:
         write_index(LAST_RUN, study.index, {}, {})
     lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."]
+    if stamp:
+        lines.append(stamp)
+    if study.sealed:
+        lines.append("Blinded: the report is the blinded edition until both arms are locked and the study is unblinded.")
     if rejected:
         lines.append(f"{len(rejected)} visits were rejected (results/tables/visits.tsv says why):")
         lines += [f"  {name}: {reason}" for name, reason in rejected]
     lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
     sys.stderr.write("\n" + "\n".join(lines) + "\n")
     return 3 if rejected and study.config.study.fail_on_rejected_visit else 0
+
+
+def _stamp_tables(stamp: str) -> None:
+    """Leave a note beside the tables where they are not those that were unblinded; take it away where they are."""
+    note = Path("results/tables/CHANGED_AFTER_UNBLINDING.txt")
+    if stamp and note.parent.is_dir():
+        note.write_text(stamp + "\n", encoding="utf-8")
+    else:
+        note.unlink(missing_ok=True)

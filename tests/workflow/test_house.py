@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "hqsm"
 EDGES = {
     "archive",
     "bids",
+    "blinding",
     "cli",
     "commands",
     "code_digest",

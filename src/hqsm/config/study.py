@@ -52,6 +52,8 @@ class StudyConfig:
     """Everything a person may change."""
 
     study: StudyParams = StudyParams()
+    blinding: bool = False
+    """Keep images and records apart until both are locked and the study is unblinded (docs/security.md)."""
     explant: ExplantParams = ExplantParams()
     intake: IntakeParams = IntakeParams()
     dicom: DicomParams = DicomParams()

@@ -103,6 +103,7 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         n_files=n_files,
         set_aside=_summarised(aside),
         notes=(f"{n_same} files were exact copies of others and are ignored.",) if n_same else (),
+        manifest=_manifest(chosen),
     )
     echoes = RepeatedMultiEcho(
         signal=signal,
@@ -112,6 +113,15 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         repetition_times_of_day_s=times,
     )
     return VisitAcquisition(echoes=echoes, info=info, navigator=_navigator(folder, echoes.n_repetitions))
+
+
+def _manifest(instances: list[Instance]) -> tuple[tuple[str, str], ...]:
+    """What a result can be traced to: each image by the hash of its UID, with the hash of its stored pixels."""
+    lines = {
+        (hashlib.sha256(str(i.header.SOPInstanceUID).encode()).hexdigest(), hashlib.sha256(i.header.PixelData).hexdigest())
+        for i in instances
+    }
+    return tuple(sorted(lines))
 
 
 def _navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
