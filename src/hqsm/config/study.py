@@ -139,4 +139,9 @@ def _sentence(item: Any) -> str:
         hint = f"Did you mean {close[0]}?" if close else f"Known keys here: {', '.join(known)}."
         return f"the key {key} is not known. {hint}"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key} is {item['input']!r}: {message}. Correct it, or delete the line to use the default."
+    return f"{key} is {_short(item['input'])}: {message}. Correct it, or delete the line to use the default."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
