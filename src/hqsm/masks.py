@@ -36,7 +36,7 @@ def read_reader_labels(folder: Path, grid: VoxelGrid) -> dict[str, Mask] | None:
     wanted = canonical_of(_blank(np.zeros(grid.shape, np.uint8), grid.affine_mm))
     if image.shape[:3] != wanted.shape or not np.allclose(image.affine, wanted.affine, atol=1e-2):
         raise InputError(
-            f"The label map is on another grid than the scan ({image.shape[:3]} against {wanted.shape} voxels).",
+            f"{paths[0].name} is on another grid than the scan ({image.shape[:3]} against {wanted.shape} voxels).",
             remedy="Draw it on the visit's gated echoes, or resample it (nearest neighbour) to them.",
             code="MASK_GRID",
         )
@@ -53,7 +53,7 @@ def read_reader_labels(folder: Path, grid: VoxelGrid) -> dict[str, Mask] | None:
     unknown = [value for value in found if value not in names]
     if unknown:
         raise InputError(
-            f"The label map has label {unknown[0]}, which labels.tsv does not name.",
+            f"{paths[0].name} has label {unknown[0]}, which labels.tsv does not name.",
             remedy="Add it to labels.tsv (columns index and name).",
             code="MASK_LABEL",
         )
