@@ -43,7 +43,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
     "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
     "liver_iron": ("hqsm.lic",),
-    "visit_page": ("hqsm.report.visit_page", "hqsm.report.assemble"),
+    "visit_page": ("hqsm.report.visit_page", "hqsm.report.viewer", "hqsm.report.assemble"),
     "visit_tables": ("hqsm.cohort_tables",),
     "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.overview", "hqsm.cohort_tables"),
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
