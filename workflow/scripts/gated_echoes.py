@@ -10,7 +10,7 @@ def work(job):
     from hqsm.config.study import block
     from hqsm.derivatives import acquisition_facts, write_gating
     from hqsm.dicom.reader import read_visit
-    from hqsm.gating import gate
+    from hqsm.gating.gate import gate
 
     visit = read_visit(Path(job.input.visit), block(DicomParams, job.params.dicom))
     echoes, report = gate(visit.echoes, visit.navigator, block(GatingParams, job.params.gating))
