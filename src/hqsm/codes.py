@@ -12,6 +12,7 @@ MEANINGS: dict[str, str] = {
     "GATING_OUTLIERS": "Repetitions at end-expiration were left out because their images do not fit.",
     "GATING_SOURCES_DISAGREE": "Two sources of the respiratory position disagree; the page shows both.",
     "GATING_PHYSIO_CLOCK": "The clock of the respiratory log does not fit the images.",
+    "GATING_PHYSIO_UNREADABLE": "A respiratory log in the visit's folder could not be read.",
     "GATING_PHYSIO_FLAT": "The respiratory log is flat and was not used.",
     "GATING_BELLOWS_SCALE_ASSUMED": "The size of the motion in mm is assumed: the images cannot scale the bellows signal.",
     "GATING_LOW_EFFICIENCY": "Fewer repetitions than wanted lie at end-expiration.",

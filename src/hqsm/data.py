@@ -210,6 +210,19 @@ class RespiratoryLog(_Frozen):
         self._freeze()
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RespiratoryRecord:
+    """What a visit folder says about breathing besides ``navigator.csv``.
+
+    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``problems`` a sentence
+    for each log that could not be read.
+    """
+
+    log: RespiratoryLog | None = None
+    header: NavigatorTrace | None = None
+    problems: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
     """Something in a visit folder that is not part of the acquisition, and why."""

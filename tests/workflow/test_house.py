@@ -24,6 +24,7 @@ EDGES = {
     "dicom",
     "masks",
     "nifti",
+    "physio",
     "provenance",
     "report",
     "stage",

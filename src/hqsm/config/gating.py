@@ -38,3 +38,7 @@ class GatingParams:
     """Diaphragm excursion that the 5th to 95th percentile of a bellows signal is taken for where the images cannot say."""
     bellows_window_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Duration from a repetition's AcquisitionTime over which a bellows signal is averaged."""
+    displacement_element: Annotated[str, Field(pattern=r"^$|^[0-9A-Fa-f]{4},([0-9A-Fa-f]{4}|xx[0-9A-Fa-f]{2} .+)$")] = ""
+    """DICOM element that holds each repetition's displacement: ``GGGG,EEEE``, or ``GGGG,xxEE CREATOR`` for a private one."""
+    displacement_element_mm_per_unit: float = 1.0
+    """What the element's value is multiplied by to be mm towards the head."""

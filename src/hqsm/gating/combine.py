@@ -13,7 +13,7 @@ import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray, Mask
 from hqsm.data import MultiEcho, RepeatedMultiEcho
-from hqsm.gating.noise import noise_sd_from_background
+from hqsm.gating.noise import high_pass_sd, noise_sd_from_background
 from hqsm.gating.shift import noise_after_shift, shift_along_body
 
 
@@ -91,27 +91,38 @@ def combine(repeated: RepeatedMultiEcho, accepted: Mask, shift_mm: FloatArray, f
     Returns
     -------
     MultiEcho
-        Its ``noise_sd`` follows from each repetition's own noise, the weights, and what interpolation does to noise.
+        Its ``noise_sd`` follows from each repetition's own noise, the weights and what interpolation does to noise, scaled
+        by the difference of two halves of the repetitions, which holds no anatomy.
     """
     indices = np.flatnonzero(accepted)
     noise = np.array([noise_sd_from_background(repeated.signal[..., -1:, r]) for r in indices])
-    noise *= [noise_after_shift(float(shift_mm[r]), repeated.grid) for r in indices]
-    if not (np.isfinite(noise).all() and (noise > 0).all()):
+    known = bool(np.isfinite(noise).all() and (noise > 0).all())
+    if not known:
         noise = np.ones(indices.size)
+    noise *= [noise_after_shift(float(shift_mm[r]), repeated.grid) for r in indices]
     weights = noise**-2 / (noise**-2).sum()
     reference = repeated.signal[..., first]
     total = np.zeros(reference.shape, np.complex64)
-    for weight, r in zip(weights, indices, strict=True):
+    # the last echo of every other repetition: anatomy cancels in the difference of the halves, noise does not
+    halves = np.zeros((2, *reference.shape[:3]), np.complex64)
+    shares = np.array([weights[0::2].sum(), weights[1::2].sum()])
+    for k, (weight, r) in enumerate(zip(weights, indices, strict=True)):
         repetition = repeated.signal[..., r]
         difference = phase_difference(repetition, reference, repeated.echo_times_s) if r != first else None
         for echo, echo_time_s in enumerate(repeated.echo_times_s):
-            volume = repetition[..., echo]
+            volume: ComplexArray = repetition[..., echo]
             if difference is not None:
                 volume = volume * difference.phasor(echo, float(echo_time_s), volume.shape)
-            total[..., echo] += np.float32(weight) * shift_along_body(volume, float(shift_mm[r]), repeated.grid)
-    measured = bool((noise != 1).any())
-    noise_sd = float(np.sqrt((weights**2 * noise**2).sum())) if measured else float("nan")
-    return multi_echo(repeated, total, noise_sd)
+            moved = shift_along_body(volume, float(shift_mm[r]), repeated.grid)
+            total[..., echo] += np.float32(weight) * moved
+            if echo == reference.shape[3] - 1:
+                halves[k % 2] += np.float32(weight / shares[k % 2]) * moved
+    noise_sd = float(np.sqrt((weights**2 * noise**2).sum()))
+    if indices.size > 1 and known:
+        expected = np.sqrt(sum(((weights[h::2] / shares[h]) ** 2 * noise[h::2] ** 2).sum() for h in (0, 1)))
+        np.subtract(halves[0], halves[1], out=halves[0])
+        noise_sd *= high_pass_sd(halves[0]) / float(expected)
+    return multi_echo(repeated, total, noise_sd if known else float("nan"))
 
 
 def multi_echo(repeated: RepeatedMultiEcho, signal: ComplexArray, noise_sd: float) -> MultiEcho:

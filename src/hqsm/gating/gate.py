@@ -12,7 +12,7 @@ import numpy as np
 
 from hqsm.arrays import FloatArray, Mask
 from hqsm.config.gating import GatingParams
-from hqsm.data import GatingReport, MultiEcho, NavigatorTrace, RepeatedMultiEcho, RespiratoryLog
+from hqsm.data import GatingReport, MultiEcho, NavigatorTrace, RepeatedMultiEcho, RespiratoryRecord
 from hqsm.errors import InputError, ProcessingError
 from hqsm.gating.combine import combine, multi_echo
 from hqsm.gating.image_displacement import ImageMotion, motion_from_images
@@ -42,7 +42,7 @@ def gate(
     repeated: RepeatedMultiEcho,
     navigator: NavigatorTrace | None,
     params: GatingParams,
-    respiratory: RespiratoryLog | None = None,
+    record: RespiratoryRecord | None = None,
 ) -> tuple[MultiEcho, GatingReport]:
     """One complex multi-echo volume from all repetitions, and the report of which were used.
 
@@ -60,7 +60,7 @@ def gate(
         report = _ungated(1, SINGLE, float("nan"), "GATING_SINGLE_REPETITION")
         return multi_echo(repeated, signal, noise_sd_from_background(signal)), report
     motion = motion_from_images(repeated)
-    sources = find_sources(repeated, navigator, respiratory, motion, params)
+    sources = find_sources(repeated, navigator, record or RespiratoryRecord(), motion, params)
     if not sources.displacement_mm:
         report = replace(_ungated(n, "none", 1.0, "GATING_NO_NAVIGATOR", *sources.codes), notes=sources.notes)
         return combine(repeated, report.accepted, np.zeros(n), 0), report
@@ -91,35 +91,41 @@ def gate(
 def find_sources(
     repeated: RepeatedMultiEcho,
     navigator: NavigatorTrace | None,
-    respiratory: RespiratoryLog | None,
+    record: RespiratoryRecord,
     motion: ImageMotion,
     params: GatingParams,
 ) -> Sources:
     """Every source of the displacement: navigator.csv, physio, dicom, images."""
     n = repeated.n_repetitions
     found: dict[str, FloatArray] = {}
-    codes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ("GATING_PHYSIO_UNREADABLE",) if record.problems else ()
+    notes = record.problems
     if navigator is not None:
-        displacement_mm = np.asarray(navigator.displacement_mm, dtype=np.float64)
-        if displacement_mm.shape != (n,):
-            raise InputError(
-                f"The navigator has {displacement_mm.size} repetitions but the images have {n}.",
-                remedy="Give one row per repetition in navigator.csv.",
-                code="NAVIGATOR_LENGTH",
-            )
-        if not np.isfinite(displacement_mm).any():
-            raise InputError("The navigator holds no number.", remedy="Check navigator.csv.", code="NAVIGATOR_EMPTY")
-        found[navigator.source] = displacement_mm
-    if respiratory is not None:
-        bellows = displacement_from_bellows(respiratory, repeated.repetition_times_of_day_s, motion.displacement_mm, params)
-        codes, notes = bellows.codes, bellows.notes
+        found[navigator.source] = _checked(navigator, n)
+    if record.log is not None:
+        bellows = displacement_from_bellows(record.log, repeated.repetition_times_of_day_s, motion.displacement_mm, params)
+        codes, notes = codes + bellows.codes, notes + bellows.notes
         if bellows.displacement_mm is not None:
             found["physio"] = bellows.displacement_mm
+    if record.header is not None:
+        found[record.header.source] = _checked(record.header, n)
     if np.isfinite(motion.displacement_mm).any():
         found["images"] = motion.displacement_mm
     order = sorted(found, key=_ORDER.index)
     return Sources(displacement_mm={name: found[name] for name in order}, codes=codes, notes=notes)
+
+
+def _checked(navigator: NavigatorTrace, n_repetitions: int) -> FloatArray:
+    displacement_mm = np.asarray(navigator.displacement_mm, dtype=np.float64)
+    if displacement_mm.shape != (n_repetitions,):
+        raise InputError(
+            f"The navigator has {displacement_mm.size} repetitions but the images have {n_repetitions}.",
+            remedy="Give one row per repetition in navigator.csv.",
+            code="NAVIGATOR_LENGTH",
+        )
+    if not np.isfinite(displacement_mm).any():
+        raise InputError("The navigator holds no number.", remedy="Check navigator.csv.", code="NAVIGATOR_EMPTY")
+    return displacement_mm
 
 
 def choose_repetitions(sources: Sources, times: FloatArray, params: GatingParams, misfit: FloatArray) -> tuple[GatingReport, Window]:

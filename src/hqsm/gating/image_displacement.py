@@ -86,7 +86,8 @@ def follow(magnitudes: FloatArray, grid: VoxelGrid) -> ImageMotion:
             return nothing_moves
         candidates_mm = np.arange(displacement_mm.min() - 3 * _STEP_MM, displacement_mm.max() + 3 * _STEP_MM, _STEP_MM)
         displacement_mm, misfit = _best_shifts_mm(smooth, template, weight, candidates_mm, grid)
-    return ImageMotion(displacement_mm=displacement_mm - np.median(displacement_mm), misfit=misfit)
+    # rounded: the last bits depend on how many threads summed them
+    return ImageMotion(displacement_mm=np.round(displacement_mm - np.median(displacement_mm), 3), misfit=np.round(misfit, 6))
 
 
 def _smoothed(magnitudes: FloatArray, axis: int) -> FloatArray:
