@@ -177,6 +177,52 @@ class NavigatorTrace(_Frozen):
         self._freeze()
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RespiratoryLog(_Frozen):
+    """A respiratory waveform beside the images: bellows or cushion, in arbitrary units.
+
+    Attributes
+    ----------
+    times_of_day_s
+        (sample,) strictly increasing, seconds since midnight on the scanner's clock; where ``relative``, seconds since
+        the first repetition.
+    values
+        (sample,) arbitrary units; NaN where the recording has a hole.
+    kind
+        ``bids-physio``, ``siemens-pmu``, ``cmrr-log`` or ``cmrr-dicom``.
+    clock_offset_s
+        Clock of the recording unit minus the scanner's clock [s]; NaN where the file names one clock only.
+    relative
+        Whether the times count from the first repetition.
+    """
+
+    times_of_day_s: FloatArray
+    values: FloatArray
+    kind: str
+    clock_offset_s: float = float("nan")
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.times_of_day_s.ndim != 1 or self.times_of_day_s.shape != self.values.shape or self.values.size < 2:
+            raise ValueError(f"{self.times_of_day_s.shape} times but {self.values.shape} values in a respiratory log")
+        if not (np.diff(self.times_of_day_s) > 0).all():
+            raise ValueError("the times of a respiratory log must increase")
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RespiratoryRecord:
+    """What a visit folder says about breathing besides ``navigator.csv``.
+
+    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``problems`` a sentence
+    for each log that could not be read.
+    """
+
+    log: RespiratoryLog | None = None
+    header: NavigatorTrace | None = None
+    problems: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
     """Something in a visit folder that is not part of the acquisition, and why."""
@@ -234,6 +280,18 @@ class GatingReport(_Frozen):
         Accepted share of the repetitions, 0..1; NaN for a single repetition (nothing is made up).
     window_mm, end_expiration_mm, residual_sd_mm
         Acceptance window (full width), its centre, SD of the accepted displacements [mm]; NaN where not applicable.
+        Where the window follows a drift, the centre is that of the middle repetition and the SD is about the line.
+    drift_mm
+        Drift of the end-expiratory level from the first to the last repetition [mm]; NaN where it cannot be told.
+    followed
+        What accepted repetitions were shifted by before they were combined: ``none``, ``drift`` or ``all``.
+    second_source, second_displacement_mm, disagreement_mm
+        Another source of the displacement, what it says (repetition,) on its own origin, and the RMS difference after the
+        origins are matched [mm]; empty and NaN where there is none.
+    misfit
+        (repetition,) share of a repetition's image that the others do not explain; empty where not computed.
+    notes
+        Sentences about the source: clock, scale of a bellows signal.
     codes
         Quality codes, e.g. ``GATING_LOW_EFFICIENCY``.
     """
@@ -246,6 +304,13 @@ class GatingReport(_Frozen):
     window_mm: float
     end_expiration_mm: float
     residual_sd_mm: float
+    drift_mm: float = float("nan")
+    followed: str = "none"
+    second_source: str = ""
+    second_displacement_mm: FloatArray = field(default_factory=lambda: np.empty(0))
+    disagreement_mm: float = float("nan")
+    misfit: FloatArray = field(default_factory=lambda: np.empty(0))
+    notes: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

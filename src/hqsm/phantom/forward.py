@@ -116,12 +116,18 @@ def image_grid(protocol: ScanProtocol) -> VoxelGrid:
     return VoxelGrid(shape=protocol.shape, affine_mm=affine)
 
 
-def simulate_abdomen(liver: LiverState, protocol: ScanProtocol, rng_seed: int, anatomy_seed: int) -> SimulatedScan:
-    """A free-breathing abdominal scan: ``protocol.n_repetitions`` repetitions, each at its respiratory position."""
+def simulate_abdomen(
+    liver: LiverState, protocol: ScanProtocol, rng_seed: int, anatomy_seed: int, displacement_mm: FloatArray | None = None
+) -> SimulatedScan:
+    """A free-breathing abdominal scan: ``protocol.n_repetitions`` repetitions, each at its respiratory position.
+
+    ``displacement_mm`` (repetition,) prescribes the positions; without it they are drawn as quiet breathing.
+    """
     xyz = _fine_world_coordinates(protocol)
     labels = abdomen_labels(xyz, liver.body_scale, anatomy_seed)
     rng = np.random.default_rng([rng_seed, 21])
-    displacement_mm = breathing_displacement_mm(protocol.n_repetitions, rng)
+    if displacement_mm is None:
+        displacement_mm = breathing_displacement_mm(protocol.n_repetitions, rng)
     return _simulate(labels, liver, protocol, displacement_mm, rng, anatomy_seed)
 
 
@@ -218,6 +224,8 @@ def _simulate(
     density, fat, r2star, chi = _tissue_maps(labels, liver, protocol, anatomy_seed)
     hz_per_ppm = proton_frequency_hz(protocol.field_strength_tesla) * 1e-6
     unit = [np.linspace(-1, 1, n, dtype=np.float32) for n in labels.shape]
+    breathing_axis = int(np.argmax(np.abs(grid.b0_direction)))
+    breathing_sign = float(np.sign(grid.b0_direction[breathing_axis]))
     u, v, w = np.meshgrid(*unit, indexing="ij", sparse=True)
     field_hz = dipole_field_ppm(chi, fine_mm, grid.b0_direction) * np.float32(hz_per_ppm)
     # the Larmor frequency is set on the water of the body; what is left is what the shim leaves
@@ -232,7 +240,8 @@ def _simulate(
     signal = np.empty(n, np.complex64)
     noise_sd = 100.0 / protocol.snr
     for repetition, shift_mm in enumerate(displacement_mm):
-        water, fat_signal, decay, off_hz = _displaced(maps, moving, float(shift_mm) / fine_mm[2])
+        shift_voxels = breathing_sign * float(shift_mm) / fine_mm[breathing_axis]
+        water, fat_signal, decay, off_hz = _displaced(maps, moving, shift_voxels, breathing_axis)
         drift_hz = 0.3 * float(shift_mm) * (1 + 0.5 * w) + rng.uniform(-1, 1)
         rate = 2j * np.pi * (off_hz + drift_hz) - decay
         start = (receive * np.exp(1j * rng.uniform(-np.pi, np.pi))).astype(np.complex64)
@@ -257,8 +266,8 @@ def _simulate(
     )
 
 
-def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: float) -> list[FloatArray]:
-    """Move the organs along the slice axis and leave wall and spine; the field moves with the organs.
+def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: float, axis: int) -> list[FloatArray]:
+    """Move the organs along the voxel axis nearest head-foot and leave wall and spine; the field moves with the organs.
 
     Inside the organs the shifted maps count; where an organ moved away from its place, what came in counts.
     """
@@ -269,8 +278,8 @@ def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: flo
 
     def shifted(volume: AnyArray) -> AnyArray:
         def by(k: int) -> AnyArray:
-            index = np.clip(np.arange(volume.shape[2]) - k, 0, volume.shape[2] - 1)
-            return volume[:, :, index]
+            index = np.clip(np.arange(volume.shape[axis]) - k, 0, volume.shape[axis] - 1)
+            return np.take(volume, index, axis=axis)
 
         if part == 0:
             return by(whole)
