@@ -18,10 +18,17 @@ def work(job):
     specimen, _ = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
     rois = Path(f"rois/sub-{job.wildcards.participant}/ses-{job.wildcards.session}")
     labels = read_reader_labels(rois, fit.grid)
-    found = find_regions(echoes, fit, labels, block(LiverParams, job.params.liver), specimen=specimen)
+    found = find_regions(echoes, fit, {"reader": labels} if labels else {}, block(LiverParams, job.params.liver), specimen=specimen)
     write_masks(job.output, found, provenance_of(job))
     save_noun(Path(job.output.regions), found)
-    return {"codes": list(found.codes), "mask_source": found.mask_source, "references": sorted(found.references)}
+    return {
+        "codes": list(found.codes),
+        "mask_source": found.mask_source,
+        "references": sorted(found.references),
+        "no_liver_because": found.reason,
+        "excluded_shares": found.shares,
+        "readers": sorted(found.readings),
+    }
 
 
 run_visit_stage(snakemake, work)

@@ -19,3 +19,7 @@ class LiverParams:
     """An automatic mask smaller than this needs a reader."""
     largest_volume_ml: Annotated[float, Field(gt=0)] = 4000.0
     """An automatic mask larger than this needs a reader."""
+    gas_distance_mm: Annotated[float, Field(ge=0, le=40)] = 15.0
+    """Susceptibility is not read from the liver within this distance of lung or gas."""
+    largest_residual: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """A voxel whose fit leaves more than this share of its signal is counted as not fitted well."""
