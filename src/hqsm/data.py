@@ -340,6 +340,8 @@ class Regions(_Frozen):
         Right lobe and segments by name, where readers named them; inside ``liver``.
     shares
         Share of ``liver_whole`` that is left out, by cause.
+    overlaps
+        Dice of what two readings drew, by ``A~B``.
     reason
         Why no liver was found automatically; empty where one was.
     """
@@ -356,6 +358,7 @@ class Regions(_Frozen):
     readings: dict[str, Mask] = field(default_factory=dict)
     parts: dict[str, Mask] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
+    overlaps: dict[str, float] = field(default_factory=dict)
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -482,7 +485,8 @@ class RoiStatistics:
     """Robust summary of a map in a region: median inside Tukey fences, its spread and its size.
 
     ``median`` and ``iqr`` carry the map's unit; ``standard_error`` that of the median;
-    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences.
+    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences; ``trimmed_mean`` is
+    the mean inside the fences.
     """
 
     median: float
@@ -490,6 +494,7 @@ class RoiStatistics:
     standard_error: float
     n_voxels: int
     excluded_share: float
+    trimmed_mean: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -280,6 +280,18 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("reconstruction_digest", "text", "", "Digest of code and parameters of the susceptibility maps"),
         ("source", "text", "", "What it was estimated from"),
     ),
+    "liver_regions": _columns(
+        *_ID,
+        ("region", "text", "", "liver, a part of it that readers named, or reference-<tissue>"),
+        ("reader", "text", "", "Reader whose mask it is; study: the study's value (mean of the readers' medians, or the automatic mask)"),
+        ("quantity", "text", "", "Map and its unit; left_out_<cause>: share of the whole liver that is not read"),
+        ("median", "number", "", "Median inside Tukey's fences, in the quantity's unit"),
+        ("trimmed_mean", "number", "", "Mean inside Tukey's fences, in the quantity's unit"),
+        ("iqr", "number", "", "Interquartile range, in the quantity's unit"),
+        ("std_error", "number", "", "Standard error of the median from noise and texture, in the quantity's unit"),
+        ("n_voxels", "integer", "", "Voxels inside the fences; of left_out, voxels of the whole liver"),
+        ("excluded_share", "number", "", "Share of the voxels without a value or beyond the fences; of left_out, the share by cause"),
+    ),
     "readers": _columns(
         *_ID,
         ("reader_a", "text", "", "First reader"),

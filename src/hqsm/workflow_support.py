@@ -23,6 +23,7 @@ LAST_RUN = Path("results/work/last_run.json")
 TABLE_NAMES = (
     "visits",
     "lic",
+    "liver_regions",
     "exposure",
     "annual_change",
     "regression",

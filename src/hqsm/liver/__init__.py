@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 from scipy import ndimage
@@ -11,14 +12,16 @@ from hqsm.arrays import Mask
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.gating import noise_sd_from_background
-from hqsm.liver.geometry import depth_mm, dilated, eroded, filled, largest_piece, opened
+from hqsm.liver.geometry import depth_mm, eroded, filled, largest_piece, opened
 from hqsm.liver.organ import features, find_organ
 from hqsm.liver.plausibility import not_a_body, not_a_liver
 from hqsm.liver.references import FEWEST_VOXELS, REFERENCES, medium, reference_tissues
 from hqsm.liver.vessels import near_gas, vessels
 
 Labels = Mapping[str, Mask]
-"""Masks of one reader by name (docs/masks.md): ``liver``, ``liver-roi``, ``right-lobe``, ``segment-5``, ``vessel``, ``reference-fat`` ..."""
+"""Masks of one reader by name, see docs/masks.md: ``liver``, ``liver-roi``, ``right-lobe``, ``segment-5``, ``reference-fat`` ..."""
+REPEAT_MARK = "."
+"""A reader's second reading of the same scan is named ``A.2``: it counts for repeatability, not for the study's value."""
 RIGHT_LOBE = tuple(f"segment-{n}" for n in (5, 6, 7, 8))
 
 
@@ -45,9 +48,10 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     reason = ""
     drawn = {name: _whole(labels) & body for name, labels in readings.items()}
     drawn = {name: mask for name, mask in drawn.items() if mask.any()}
+    first = {name: mask for name, mask in drawn.items() if REPEAT_MARK not in name} or drawn
     if drawn:
-        whole, source = consensus(list(drawn.values())), "reader"
-        if all("liver" not in readings[name] and not _segments(readings[name]) for name in drawn):
+        whole, source = consensus(list(first.values())), "reader"
+        if all("liver" not in readings[name] and not _segments(readings[name]) for name in first):
             # spots in the liver say nothing of the organ that the susceptibility model wants
             organ, why = _automatic(echoes, maps, body, params, specimen)
             whole = whole | organ if not why else whole
@@ -65,7 +69,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
         return (mask if spots else eroded(mask, grid, params.edge_mm)) & ~vessel & fitted
 
     cores = {name: usable(drawn[name], spots="liver-roi" in readings[name]) for name in drawn}
-    core = consensus(list(cores.values())) if cores else usable(whole, spots=False)
+    core = consensus([cores[name] for name in first]) if cores else usable(whole, spots=False)
     gas = near_gas(echoes, body, whole, grid, params.gas_distance_mm) if specimen == "in_vivo" else np.zeros_like(whole)
     references = {"medium": medium(body, whole, grid)} if specimen == "in_vitro" else reference_tissues(maps, body, whole)
     for name in REFERENCES:
@@ -84,6 +88,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
         near_gas=gas,
         readings=cores,
         parts=_parts(readings, core, vessel, fitted),
+        overlaps={f"{a}~{b}": dice(drawn[a], drawn[b]) for a, b in combinations(drawn, 2)},
         shares=_shares(maps, whole, core, vessel, gas, grid, params),
         reason=reason,
     )
@@ -102,6 +107,12 @@ def find_body(maps: WaterFat) -> Mask:
 def consensus(masks: list[Mask]) -> Mask:
     """Voxels that at least half of the readers drew."""
     return np.asarray(2 * np.sum(masks, axis=0, dtype=np.int16) >= len(masks))
+
+
+def dice(a: Mask, b: Mask) -> float:
+    """Twice the common volume over the sum of both; NaN where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else float("nan")
 
 
 def _segments(labels: Labels) -> list[str]:
@@ -176,4 +187,4 @@ def _shares(maps: WaterFat, whole: Mask, core: Mask, vessel: Mask, gas: Mask, gr
     return {name: float(mask.sum()) / n for name, mask in causes.items()}
 
 
-__all__ = ["consensus", "dilated", "find_body", "find_regions"]
+__all__ = ["consensus", "dice", "find_body", "find_regions"]
