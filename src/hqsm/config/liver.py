@@ -23,3 +23,5 @@ class LiverParams:
     """Susceptibility is not read from the liver within this distance of lung or gas."""
     largest_residual: Annotated[float, Field(gt=0, le=1)] = 0.35
     """A voxel whose fit leaves more than this share of its signal is counted as not fitted well."""
+    resample_reader_masks: bool = False
+    """Take readers' masks on another grid by the nearest voxel; else they are refused."""
