@@ -25,6 +25,7 @@ EDGES = {
     "masks",
     "nifti",
     "provenance",
+    "readpack",
     "report",
     "stage",
     "study",
