@@ -213,7 +213,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("method", "text", "", "hqsm, r2star, or hqsm_minus_r2star"),
         *_AGREEMENT,
     ),
-    "reader_agreement": _columns(("comparison", "text", "", "all, or second reader minus first"), *_AGREEMENT),
+    "reader_agreement": _columns(
+        ("measure", "text", "", "What was read, with its unit; mask: the masks themselves"),
+        ("comparison", "text", "", "all, or second reader minus first"),
+        *_AGREEMENT,
+    ),
     "histology_effects": _columns(
         ("confounder", "text", "", "fibrosis, steatosis or necroinflammation"),
         ("setting", "text", "", "in_vivo or in_vitro"),
@@ -294,11 +298,16 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "readers": _columns(
         *_ID,
+        ("kind", "text", "", "between two readers, or within one who read the scan twice"),
         ("reader_a", "text", "", "First reader"),
         ("reader_b", "text", "", "Second reader"),
         ("quantity", "text", "", "What was read"),
         ("value_a", "number", "", "Value of the first reader"),
         ("value_b", "number", "", "Value of the second reader"),
+        ("difference", "number", "", "Second minus first, in the quantity's unit"),
+        ("dice", "number", "", "Overlap of what both drew, 0 to 1; n/a for spots"),
+        ("adjudicate", "integer", "", "1 if a third reader has to decide, else 0"),
+        ("reason", "text", "", "Why"),
     ),
     "exclusions": _columns(
         ("what", "text", "", "visit, interval, visit of no interval, or record"),

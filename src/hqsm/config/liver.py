@@ -25,3 +25,9 @@ class LiverParams:
     """A voxel whose fit leaves more than this share of its signal is counted as not fitted well."""
     resample_reader_masks: bool = False
     """Take readers' masks on another grid by the nearest voxel; else they are refused."""
+    adjudicate_below_dice: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Two readers whose masks overlap by less are adjudicated (whole organs; spots are not compared)."""
+    adjudicate_above_r2star_percent: Annotated[float, Field(gt=0)] = 10.0
+    """Two readers whose R2* differs by more are adjudicated."""
+    adjudicate_above_chi_ppm: Annotated[float, Field(gt=0)] = 0.15
+    """Two readers whose susceptibility differs by more are adjudicated."""

@@ -51,7 +51,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     first = {name: mask for name, mask in drawn.items() if REPEAT_MARK not in name} or drawn
     if drawn:
         whole, source = consensus(list(first.values())), "reader"
-        if all("liver" not in readings[name] and not _segments(readings[name]) for name in first):
+        if not any("liver" in readings[name] or _segments(readings[name]) for name in first):
             # spots in the liver say nothing of the organ that the susceptibility model wants
             organ, why = _automatic(echoes, maps, body, params, specimen)
             whole = whole | organ if not why else whole
@@ -61,6 +61,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
         whole, reason = _automatic(echoes, maps, body, params, specimen)
         if reason:
             codes.append("MASK_NEEDS_READER")
+    whole_organs = [name for name in drawn if "liver" in readings[name] or _segments(readings[name])]
     marked = [labels["vessel"] for labels in readings.values() if "vessel" in labels]
     vessel = consensus(marked) & whole if marked else vessels(maps, whole)
     fitted = np.asarray(maps.model > 0)
@@ -68,7 +69,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     def usable(mask: Mask, *, spots: bool) -> Mask:
         return (mask if spots else eroded(mask, grid, params.edge_mm)) & ~vessel & fitted
 
-    cores = {name: usable(drawn[name], spots="liver-roi" in readings[name]) for name in drawn}
+    cores = {name: usable(drawn[name], spots=name not in whole_organs) for name in drawn}
     core = consensus([cores[name] for name in first]) if cores else usable(whole, spots=False)
     gas = near_gas(echoes, body, whole, grid, params.gas_distance_mm) if specimen == "in_vivo" else np.zeros_like(whole)
     references = {"medium": medium(body, whole, grid)} if specimen == "in_vitro" else reference_tissues(maps, body, whole)
@@ -88,7 +89,7 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
         near_gas=gas,
         readings=cores,
         parts=_parts(readings, core, vessel, fitted),
-        overlaps={f"{a}~{b}": dice(drawn[a], drawn[b]) for a, b in combinations(drawn, 2)},
+        overlaps={f"{a}~{b}": dice(drawn[a], drawn[b]) for a, b in combinations(whole_organs, 2)},
         shares=_shares(maps, whole, core, vessel, gas, grid, params),
         reason=reason,
     )

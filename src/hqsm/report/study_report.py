@@ -132,6 +132,42 @@ def _done(figure: Any, title: str, parts: list[pd.DataFrame]) -> tuple[str, byte
     return title, svg, pd.concat(parts)
 
 
+def _readers_section(tables: Tables) -> str:
+    """Agreement of the readers and the scans to adjudicate; nothing where at most one read."""
+    pairs, summary = tables["readers"], tables["reader_agreement"]
+    if pairs.empty:
+        return ""
+    words = {
+        "icc_agreement": "ICC(A,1)",
+        "within_scan_sd": "SD within a scan",
+        "bias": "bias",
+        "lower_limit": "lower limit of agreement",
+        "upper_limit": "upper limit of agreement",
+        "dice": "Dice",
+    }
+    rows = [
+        (
+            r["measure"],
+            str(r["comparison"]).replace("_", " "),
+            words[r["quantity"]],
+            number(r["estimate"], 3),
+            f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
+            int(r["n"]),
+            r["note"],
+        )
+        for r in summary[summary["quantity"].isin(list(words))].to_dict(orient="records")
+    ]
+    body = "<h2>Readers</h2>" + _table(("Measure", "Who", "Quantity", "Estimate", "95 % interval", "Scans", "Note"), rows)
+    wanted = pairs[pairs["adjudicate"] == 1]
+    if wanted.empty:
+        return body + "<p>No scan needs a third reader.</p>"
+    listed = [
+        (r["participant_id"], r["session_id"], f"{r['reader_a']}, {r['reader_b']}", r["reason"])
+        for r in wanted.drop_duplicates(["participant_id", "session_id", "reader_a", "reader_b", "reason"]).to_dict(orient="records")
+    ]
+    return body + "<h2>Scans for a third reader</h2>" + _table(("Participant", "Session", "Readers", "Why"), listed)
+
+
 def _page(
     tables: Tables,
     findings: list[dict[str, Any]],
@@ -193,6 +229,7 @@ def _page(
     body += "<h2>Comparison of the methods (hQSM minus R2*)</h2>" + _table(
         ("Quantity", "Estimate", "95 % interval", "p", "Note"), comparison
     )
+    body += _readers_section(tables)
     rows = [
         (
             r["participant_id"],
