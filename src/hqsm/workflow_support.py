@@ -23,6 +23,7 @@ LAST_RUN = Path("results/work/last_run.json")
 TABLE_NAMES = (
     "visits",
     "lic",
+    "liver_regions",
     "exposure",
     "annual_change",
     "regression",
@@ -34,6 +35,7 @@ TABLE_NAMES = (
     "repeatability",
     "baseline",
     "readers",
+    "reader_agreement",
     "exclusions",
 )
 
@@ -49,6 +51,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
     "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
+    "readers": ("hqsm.statistics.readers", "hqsm.tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
     "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.tables"),
     "bids_datasets": ("hqsm.bids",),

@@ -26,6 +26,7 @@ EDGES = {
     "nifti",
     "physio",
     "provenance",
+    "readpack",
     "report",
     "stage",
     "study",

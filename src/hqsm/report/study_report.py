@@ -28,6 +28,7 @@ _SECTIONS = {
 _GROUPS = {"thalassemia": "thalassaemia", "transplant": "transplant", "healthy": "healthy control"}
 _QUANTITIES = {
     "chi_hqsm_ppm": "susceptibility [ppm]",
+    "chi_ppm": "susceptibility [ppm]",
     "lic_hqsm_mg_g": "LIC by hQSM [mg/g]",
     "r2star_per_s": "R2* [1/s]",
     "lic_r2star_mg_g": "LIC by R2* [mg/g]",
@@ -37,6 +38,14 @@ _TERMS = {
     "intercept": "intercept [mg/g/year]",
     "iron_in": "iron in [(mg/g)/(mg/kg)]",
     "chelator": "chelator [(mg/g)/(g/kg)]",
+}
+_READER_WORDS = {
+    "icc_agreement": "ICC(A,1)",
+    "within_scan_sd": "SD within a scan",
+    "bias": "bias",
+    "lower_limit": "lower limit of agreement",
+    "upper_limit": "upper limit of agreement",
+    "dice": "Dice",
 }
 _COMPARISONS = {
     "delta_r_squared": "difference of R²",
@@ -334,9 +343,32 @@ def _repeatability(data: ReportData) -> str:
 
 
 def _readers(data: ReportData) -> str:
-    if data.tables["readers"].empty:
+    """Agreement of the readers, and the scans that a third one has to decide."""
+    pairs, summary = data.tables["readers"], data.tables["reader_agreement"]
+    if pairs.empty:
         return render("<p class=soft>{{ e }}</p>", e="No visit has masks of two readers; values are from one reader or the automatic mask.")
-    return ""
+    rows = [
+        (
+            _QUANTITIES.get(r["measure"], r["measure"]),
+            str(r["comparison"]).replace("_", " "),
+            _READER_WORDS[r["quantity"]],
+            number(r["estimate"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            number(r["n"], 0),
+            r["note"],
+        )
+        for r in summary[summary["quantity"].isin(list(_READER_WORDS))].to_dict(orient="records")
+    ]
+    wanted = pairs[pairs["adjudicate"] == 1].drop_duplicates(["participant_id", "session_id", "reader_a", "reader_b", "reason"])
+    listed = [
+        (Cell(text=r["participant_id"], css="id"), Cell(text=r["session_id"], css="id"), f"{r['reader_a']}, {r['reader_b']}", r["reason"])
+        for r in wanted.to_dict(orient="records")
+    ]
+    return (
+        table(("Measure", "Who", "Quantity", "Estimate", "95 % interval", "Scans", "Note"), rows)
+        + "<h3>Scans for a third reader</h3>"
+        + table(("Participant", "Visit", "Readers", "Why"), listed, empty="No scan needs a third reader.")
+    )
 
 
 def _exclusions(data: ReportData) -> str:

@@ -8,12 +8,13 @@ import numpy as np
 from hqsm.report.figures.agreement import bland_altman_lines
 from hqsm.report.figures.base import OKABE_ITO, ReportData, StudyFigure, finish, identity_line, numbers
 
-_UNITS = {"chi_liver_ppm": "susceptibility [ppm]", "chi_hqsm_ppm": "susceptibility [ppm]", "r2star_per_s": "R2* [1/s]"}
+_UNITS = {"r2star_per_s": "R2* [1/s]", "chi_ppm": "susceptibility [ppm]", "pdff_percent": "fat fraction [%]"}
 
 
 def draw(data: ReportData) -> StudyFigure | None:
     """One line of panels per quantity; nothing where fewer than two scans have two readers."""
     table = data.tables["readers"]
+    table = table[table["kind"] == "between"]
     table = table[np.isfinite(numbers(table, "value_a")) & np.isfinite(numbers(table, "value_b"))] if len(table) else table
     shown = [q for q in _UNITS if (table["quantity"] == q).sum() >= 2]
     if not shown:
