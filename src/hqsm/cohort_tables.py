@@ -42,10 +42,20 @@ def study_records(params: RecordsParams) -> Records:
 
 
 def write_visit_tables(
-    found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path, regions: Path
+    found: list[list[str]],
+    record_params: RecordsParams,
+    explant: ExplantParams,
+    *,
+    visits: Path,
+    lic: Path,
+    regions: Path,
+    sealed: bool = False,
 ) -> None:
-    """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason)."""
-    records = study_records(record_params)
+    """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
+
+    ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
+    """
+    records = empty_records() if sealed else study_records(record_params)
     groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
     kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in records.visits.to_dict(orient="records")}
     decisions = read_decisions(Path("decisions.csv"))

@@ -251,6 +251,8 @@ class AcquisitionInfo:
     n_files: int = 0
     set_aside: tuple[SetAside, ...] = ()
     notes: tuple[str, ...] = ()
+    manifest: tuple[tuple[str, str], ...] = ()
+    """SHA-256 of the SOPInstanceUID and of the stored pixels of every image that was used, sorted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

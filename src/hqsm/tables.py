@@ -334,6 +334,11 @@ def format_value(value: Any) -> str:
     return text if text and text not in {"nan", "NaN", "<NA>", "NaT"} else MISSING
 
 
+def neutralised(text: str) -> str:
+    """A text cell that no spreadsheet program takes for a formula (CWE-1236): an apostrophe goes before = + - @."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write a table of the contract and its data dictionary.
 
@@ -349,7 +354,9 @@ def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
         if unknown:
             raise KeyError(f"{table}.tsv has no column {sorted(unknown)}: describe it in hqsm.tables")
     lines = ["\t".join(names)]
-    lines += ["\t".join(format_value(row.get(name)) for name in names) for row in rows]
+    for row in rows:
+        cells = [(format_value(row.get(column.name)), column.kind) for column in columns]
+        lines.append("\t".join(neutralised(text) if kind == "text" else text for text, kind in cells))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     dictionary = {c.name: {"Description": c.meaning, **({"Units": c.unit} if c.unit else {})} for c in columns}

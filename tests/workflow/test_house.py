@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "hqsm"
 EDGES = {
     "archive",
     "bids",
+    "blinding",
     "cli",
     "commands",
     "code_digest",
@@ -22,6 +23,9 @@ EDGES = {
     "decisions",
     "derivatives",
     "dicom",
+    "intake.deidentify",
+    "intake.filing",
+    "intake.keys",
     "masks",
     "nifti",
     "physio",

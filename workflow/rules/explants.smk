@@ -25,6 +25,7 @@ rule explants:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         records=STUDY.record_files(
             "participants", "visits", "explant_chemistry", "explant_histology"
         ),

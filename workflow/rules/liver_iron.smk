@@ -86,7 +86,8 @@ rule visit_tables:
         "../../envs/hqsm.yaml"
     params:
         found=STUDY.found_visits(),
-        records=STUDY.record_files("participants", "visits"),
+        records=[] if STUDY.sealed else STUDY.record_files("participants", "visits"),
+        without_records=STUDY.sealed,
         decisions=STUDY.decisions_content(),
         parameters=STAGES["records"],
         explant=STAGES["explant"],

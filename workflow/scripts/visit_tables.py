@@ -15,6 +15,7 @@ def work(job):
         visits=Path(job.output.visits),
         lic=Path(job.output.lic),
         regions=Path(job.output.regions),
+        sealed=job.params.without_records,
     )
 
 

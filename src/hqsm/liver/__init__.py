@@ -11,7 +11,7 @@ from scipy import ndimage
 from hqsm.arrays import Mask
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
-from hqsm.gating import noise_sd_from_background
+from hqsm.gating.noise import noise_sd_from_background
 from hqsm.liver.geometry import depth_mm, eroded, filled, largest_piece, opened
 from hqsm.liver.organ import features, find_organ
 from hqsm.liver.plausibility import not_a_body, not_a_liver

@@ -159,13 +159,17 @@ def _type_table(table: str, source: RawTable, params: RecordsParams, findings: l
             )
         for name in lacking:
             check.error(nowhere, name, "COLUMN_MISSING", "The column is missing.", "Add it to the header.")
-    for name in dict.fromkeys(source.columns):
+    for position, name in enumerate(source.columns, start=1):
+        # a header that is not ours can be the name of a person: it is told by its place
+        shown = name if name in rules else f"(column {position})"
+        if source.columns.index(name) < position - 1:
+            continue
         if source.columns.count(name) > 1:
-            check.error(nowhere, name, "COLUMN_TWICE", "Two columns have this name.", "Rename or remove one of them.")
+            check.error(nowhere, shown, "COLUMN_TWICE", "Two columns have this name.", "Rename or remove one of them.")
         if name and name not in rules and not (table == "visits" and name == "line"):
             close = difflib.get_close_matches(name, rules, n=1, cutoff=0.8)
             hint = f"Did you mean {close[0]}?" if close else "Remove it, or ignore this warning."
-            check.warn(nowhere, name, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
+            check.warn(nowhere, shown, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
     rows: list[Row] = []
     refused: set[tuple[int, str]] = set()
     for number, (line, cells) in enumerate(source.rows):

@@ -21,7 +21,7 @@ _STYLE = """
 :root{--line:#dfe4ea;--ink:#1a2430;--soft:#5b6b7b;--blue:#0072B2}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:var(--ink);max-width:1120px;margin:0 auto;padding:1rem 1rem 3rem}
-body.broad{max-width:1560px}
+.broad body{max-width:1560px}
 h1{font-size:1.55rem;line-height:1.2;margin:.3rem 0 .6rem}
 h2{font-size:1.2rem;margin:2.2rem 0 .5rem;padding-bottom:.2rem;border-bottom:2px solid var(--line)}
 h3{font-size:1rem;margin:1.4rem 0 .3rem}
@@ -56,10 +56,10 @@ t.querySelectorAll('th').forEach(function(o){o.removeAttribute('aria-sort')});h.
 h.addEventListener('click',go);h.addEventListener('keydown',function(e){if(e.key==='Enter'||e.key===' '){e.preventDefault();go()}})});"""
 _SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _FRAME = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"{% if wide %} class="broad"{% endif %}><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{{ hash }}'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title><style>{{ style }}</style></head>
-<body{% if wide %} class="broad"{% endif %}>{{ body }}<footer>{{ footer }}</footer><script>{{ script }}</script></body></html>
+<body>{{ body }}<footer>{{ footer }}</footer><script>{{ script }}</script></body></html>
 """
 ENVIRONMENT = Environment(autoescape=True)
 

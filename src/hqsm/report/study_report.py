@@ -400,7 +400,8 @@ def _findings(data: ReportData) -> str:
 def _provenance(data: ReportData) -> str:
     blocks = ""
     for stage, parameters in data.parameters.items():
-        rows = [(str(k).replace("_", " "), str(v)) for k, v in parameters.items()]
+        values = parameters if isinstance(parameters, Mapping) else {stage: parameters}
+        rows = [(str(k).replace("_", " "), str(v)) for k, v in values.items()]
         blocks += render("<h3>{{ s }}</h3>", s=stage) + table(("Parameter", "Value"), rows)
     versions = table(("Software", "Version"), list(data.versions.items()))
     digests = sorted(set(data.tables["lic"]["reconstruction_digest"]) - {""})
