@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gating.breathing import N_REPETITIONS, origin_free, regions, scan
+from gating.breathing import N_REPETITIONS, long_scan, origin_free, regions, scan
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.gating import GatingParams
 from hqsm.data import MultiEcho, NavigatorTrace
@@ -61,7 +61,9 @@ def test_the_accepted_set_is_the_one_by_true_displacement() -> None:
     assert np.mean(same) >= 0.95
 
 
-@pytest.mark.parametrize(("slab", "seed"), MORE_SLABS)
+@pytest.mark.parametrize(
+    ("slab", "seed"), [("axial", 1), *(pytest.param(*slab, marks=pytest.mark.slow) for slab in (("axial", 2), ("coronal", 3)))]
+)
 def test_gated_data_agree_with_the_motionless_scan_and_the_plain_average_misses(slab: str, seed: int) -> None:
     made = scan(slab, seed)
     gated, report = gate(made.echoes, None, GatingParams())
