@@ -5,6 +5,7 @@ from __future__ import annotations
 MEANINGS: dict[str, str] = {
     "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
     "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
+    "LIC_IMPLAUSIBLE": "Liver iron came out far below zero: the mask, the reference or the field is wrong; it is not reported.",
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
     "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",
     "GATING_WINDOW_WIDENED": "The acceptance window was widened to reach the wanted efficiency.",

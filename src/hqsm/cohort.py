@@ -41,6 +41,9 @@ def visit_row(
         codes.append(str(failed["code"]))
     elif doubts:
         status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
+        why = statuses.get("regions", {}).get("no_liver_because")
+        if why:
+            reason += f" No automatic liver: {why}."
     if decision is not None and status != "rejected":
         said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
@@ -92,6 +95,15 @@ def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]],
         "qc_status": visit["status"],
         "qc_codes": visit["codes"],
     }
+
+
+def liver_region_rows(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Rows of liver_regions.tsv of one visit: each reader's liver, its parts, the references, what was left out."""
+    iron = statuses.get("liver_iron", {})
+    if iron.get("failed", True):
+        return []
+    name = {"participant_id": visit["participant_id"], "session_id": visit["session_id"]}
+    return [{**name, **row} for row in iron.get("details", {}).get("regions", [])]
 
 
 def unusable_row(name: str, reason: str) -> Row:

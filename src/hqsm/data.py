@@ -251,6 +251,8 @@ class AcquisitionInfo:
     n_files: int = 0
     set_aside: tuple[SetAside, ...] = ()
     notes: tuple[str, ...] = ()
+    manifest: tuple[tuple[str, str], ...] = ()
+    """SHA-256 of the SOPInstanceUID and of the stored pixels of every image that was used, sorted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -397,6 +399,18 @@ class Regions(_Frozen):
         ``reader`` or ``automatic``.
     codes
         Quality codes, e.g. ``MASK_AUTOMATIC``.
+    near_gas
+        Liver voxels next to lung or gas, where susceptibility is not read; None where it was not looked for.
+    readings
+        Voxels that each reader's value is read from, by reader; empty with an automatic mask.
+    parts
+        Right lobe and segments by name, where readers named them; inside ``liver``.
+    shares
+        Share of ``liver_whole`` that is left out, by cause.
+    overlaps
+        Dice of what two readings drew, by ``A~B``.
+    reason
+        Why no liver was found automatically; empty where one was.
     """
 
     body: Mask
@@ -407,14 +421,34 @@ class Regions(_Frozen):
     mask_source: str
     grid: VoxelGrid
     codes: tuple[str, ...] = ()
+    near_gas: Mask | None = None
+    readings: dict[str, Mask] = field(default_factory=dict)
+    parts: dict[str, Mask] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    overlaps: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
 
     def __post_init__(self) -> None:
         named = {"body": self.body, "liver": self.liver, "liver_whole": self.liver_whole, "vessel": self.vessel}
-        for name, mask in {**named, **self.references}.items():
+        if self.near_gas is not None:
+            named["near_gas"] = self.near_gas
+        for name, mask in {**named, **self.references, **self.readings, **self.parts}.items():
             if mask.shape != self.grid.shape or mask.dtype != np.bool_:
                 raise ValueError(f"mask {name} is {mask.shape} {mask.dtype}, the grid {self.grid.shape} bool")
         self._freeze()
-        object.__setattr__(self, "references", {name: read_only(mask) for name, mask in self.references.items()})
+        for group in ("references", "readings", "parts"):
+            object.__setattr__(self, group, {name: read_only(mask) for name, mask in getattr(self, group).items()})
+
+    @property
+    def liver_for_susceptibility(self) -> Mask:
+        """The voxels that the liver's susceptibility is read from: ``liver`` away from lung and gas.
+
+        Where little is left (a thin or small liver), all of ``liver``.
+        """
+        if self.near_gas is None:
+            return self.liver
+        away: Mask = self.liver & ~self.near_gas
+        return away if away.sum() >= 0.3 * self.liver.sum() else self.liver
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -518,7 +552,8 @@ class RoiStatistics:
     """Robust summary of a map in a region: median inside Tukey fences, its spread and its size.
 
     ``median`` and ``iqr`` carry the map's unit; ``standard_error`` that of the median;
-    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences.
+    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences; ``trimmed_mean`` is
+    the mean inside the fences.
     """
 
     median: float
@@ -526,6 +561,7 @@ class RoiStatistics:
     standard_error: float
     n_voxels: int
     excluded_share: float
+    trimmed_mean: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,13 @@ def acquisition_facts(echoes: MultiEcho, info: AcquisitionInfo) -> Facts:
     }
 
 
+def write_manifest(path: Path, info: AcquisitionInfo) -> None:
+    """Write the images that a visit's results come from: hash of the UID, hash of the pixels; no name, no date."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["sop_instance_uid_sha256\tpixels_sha256", *("\t".join(entry) for entry in info.manifest)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_gating(path: Path, report: GatingReport) -> Facts:
     """Write ``*_desc-gating.tsv`` (one row per repetition) and its sidecar; return the numbers of the sidecar."""
     lines = ["repetition\tdisplacement_mm\taccepted\treason\tsecond_displacement_mm\tmisfit"]

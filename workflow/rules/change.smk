@@ -12,6 +12,7 @@ rule annual_change:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["annual_change"],
     script:
@@ -36,6 +37,7 @@ rule regression:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["regression"],
     script:

@@ -35,6 +35,8 @@ rule study_report:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        blinding=STAGES["blinding"],
+        unblinded=STUDY.unblinded_content(),
         report=STAGES["report"],
         stages=STAGES,
         code=CODE["study_report"],

@@ -8,7 +8,7 @@ def work(job):
     from hqsm.config.dicom import DicomParams
     from hqsm.config.gating import GatingParams
     from hqsm.config.study import block
-    from hqsm.derivatives import acquisition_facts, write_gating
+    from hqsm.derivatives import acquisition_facts, write_gating, write_manifest
     from hqsm.dicom.reader import read_visit
     from hqsm.gating.gate import gate
     from hqsm.physio import read_respiratory_record
@@ -19,6 +19,7 @@ def work(job):
     echoes, report = gate(visit.echoes, visit.navigator, params, record)
     prefix = f"sub-{job.wildcards.participant}_ses-{job.wildcards.session}"
     write_echoes(Path(job.output.bids_folder), prefix, echoes, visit.info)
+    write_manifest(Path(job.output.manifest), visit.info)
     gating = write_gating(Path(job.output.gating), report)
     return {**acquisition_facts(echoes, visit.info), "gating": gating, "codes": list(report.codes)}
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.config.dicom import DicomParams
@@ -29,18 +28,12 @@ from hqsm.dicom.conventions import (
     complex_from,
     convention_of,
 )
+from hqsm.dicom.guarded import READABLE, RLE, pixel_bytes, read_guarded, without_identity
 from hqsm.dicom.navigator import read_navigator_csv
 from hqsm.errors import InputError
+from hqsm.intake.policy import plain_number
 from hqsm.units import field_strength_from_frequency_tesla, milliseconds_to_s
 
-_READABLE = {
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.5",
-}
-"""Uncompressed, deflated and RLE transfer syntaxes."""
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 _SLICE_TOLERANCE_MM = 0.02
 
@@ -62,8 +55,21 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     Raises
     ------
     InputError
-        If the folder holds no complex multi-echo acquisition, an incomplete one, or two patients.
+        If the folder holds no complex multi-echo acquisition, an incomplete one, two patients, or headers whose values
+        cannot be used (``DICOM_DAMAGED``).
     """
+    try:
+        return _read_visit(folder, params)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError, NotImplementedError) as error:
+        # what a header may contain has no end; the message of the exception can hold a value of it
+        raise InputError(
+            f"The headers hold values that cannot be used ({type(error).__name__}).",
+            remedy="Export the visit again; if it stays, `hqsm inspect` the folder series by series.",
+            code="DICOM_DAMAGED",
+        ) from error
+
+
+def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     headers, aside, n_files, n_same = _headers(folder, params)
     if not headers:
         raise InputError(f"No DICOM image among {n_files} files.", remedy="Put the visit's raw DICOM here.", code="DICOM_NONE")
@@ -97,6 +103,7 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         n_files=n_files,
         set_aside=_summarised(aside),
         notes=(f"{n_same} files were exact copies of others and are ignored.",) if n_same else (),
+        manifest=_manifest(chosen),
     )
     echoes = RepeatedMultiEcho(
         signal=signal,
@@ -106,6 +113,15 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         repetition_times_of_day_s=times,
     )
     return VisitAcquisition(echoes=echoes, info=info, navigator=_navigator(folder, echoes.n_repetitions))
+
+
+def _manifest(instances: list[Instance]) -> tuple[tuple[str, str], ...]:
+    """What a result can be traced to: each image by the hash of its UID, with the hash of its stored pixels."""
+    lines = {
+        (hashlib.sha256(str(i.header.SOPInstanceUID).encode()).hexdigest(), hashlib.sha256(i.header.PixelData).hexdigest())
+        for i in instances
+    }
+    return tuple(sorted(lines))
 
 
 def _navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
@@ -127,13 +143,18 @@ def _headers(folder: Path, params: DicomParams) -> tuple[list[Any], list[SetAsid
         if path.name == "navigator.csv":
             continue
         n_files += 1
-        if path.stat().st_size > params.largest_file_mb * 1e6:
-            aside.append(SetAside(name="large file", kind="file", reason="larger than dicom.largest_file_mb"))
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            aside.append(SetAside(name="links", kind="link", reason="a link out of the visit's folder is not followed"))
             continue
         try:
-            header = pydicom.dcmread(path)
-        except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, OSError, AttributeError):
-            aside.append(SetAside(name="other files", kind="not DICOM", reason="no readable DICOM image"))
+            header = without_identity(read_guarded(path, params.largest_file_mb))
+        except InputError as refused:
+            if refused.code == "DICOM_TOO_LARGE":
+                aside.append(SetAside(name="large file", kind="file", reason="larger than dicom.largest_file_mb"))
+            elif refused.code == "DICOM_NOT":
+                aside.append(SetAside(name="other files", kind="not DICOM", reason="no readable DICOM image"))
+            else:
+                aside.append(SetAside(name="refused files", kind=refused.code, reason=refused.problem))
             continue
         uid = str(header.get("SOPInstanceUID", ""))
         if not uid or "PixelData" not in header or _cut_off(header):
@@ -157,15 +178,13 @@ def _headers(folder: Path, params: DicomParams) -> tuple[list[Any], list[SetAsid
 def _cut_off(header: Any) -> bool:
     """Whether uncompressed pixel data are shorter than the header promises: a transfer that broke off."""
     syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
-    if syntax not in _READABLE or syntax == "1.2.840.10008.1.2.5":
+    if syntax not in READABLE or syntax == RLE:
         return False
-    expected = int(header.get("Rows", 0)) * int(header.get("Columns", 0)) * int(header.get("BitsAllocated", 16)) // 8
-    return len(header.PixelData) < expected
+    return len(header.PixelData) < pixel_bytes(header)
 
 
 def _instance(header: Any) -> Instance | SetAside:
-    number = header.get("SeriesNumber", "?")
-    name = f"series {number} {_text(header.get('SeriesDescription', ''))}".strip()
+    name = _series_name(header)
     if str(header.get("SOPClassUID", "")) != _MR_IMAGE:
         return SetAside(name=name, kind="not a classic MR image", reason="no single-frame MR image")
     convention = convention_of(header)
@@ -179,7 +198,7 @@ def _instance(header: Any) -> Instance | SetAside:
     if not echo_time_ms > 0 or "ImagePositionPatient" not in header or "ImageOrientationPatient" not in header:
         return SetAside(name=name, kind="incomplete header", reason="no echo time or no position")
     syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
-    if syntax and syntax not in _READABLE:
+    if syntax and syntax not in READABLE:
         raise InputError(
             f"The images of {name} are compressed ({pydicom.uid.UID(syntax).name}).",
             remedy="Decompress them first, for example: gdcmconv --raw IN OUT.",
@@ -193,6 +212,12 @@ def _instance(header: Any) -> Instance | SetAside:
         echo_time_s=round(milliseconds_to_s(echo_time_ms), 7),
         repetition=int(repetition),
     )
+
+
+def _series_name(header: Any) -> str:
+    """Number and description of a series for people; the reader has reduced the description to known words."""
+    number = plain_number(header.get("SeriesNumber", "")) or "?"
+    return f"series {number} {_text(header.get('SeriesDescription', ''))}".strip()
 
 
 def _key(instance: Instance) -> tuple[Any, ...]:
@@ -238,7 +263,7 @@ def _choose_acquisition(instances: list[Instance]) -> tuple[list[Instance], list
         )
     aside = [
         SetAside(
-            name=f"series {i.header.get('SeriesNumber', '?')} {_text(i.header.get('SeriesDescription', ''))}".strip(),
+            name=_series_name(i.header),
             kind="another acquisition",
             reason=f"{len({j.echo_time_s for j in group})} echoes; the one with most echoes and images is used",
         )
