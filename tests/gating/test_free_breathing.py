@@ -53,7 +53,7 @@ def test_the_accepted_set_is_the_one_by_true_displacement() -> None:
         n = made.displacement_mm.size
         accepted = []
         for name, displacement_mm in (("navigator.csv", made.displacement_mm), ("images", motion_from_images(made.echoes).displacement_mm)):
-            report, _ = choose_repetitions(
+            report = choose_repetitions(
                 Sources(displacement_mm={name: displacement_mm}), np.arange(float(n)), GatingParams(), np.full(n, np.nan)
             )
             accepted.append(report.accepted)

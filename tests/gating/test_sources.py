@@ -21,7 +21,7 @@ def chosen(sources: dict[str, list[float] | np.ndarray], misfit: list[float] | N
     arrays = {name: np.array(values, float) for name, values in sources.items()}
     n = next(iter(arrays.values())).size
     unlike = np.full(n, np.nan) if misfit is None else np.array(misfit)
-    return choose_repetitions(Sources(displacement_mm=arrays), np.arange(float(n)), GatingParams(**params), unlike)[0]
+    return choose_repetitions(Sources(displacement_mm=arrays), np.arange(float(n)), GatingParams(**params), unlike)
 
 
 def moving_object(displacement_mm: np.ndarray, noise: float = 0.0, seed: int = 0) -> RepeatedMultiEcho:
@@ -113,7 +113,7 @@ def test_a_repetition_that_its_image_shows_elsewhere_is_left_out() -> None:
     says = np.array([0.0, -0.4, -11.0, 0.3, -6.0, 0.1])
     shows = says.copy()
     shows[3] = -9.0
-    report = chosen({"navigator.csv": says, "images": shows})
+    report = chosen({"navigator.csv": says, "physio": says, "images": shows})
     assert report.accepted.tolist() == [True, True, False, False, False, True]
     assert "images show it -9.3 mm" in report.reasons[3]
 
