@@ -283,6 +283,8 @@ class GatingReport(_Frozen):
     window_mm, end_expiration_mm, residual_sd_mm
         Acceptance window (full width), its centre, SD of the accepted displacements [mm]; NaN where not applicable.
         Where the window follows a drift, the centre is that of the middle repetition and the SD is about the line.
+    window_centre_mm
+        (repetition,) centre of the window at each repetition [mm]; empty where there is no window.
     drift_mm
         Drift of the end-expiratory level from the first to the last repetition [mm]; NaN where it cannot be told.
     followed
@@ -306,6 +308,7 @@ class GatingReport(_Frozen):
     window_mm: float
     end_expiration_mm: float
     residual_sd_mm: float
+    window_centre_mm: FloatArray = field(default_factory=lambda: np.empty(0))
     drift_mm: float = float("nan")
     followed: str = "none"
     second_source: str = ""

@@ -108,6 +108,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("chi_iqr_ppm", "number", "ppm", "Interquartile range of susceptibility in the liver"),
         ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
         ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
+        ("gating_window_mm", "number", "mm", "Full width of the acceptance window around end-expiration"),
+        ("gating_residual_sd_mm", "number", "mm", "SD of the displacement of the combined repetitions"),
+        ("gating_drift_mm", "number", "mm", "Drift of the end-expiratory level over the scan"),
     ),
     "exposure": _columns(
         *_INTERVAL,

@@ -37,10 +37,7 @@ def repeated(n: int, noise: float = 0.0) -> tuple[RepeatedMultiEcho, np.ndarray]
 def chosen(displacement_mm: list[float], params: GatingParams | None = None, misfit: list[float] | None = None) -> GatingReport:
     d = np.array(displacement_mm, float)
     unlike = np.full(d.size, np.nan) if misfit is None else np.array(misfit)
-    report, _ = choose_repetitions(
-        Sources(displacement_mm={"navigator.csv": d}), np.arange(float(d.size)), params or GatingParams(), unlike
-    )
-    return report
+    return choose_repetitions(Sources(displacement_mm={"navigator.csv": d}), np.arange(float(d.size)), params or GatingParams(), unlike)
 
 
 def test_complex_combination_undoes_global_phase_and_linear_drift() -> None:

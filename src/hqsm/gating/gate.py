@@ -18,7 +18,7 @@ from hqsm.gating.combine import combine, multi_echo
 from hqsm.gating.image_displacement import ImageMotion, motion_from_images
 from hqsm.gating.noise import noise_sd_from_background
 from hqsm.gating.respiratory import displacement_from_bellows
-from hqsm.gating.window import Window, choose_window
+from hqsm.gating.window import choose_window
 
 SINGLE = "prospective-or-breath-hold"
 _ORDER = ("navigator.csv", "physio", "dicom", "images")
@@ -67,7 +67,7 @@ def gate(
     times = repeated.repetition_times_of_day_s
     if not (np.isfinite(times).all() and np.ptp(times) > 0):
         times = np.arange(float(n))
-    report, window = choose_repetitions(sources, times, params, motion.misfit)
+    report = choose_repetitions(sources, times, params, motion.misfit)
     short = report.n_accepted < params.minimum_accepted
     if short or report.efficiency < params.minimum_efficiency:
         wanted = f"{params.minimum_accepted}" if short else f"{params.minimum_efficiency:.0%}"
@@ -76,11 +76,11 @@ def gate(
             remedy="Scan again, or lower gating.minimum_accepted or gating.minimum_efficiency.",
             code="GATING_TOO_FEW",
         )
-    away_mm = report.displacement_mm - window.level_mm
+    away_mm = report.displacement_mm - report.window_centre_mm
     if report.followed == "all":
-        shift_mm = -(report.displacement_mm - float(np.median(window.level_mm)))
+        shift_mm = -(report.displacement_mm - report.end_expiration_mm)
     elif report.followed == "drift":
-        shift_mm = -(window.level_mm - float(np.median(window.level_mm)))
+        shift_mm = -(report.window_centre_mm - report.end_expiration_mm)
     else:
         shift_mm = np.zeros(n)
     shift_mm = np.where(report.accepted, shift_mm, 0.0)
@@ -128,7 +128,7 @@ def _checked(navigator: NavigatorTrace, n_repetitions: int) -> FloatArray:
     return displacement_mm
 
 
-def choose_repetitions(sources: Sources, times: FloatArray, params: GatingParams, misfit: FloatArray) -> tuple[GatingReport, Window]:
+def choose_repetitions(sources: Sources, times: FloatArray, params: GatingParams, misfit: FloatArray) -> GatingReport:
     """Accept the repetitions in the window around end-expiration whose images agree with that.
 
     Parameters
@@ -150,13 +150,16 @@ def choose_repetitions(sources: Sources, times: FloatArray, params: GatingParams
     second, disagreement_mm = "", float("nan")
     second_mm: FloatArray = np.empty(0)
     away_mm: FloatArray = np.zeros(displacement_mm.size)
+    near = window.accepted & ~blurred
     if others:
         second, second_mm = others[0]
-        away_mm, disagreement_mm = compare_sources(displacement_mm, second_mm, window.accepted & ~blurred)
+        disagreement_mm = compare_sources(displacement_mm, second_mm, near)[1]
         if disagreement_mm > params.disagreement_mm:
             codes.append("GATING_SOURCES_DISAGREE")
+    if source != "images" and "images" in sources.displacement_mm:
+        away_mm, _ = compare_sources(displacement_mm, sources.displacement_mm["images"], near)
     # an image that lies elsewhere than the navigator says it does, beyond what window and tolerance allow
-    elsewhere = window.accepted & (np.abs(away_mm) > params.disagreement_mm + params.window_mm / 2) & (second == "images")
+    elsewhere = window.accepted & (np.abs(away_mm) > params.disagreement_mm + params.window_mm / 2)
     outlier = blurred | elsewhere
     if outlier.any() and (known & ~outlier).any():
         codes.append("GATING_OUTLIERS")
@@ -180,26 +183,24 @@ def choose_repetitions(sources: Sources, times: FloatArray, params: GatingParams
         codes.append("GATING_DRIFT")
     followed = params.follow if params.follow != "drift" or drifts else "none"
     about_mm = (displacement_mm - window.level_mm)[window.accepted]
-    return (
-        GatingReport(
-            displacement_mm=displacement_mm,
-            accepted=window.accepted,
-            reasons=tuple(reasons),
-            source=source,
-            efficiency=efficiency,
-            window_mm=window.width_mm,
-            end_expiration_mm=float(np.median(window.level_mm)),
-            residual_sd_mm=float(about_mm.std(ddof=1)) if about_mm.size > 1 else float("nan"),
-            drift_mm=window.drift_mm,
-            followed=followed,
-            second_source=second,
-            second_displacement_mm=second_mm,
-            disagreement_mm=disagreement_mm,
-            misfit=misfit,
-            notes=sources.notes,
-            codes=tuple(dict.fromkeys(codes)),
-        ),
-        window,
+    return GatingReport(
+        displacement_mm=displacement_mm,
+        accepted=window.accepted,
+        reasons=tuple(reasons),
+        source=source,
+        efficiency=efficiency,
+        window_mm=window.width_mm,
+        end_expiration_mm=float(np.median(window.level_mm)),
+        residual_sd_mm=float(about_mm.std(ddof=1)) if about_mm.size > 1 else float("nan"),
+        window_centre_mm=window.level_mm,
+        drift_mm=window.drift_mm,
+        followed=followed,
+        second_source=second,
+        second_displacement_mm=second_mm,
+        disagreement_mm=disagreement_mm,
+        misfit=misfit,
+        notes=sources.notes,
+        codes=tuple(dict.fromkeys(codes)),
     )
 
 

@@ -440,7 +440,8 @@ def methods_text(parameters: Mapping[str, Any], versions: Mapping[str, str]) -> 
 ## Images
 
 Repetitions whose diaphragm lay within a window of {gating["window_mm"]:g} mm (at most {gating["widest_window_mm"]:g} mm) around
-end-expiration were combined as complex images. Water, fat ({parameters["fatwater"]["spectrum"]} spectrum), R2* and field were fitted
+end-expiration, the mode of the displacement, were combined as complex images weighted by inverse variance, after the
+phase and the field drift of each were removed. Water, fat ({parameters["fatwater"]["spectrum"]} spectrum), R2* and field were fitted
 to the complex echoes by maximum likelihood after a global, swap-free field initialisation (tree-reweighted message
 passing). Susceptibility was estimated by the method "{chi["method"]}" and referenced to {chi["reference"]}.
 

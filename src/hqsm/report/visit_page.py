@@ -42,6 +42,10 @@ _GATING = {
     "window_mm": "window [mm]",
     "residual_sd_mm": "residual SD of those combined [mm]",
     "drift_mm": "drift of end-expiration [mm]",
+    "followed": "accepted repetitions shifted by",
+    "second_source": "compared with",
+    "disagreement_mm": "RMS difference of the two [mm]",
+    "notes": "notes",
 }
 
 
@@ -168,7 +172,10 @@ def _pictures(visit: VisitPage, params: ReportParams) -> list[tuple[str, str, st
         caption = "Patient's right at the left. Contours: liver (orange), vessels (light blue), reference regions (pink). White: no value."
         pictures.append(("Maps", _maps(visit, visit.fit, params), caption))
     if visit.gating_rows and len(visit.gating_rows) > 1:
-        caption = "Circles were combined, crosses were not; the band is the acceptance window around end-expiration."
+        caption = (
+            "Circles were combined, crosses were not; the band is the acceptance window around end-expiration. "
+            "Small grey points: the second source, moved to the first one's origin."
+        )
         pictures.append(("Respiratory position of each repetition", _gating(visit), caption))
     if visit.fit is not None and visit.regions is not None and visit.regions.liver.any():
         caption = "Voxels that the liver's values were read from; the line is their median."
@@ -304,9 +311,16 @@ def _gating(visit: VisitPage) -> str:
             accepted = row["accepted"] == "1"
             marker, colour = ("o", OKABE_ITO[0]) if accepted else ("x", OKABE_ITO[1])
             ax.plot(int(row["repetition"]), float(row["displacement_mm"]), marker, color=colour)
-    centre, window = visit.gating.get("end_expiration_mm"), visit.gating.get("window_mm")
-    if centre is not None and window is not None:
-        ax.axhspan(centre - window / 2, centre + window / 2, color=OKABE_ITO[0], alpha=0.15, lw=0)
+    window = visit.gating.get("window_mm")
+    at, position, second, centre = (
+        np.array([float("nan") if row.get(name, "n/a") == "n/a" else float(row[name]) for row in visit.gating_rows])
+        for name in ("repetition", "displacement_mm", "second_displacement_mm", "window_centre_mm")
+    )
+    if window is not None and np.isfinite(centre).all():
+        ax.fill_between(at, centre - window / 2, centre + window / 2, color=OKABE_ITO[0], alpha=0.15, lw=0)
+    near = np.array([row["accepted"] == "1" for row in visit.gating_rows]) & np.isfinite(second - position)
+    if near.any():
+        ax.plot(at, second - np.median((second - position)[near]), ".", color="0.6", ms=4, zorder=0)
     ax.set_xticks(range(1, last + 1, max(1, last // 12)))
     ax.set_xlabel("repetition")
     ax.set_ylabel("position [mm]")
