@@ -95,6 +95,7 @@ def test_a_bottle_is_not_a_liver(radius_mm: float) -> None:
     assert found.reason
     assert not found.liver.any()
     assert not found.liver_whole.any()
+    assert "aorta" not in found.references
 
 
 def test_a_body_without_its_liver_needs_a_reader(visit: tuple[MultiEcho, WaterFat, np.ndarray]) -> None:
@@ -127,6 +128,7 @@ def test_a_real_sphere_phantom_is_refused(real_data_dir: Path, tmp_path: Path) -
     found = find_regions(echoes, separate(echoes, FatWaterParams()), {}, LiverParams(), specimen="in_vivo")
     assert "MASK_NEEDS_READER" in found.codes
     assert not found.liver_whole.any()
+    assert found.references == {}
 
 
 def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
@@ -161,6 +163,8 @@ def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, 
     echoes, kidneys = real_two_echo_abdomen(real_data_dir / "ukat_b0_dualecho_3vendor_nifti" / name)
     found = find_regions(echoes, separate(echoes, FatWaterParams()), {}, LiverParams(), specimen="in_vivo")
     assert found.codes == ("MASK_AUTOMATIC",), found.reason
+    # a coronal slab has no back, so what lies at its rear is no muscle and the spinal canal is no aorta
+    assert found.references == {}
     # a slab of 50 mm holds a part of the liver
     assert 300 < found.liver_whole.sum() * echoes.grid.voxel_volume_ml < 1000
     assert kidneys.sum() > 1000
