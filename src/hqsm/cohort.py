@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION"})
+NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION", "GATING_OUTLIERS", "GATING_DRIFT"})
 """Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""
 
 Row = dict[str, Any]
@@ -41,6 +41,9 @@ def visit_row(
         codes.append(str(failed["code"]))
     elif doubts:
         status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
+        why = statuses.get("regions", {}).get("no_liver_because")
+        if why:
+            reason += f" No automatic liver: {why}."
     if decision is not None and status != "rejected":
         said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
@@ -86,12 +89,24 @@ def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]],
         "gating_efficiency": gating["efficiency"],
         "n_repetitions": gating["n_repetitions"],
         "n_accepted": gating["n_accepted"],
+        "gating_window_mm": gating.get("window_mm"),
+        "gating_residual_sd_mm": gating.get("residual_sd_mm"),
+        "gating_drift_mm": gating.get("drift_mm"),
         "mask_source": regions["mask_source"],
         "reference_tissue": statuses["susceptibility"]["reference_name"],
         "reconstruction_digest": statuses["susceptibility"]["digest"],
         "qc_status": visit["status"],
         "qc_codes": visit["codes"],
     }
+
+
+def liver_region_rows(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Rows of liver_regions.tsv of one visit: each reader's liver, its parts, the references, what was left out."""
+    iron = statuses.get("liver_iron", {})
+    if iron.get("failed", True):
+        return []
+    name = {"participant_id": visit["participant_id"], "session_id": visit["session_id"]}
+    return [{**name, **row} for row in iron.get("details", {}).get("regions", [])]
 
 
 def unusable_row(name: str, reason: str) -> Row:

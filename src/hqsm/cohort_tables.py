@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hqsm.cohort import lic_row, unusable_row, visit_row
+from hqsm.cohort import lic_row, liver_region_rows, unusable_row, visit_row
 from hqsm.config.records import RecordsParams
 from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
@@ -42,9 +42,16 @@ def study_records(params: RecordsParams) -> Records:
 
 
 def write_visit_tables(
-    found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path, sealed: bool = False
+    found: list[list[str]],
+    record_params: RecordsParams,
+    explant: ExplantParams,
+    *,
+    visits: Path,
+    lic: Path,
+    regions: Path,
+    sealed: bool = False,
 ) -> None:
-    """Write visits.tsv and lic.tsv for the visits that were found (participant, session, and files or reason).
+    """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
 
     ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
     """
@@ -54,6 +61,7 @@ def write_visit_tables(
     decisions = read_decisions(Path("decisions.csv"))
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
+    region_rows: list[dict[str, Any]] = []
     for participant, session, what in found:
         if not session:
             visit_rows.append(unusable_row(participant, what))
@@ -70,5 +78,7 @@ def write_visit_tables(
         made = lic_row(row, statuses, specimen)
         if made is not None:
             lic_rows.append(made)
+        region_rows += liver_region_rows(row, statuses)
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
+    write_rows(regions, "liver_regions", region_rows)

@@ -27,6 +27,7 @@ LAST_RUN = Path("results/work/last_run.json")
 TABLE_NAMES = (
     "visits",
     "lic",
+    "liver_regions",
     "exposure",
     "annual_change",
     "regression",
@@ -38,21 +39,23 @@ TABLE_NAMES = (
     "repeatability",
     "baseline",
     "readers",
+    "reader_agreement",
     "exclusions",
 )
 
 STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.dicom.reader", "hqsm.gating", "hqsm.derivatives"),
+    "gated_echoes": ("hqsm.dicom.reader", "hqsm.physio", "hqsm.gating.gate", "hqsm.derivatives"),
     "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
     "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
     "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
     "liver_iron": ("hqsm.lic",),
-    "visit_page": ("hqsm.report.visit_page", "hqsm.report.assemble"),
+    "visit_page": ("hqsm.report.visit_page", "hqsm.report.viewer", "hqsm.report.assemble"),
     "visit_tables": ("hqsm.cohort_tables",),
     "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.overview", "hqsm.cohort_tables"),
     "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
     "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
     "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
+    "readers": ("hqsm.statistics.readers", "hqsm.tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
     "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.report.blinded_report", "hqsm.blinding", "hqsm.tables"),
     "bids_datasets": ("hqsm.bids",),

@@ -101,7 +101,7 @@ def test_no_imaging_rule_has_a_record_and_no_records_rule_an_image_among_its_anc
     both = {
         rule for rule in rules if (ancestors(graph, rule) | {rule}) & record_sources and (ancestors(graph, rule) | {rule}) & image_sources
     }
-    assert both == (set() if blinding else {"visit_tables"})
+    assert both == (set() if blinding else {"visit_tables", "readers"})
     assert not ancestors(graph, "exposure")
     for rule in ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron", "visit_page"):
         assert not (ancestors(graph, rule) | {rule}) & record_sources, rule
@@ -125,7 +125,7 @@ def test_a_sealed_table_of_visits_opens_no_record(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(cohort_tables, "study_records", refuse)
     monkeypatch.chdir(tmp_path)
     found = [["(no. 1 in dicom by name)", "", "no visit"]]
-    paths = {"visits": tmp_path / "visits.tsv", "lic": tmp_path / "lic.tsv"}
+    paths = {"visits": tmp_path / "visits.tsv", "lic": tmp_path / "lic.tsv", "regions": tmp_path / "liver_regions.tsv"}
     cohort_tables.write_visit_tables(found, RecordsParams(), ExplantParams(), **paths, sealed=True)
     assert len(read_frame(paths["visits"], "visits")) == 1
     with pytest.raises(AssertionError, match="a record was opened"):
@@ -202,7 +202,7 @@ def test_a_change_after_unblinding_is_stamped_and_a_new_lock_does_not_wash_it_of
     with pytest.raises(BlindingError):
         lock(study, "imaging", "AB", {})
     files = stamped({"index.html": b"<html><body>x</body></html>", "methods.md": b"m", "figures/a.svg": b"<svg/>"}, stamp)
-    assert files["index.html"].startswith(b'<html><body><p class="rejected"')
+    assert files["index.html"].startswith(b'<html><body><p class="box"')
     assert b"CHANGED AFTER UNBLINDING" in files["methods.md"]
     with_tables(study, group="thalassemia", lic=5.0)
     assert blind_state(study, blinding=True).stamp() == ""

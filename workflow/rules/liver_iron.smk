@@ -68,14 +68,17 @@ rule visit_page:
 
 
 rule visit_tables:
-    # the visits' results joined with the records' groups -> visits.tsv and lic.tsv
+    # the visits' results joined with the records' groups -> visits.tsv, lic.tsv, liver_regions.tsv
     input:
         liver_iron=visit_paths(f"{WORK}liver_iron.json"),
         pages=visit_paths(f"{WORK}visit_page.json"),
     output:
         visits="results/tables/visits.tsv",
         lic="results/tables/lic.tsv",
-        dictionaries=expand("results/tables/{table}.json", table=["visits", "lic"]),
+        regions="results/tables/liver_regions.tsv",
+        dictionaries=expand(
+            "results/tables/{table}.json", table=["visits", "lic", "liver_regions"]
+        ),
     log:
         "logs/visit_tables.log",
     localrule: True

@@ -10,10 +10,13 @@ def work(job):
     from hqsm.config.study import block
     from hqsm.derivatives import acquisition_facts, write_gating, write_manifest
     from hqsm.dicom.reader import read_visit
-    from hqsm.gating import gate
+    from hqsm.gating.gate import gate
+    from hqsm.physio import read_respiratory_record
 
-    visit = read_visit(Path(job.input.visit), block(DicomParams, job.params.dicom))
-    echoes, report = gate(visit.echoes, visit.navigator, block(GatingParams, job.params.gating))
+    folder, params = Path(job.input.visit), block(GatingParams, job.params.gating)
+    visit = read_visit(folder, block(DicomParams, job.params.dicom))
+    record = read_respiratory_record(folder, visit.echoes.repetition_times_of_day_s, params)
+    echoes, report = gate(visit.echoes, visit.navigator, params, record)
     prefix = f"sub-{job.wildcards.participant}_ses-{job.wildcards.session}"
     write_echoes(Path(job.output.bids_folder), prefix, echoes, visit.info)
     write_manifest(Path(job.output.manifest), visit.info)
