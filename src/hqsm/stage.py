@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_OUR_NAMES = frozenset({"navigator.csv", "labels.tsv"})
+_SHORTEST_NAME = 6
+"""A shorter name (``1``, ``IM7``) is a counter, and would be found in any sentence."""
+
+
 def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     """Run one stage of one visit for a Snakemake job.
 
@@ -106,10 +111,12 @@ def without_file_names(text: str, job: Any) -> str:
     wildcards = getattr(job, "wildcards", None)
     if wildcards is None:
         return text
-    folder = Path("rois") / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
-    names = [path.name for path in sorted(folder.rglob("*"))]
-    for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):
-        text = text.replace(name, f"(no. {position} in rois by name)")
+    for parent in ("rois", "dicom"):
+        folder = Path(parent) / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
+        names = [path.name for path in sorted(folder.rglob("*"))]
+        for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):
+            if len(name) >= _SHORTEST_NAME and name not in _OUR_NAMES:
+                text = text.replace(name, f"(no. {position} in {parent} by name)")
     return text
 
 
