@@ -9,7 +9,7 @@ MEANINGS: dict[str, str] = {
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
     "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",
     "GATING_WINDOW_WIDENED": "The acceptance window was widened to reach the wanted efficiency.",
-    "GATING_DRIFT": "The end-expiratory level drifted during the scan; the window follows it as configured.",
+    "GATING_DRIFT": "The end-expiratory level drifted during the scan; gating.follow says whether the window follows it.",
     "GATING_OUTLIERS": "Repetitions at end-expiration were left out because their images do not fit.",
     "GATING_SOURCES_DISAGREE": "Two sources of the respiratory position disagree; the page shows both.",
     "GATING_PHYSIO_CLOCK": "The clock of the respiratory log does not fit the images.",
