@@ -190,9 +190,10 @@ def test_any_text_as_configuration(text: str | bytes) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 @pytest.mark.skipif(bool(EXAMPLES), reason="this is the nightly run itself")
-def test_the_nightly_run_of_this_file() -> None:
+def test_the_nightly_run_of_this_file(request: pytest.FixtureRequest) -> None:
+    if "nightly" not in str(request.config.option.markexpr):
+        pytest.skip("asked for by: pytest -m nightly")
     import subprocess
     import sys
 
