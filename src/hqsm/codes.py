@@ -4,12 +4,13 @@ from __future__ import annotations
 
 MEANINGS: dict[str, str] = {
     "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
+    "LIVER_VOLUME": "The liver's volume is not what the body's size or age lets expect; a reader has to look at its mask.",
     "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
     "LIC_IMPLAUSIBLE": "Liver iron came out far below zero: the mask, the reference or the field is wrong; it is not reported.",
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
     "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",
     "GATING_WINDOW_WIDENED": "The acceptance window was widened to reach the wanted efficiency.",
-    "GATING_DRIFT": "The end-expiratory level drifted during the scan; the window follows it as configured.",
+    "GATING_DRIFT": "The end-expiratory level drifted during the scan; gating.follow says whether the window follows it.",
     "GATING_OUTLIERS": "Repetitions at end-expiration were left out because their images do not fit.",
     "GATING_SOURCES_DISAGREE": "Two sources of the respiratory position disagree; the page shows both.",
     "GATING_PHYSIO_CLOCK": "The clock of the respiratory log does not fit the images.",

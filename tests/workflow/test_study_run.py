@@ -131,3 +131,13 @@ def test_an_empty_study_ends_in_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "hqsm.cli", "run", str(tmp_path)], check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "No visit was found under dicom/" in done.stderr
+
+
+def test_snakemakes_own_report_is_made_with_its_categories(study: Path, tmp_path: Path) -> None:
+    target = tmp_path / "workflow.html"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study)]
+    profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default")]
+    subprocess.run([*command, *profile, "--cores", "1", "--report", str(target)], check=True, capture_output=True)
+    text = target.read_text(encoding="utf-8")
+    for word in ("Quality control", "Figures", "Every visit in one table"):
+        assert word in text

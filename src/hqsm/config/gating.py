@@ -25,9 +25,10 @@ class GatingParams:
     """A visit with fewer accepted repetitions is rejected."""
     minimum_efficiency: Annotated[float, Field(ge=0, le=1)] = 0.0
     """A visit with a smaller accepted share of its repetitions is rejected; 0 leaves it to ``minimum_accepted``."""
-    follow: Literal["none", "drift", "all"] = "drift"
-    """What accepted repetitions are shifted by before they are combined: nothing, the drift of the end-expiratory level
-    where there is one, or all of their residual displacement (gate-and-follow)."""
+    follow: Literal["none", "drift", "all"] = "none"
+    """What accepted repetitions are shifted by before they are combined: nothing (the window keeps one position), the drift
+    of the end-expiratory level where there is one (the window follows it), or all of their residual displacement
+    (gate-and-follow). Interpolation across thick slices costs more at the dome than the window's blur."""
     smallest_drift_mm: Annotated[float, Field(gt=0, le=20)] = 2.0
     """A drift of the end-expiratory level over the scan below this is none."""
     disagreement_mm: Annotated[float, Field(gt=0, le=20)] = 3.0
