@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MEANINGS: dict[str, str] = {
     "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
+    "LIVER_VOLUME": "The liver's volume is not what the body's size or age lets expect; a reader has to look at its mask.",
     "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
     "LIC_IMPLAUSIBLE": "Liver iron came out far below zero: the mask, the reference or the field is wrong; it is not reported.",
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.records.data import Records, empty_records
+from hqsm.records.exposure import age_years
 from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
 from hqsm.stage import read_status
@@ -69,12 +71,14 @@ def write_visit_tables(
         name, label = f"sub-{participant}", f"ses-{session}"
         folder = Path(f"results/work/{name}_{label}")
         statuses = {stage: read_status(folder / f"{stage}.json") for stage in _STAGES}
-        record = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        specimen, _ = scan_setting(explant, session)
+        if specimen == "in_vivo":
+            record |= _body(records, name, label)
         decision = decisions.get((name, label))
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
         row["n_files"] = int(what)
         visit_rows.append(row)
-        specimen, _ = scan_setting(explant, session)
         made = lic_row(row, statuses, specimen)
         if made is not None:
             lic_rows.append(made)
@@ -82,3 +86,15 @@ def write_visit_tables(
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
     write_rows(regions, "liver_regions", region_rows)
+
+
+def _body(records: Records, participant_id: str, session_id: str) -> dict[str, float]:
+    """Weight [kg] and age [years] on the day of a visit; NaN where the records are silent."""
+    visits, people = records.visits, records.participants
+    visit = visits[(visits["participant_id"] == participant_id) & (visits["session_id"] == session_id)].to_dict(orient="records")
+    person = people[people["participant_id"] == participant_id].to_dict(orient="records")
+    weight_kg = float(visit[0]["weight_kg"]) if visit else float("nan")
+    age = float("nan")
+    if visit and person and visit[0]["visit_date"]:
+        age = age_years(date.fromisoformat(str(visit[0]["visit_date"])), float(person[0]["birth_year"]))
+    return {"weight_kg": weight_kg, "age_years": age}

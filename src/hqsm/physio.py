@@ -12,15 +12,16 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
 
 from hqsm.arrays import FloatArray
 from hqsm.config.gating import GatingParams
 from hqsm.data import RespiratoryLog, RespiratoryRecord
+from hqsm.dicom.guarded import read_guarded
 from hqsm.dicom.navigator import read_displacement_element
 from hqsm.errors import InputError
 
+_LARGEST_MB = 512.0
+"""Cap of a file, packed or not [MB]."""
 _TICK_S = 2.5e-3
 _NON_IMAGE = b"1.3.12.2.1107.5.9.1"
 """Siemens CSA non-image storage: the SOP class of CMRR's physiology DICOM, in the file's first bytes."""
@@ -100,7 +101,7 @@ def read_bids_physio(path: Path) -> RespiratoryLog | None:
     if "respiratory" not in columns or not rate_hz > 0:
         return None
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = _inflated(path) if path.suffix == ".gz" else path.read_bytes()
         cells = [line.split("\t") for line in raw.decode("ascii").splitlines() if line.strip()]
         k = columns.index("respiratory")
         values = np.array([np.nan if row[k].strip().lower() in {"n/a", "nan"} else float(row[k]) for row in cells])
@@ -147,6 +148,15 @@ def parse_pmu(text: str, name: str) -> RespiratoryLog | None:
     return _log(name, times_s, values, "siemens-pmu", clock_offset_s=offset_ms / 1e3)
 
 
+def _inflated(path: Path) -> bytes:
+    """What a gzip file holds, up to the cap; a file that goes on beyond it is no record of breathing."""
+    with gzip.open(path) as handle:
+        content = handle.read(int(_LARGEST_MB * 1e6) + 1)
+    if len(content) > _LARGEST_MB * 1e6:
+        raise InputError("A physiological file inflates beyond the cap.", remedy="Take it away.", code="PHYSIO_EMPTY")
+    return content
+
+
 def parse_cmrr_log(text: str, name: str, kind: str = "cmrr-log") -> RespiratoryLog | None:
     """A CMRR ``Physio_RESP.log``: lines of tick, channel, value; None for another signal than respiration."""
     if not re.search(r"^LogDataType\s*=\s*RESP", text, re.MULTILINE):
@@ -163,11 +173,11 @@ def read_cmrr_dicom(path: Path) -> RespiratoryLog | None:
     numbers, the name, and from byte 1024 on the text.
     """
     try:
-        header = pydicom.dcmread(path)
+        header = read_guarded(path, _LARGEST_MB)
         blob = bytes(header[0x7FE1, 0x1010].value)
         n_logs = len(blob) // int(header.AcquisitionNumber) // 1024
         size = len(blob) // n_logs
-    except (InvalidDicomError, KeyError, AttributeError, TypeError, ValueError, ZeroDivisionError, OSError):
+    except (InputError, KeyError, AttributeError, TypeError, ValueError, ZeroDivisionError, OSError):
         return None
     for start in range(0, n_logs * size, size):
         length = int.from_bytes(blob[start : start + 4], "little")

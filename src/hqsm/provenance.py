@@ -183,6 +183,13 @@ def edited_outputs(study: Path, record: Mapping[str, Any], prefix: str = "") -> 
     return sorted(wrong)
 
 
+def audit_head(study: Path) -> str:
+    """Hash of the last line of the audit trail: kept elsewhere, it shows a trail that was written anew."""
+    audit = study / FOLDER / "audit.jsonl"
+    lines = audit.read_text(encoding="utf-8").splitlines() if audit.is_file() else []
+    return sha256_of_text(lines[-1]) if lines else ""
+
+
 def broken_audit(study: Path) -> str:
     """The first broken link of the audit trail as a sentence; empty if the chain holds."""
     audit = study / FOLDER / "audit.jsonl"

@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_OUR_NAMES = frozenset({"navigator.csv", "labels.tsv"})
+_SHORTEST_NAME = 6
+"""A shorter name (``1``, ``IM7``) is a counter, and would be found in any sentence."""
+
+
 def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     """Run one stage of one visit for a Snakemake job.
 
@@ -71,8 +76,9 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     try:
         facts = work(job) or {}
     except HqsmError as error:
-        log.error("%s: %s", error.code, error)
-        _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": str(error)})
+        reason = without_file_names(str(error), job)
+        log.error("%s: %s", error.code, reason)
+        _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": reason})
         return
     except MemoryError:
         raise
@@ -98,6 +104,20 @@ def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     except Exception as error:
         log.error("%s", where_it_failed(error))
         sys.exit(f"{job.rule}: internal error ({type(error).__name__}); see {job.log[0]}")
+
+
+def without_file_names(text: str, job: Any) -> str:
+    """A sentence about a visit without the names of the files that readers gave it: a name can be that of a person."""
+    wildcards = getattr(job, "wildcards", None)
+    if wildcards is None:
+        return text
+    for parent in ("rois", "dicom"):
+        folder = Path(parent) / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
+        names = [path.name for path in sorted(folder.rglob("*"))]
+        for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):
+            if len(name) >= _SHORTEST_NAME and name not in _OUR_NAMES:
+                text = text.replace(name, f"(no. {position} in {parent} by name)")
+    return text
 
 
 def write_sealed_tables(outputs: Iterable[Any]) -> None:

@@ -58,6 +58,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "readers": ("hqsm.statistics.readers", "hqsm.tables"),
     "exclusions": ("hqsm.cohort", "hqsm.tables"),
     "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.report.blinded_report", "hqsm.blinding", "hqsm.tables"),
+    "dicom_export": ("hqsm.dicom_out.export",),
     "bids_datasets": ("hqsm.bids",),
 }
 """The modules whose code (and that of all they import) decides a rule's result."""

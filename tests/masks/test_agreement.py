@@ -6,9 +6,14 @@ import pytest
 
 from hqsm.config.liver import LiverParams
 from hqsm.config.statistics import StatisticsParams
-from hqsm.report.study_report import _readers_section
+from hqsm.report.figures.base import ReportData
+from hqsm.report.study_report import _readers
 from hqsm.statistics.readers import reader_rows, reader_summary_rows
 from hqsm.tables import TABLES
+
+
+def _readers_of(tables: dict[str, pd.DataFrame]) -> str:
+    return _readers(ReportData(tables=tables))
 
 
 def regions(values: dict[str, list[float]], dices: dict[str, float], quantity: str = "r2star_per_s") -> pd.DataFrame:
@@ -67,7 +72,7 @@ def test_the_summary_has_the_bias_and_the_scatter_that_were_put_in() -> None:
     assert rows["r2star_per_s", "A_again", "within_scan_sd"]["estimate"] == pytest.approx(2, rel=0.25)
     assert rows["mask", "B_minus_A", "dice"]["estimate"] == 0.9
     assert {key for row in rows.values() for key in row} <= {column.name for column in TABLES["reader_agreement"]}
-    page = _readers_section({"readers": pd.DataFrame(pairs), "reader_agreement": pd.DataFrame(rows.values())})
+    page = _readers_of({"readers": pd.DataFrame(pairs), "reader_agreement": pd.DataFrame(rows.values())})
     assert "ICC(A,1)" in page
     assert "No scan needs a third reader" in page
 

@@ -61,4 +61,4 @@ def test_readings_that_come_back_make_the_studys_values(tmp_path: Path) -> None:
     within = [r for r in pairs if r["kind"] == "within"]
     assert {(r["reader_a"], r["reader_b"]) for r in within} == {("A", "A.2"), ("B", "B.2")}
     assert all(float(r["dice"]) == 1 for r in within)
-    assert "<h2>Readers</h2>" in (study / "results/report/index.html").read_text(encoding="utf-8")
+    assert "ICC(A,1)" in (study / "results/report/index.html").read_text(encoding="utf-8")

@@ -199,6 +199,19 @@ def test_a_dicom_segmentation_lies_where_it_was_drawn(tmp_path: Path, grid: Voxe
     check(read_readings(tmp_path, grid), drawn, "A")
 
 
+def test_a_finer_segmentation_whose_centres_meet_the_scans_is_still_another_grid(tmp_path: Path, grid: VoxelGrid) -> None:
+    """Three fine voxels for each of the scan's: every centre of the scan is one of the file's."""
+    fine = np.array(grid.affine_mm)
+    fine[:3, :3] /= 3
+    fine_grid = VoxelGrid(shape=(30, 30, 30), affine_mm=fine)
+    drawn = np.zeros((30, 30, 30), np.int16)
+    drawn[6:24, 6:24, 6:24] = 1
+    segmentation(drawn, fine_grid).save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    with pytest.raises(InputError) as caught:
+        read_readings(tmp_path, grid)
+    assert caught.value.code == "MASK_GRID"
+
+
 def test_a_segmentation_by_an_independent_library_lies_where_it_was_drawn(tmp_path: Path, grid: VoxelGrid, drawn: np.ndarray) -> None:
     hd = pytest.importorskip("highdicom")
     from pydicom.sr.codedict import codes

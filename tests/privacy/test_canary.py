@@ -8,6 +8,7 @@ import sys
 import zipfile
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from hqsm.commands.run import REPOSITORY
 from hqsm.phantom.cohort import simulate_study
-from hqsm.stage import where_it_failed
+from hqsm.stage import where_it_failed, without_file_names
 from privacy.canary import COMMENT, HOSPITAL, NAME, NUMBER, found_in, leaks, plant_folder
 
 FREE_TEXT = {
@@ -98,6 +99,18 @@ def test_an_internal_error_is_located_without_its_message() -> None:
     assert "builtins.ValueError" in text
     assert "builtins.KeyError" in text
     assert not found_in(text.encode())
+
+
+@pytest.mark.parametrize("parent", ["rois", "dicom"])
+def test_a_sentence_about_a_visit_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / parent / "sub-01" / "ses-02"
+    (folder / "x").mkdir(parents=True)
+    for name in (f"{NAME}.nii.gz", f"{NAME}.nii", "x/navigator.csv", "x/12"):
+        (folder / name).write_bytes(b"")
+    job = SimpleNamespace(wildcards=SimpleNamespace(participant="01", session="02"))
+    shown = without_file_names(f"{NAME}.nii.gz and {NAME}.nii: 12 rows of navigator.csv", job)
+    assert shown == f"(no. 2 in {parent} by name) and (no. 1 in {parent} by name): 12 rows of navigator.csv"
 
 
 @pytest.mark.parametrize("word", [NAME, NUMBER, "1984-07-13"])

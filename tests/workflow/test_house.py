@@ -23,6 +23,7 @@ EDGES = {
     "decisions",
     "derivatives",
     "dicom",
+    "dicom_out",
     "intake.deidentify",
     "intake.filing",
     "intake.keys",

@@ -24,7 +24,11 @@ rule regression:
     input:
         annual_change="results/tables/annual_change.tsv",
     output:
-        regression="results/tables/regression.tsv",
+        regression=report(
+            "results/tables/regression.tsv",
+            caption="../report/table.rst",
+            category="Tables",
+        ),
         comparison="results/tables/method_comparison.tsv",
         influence="results/tables/influence.tsv",
         dictionaries=expand(

@@ -74,7 +74,9 @@ rule visit_tables:
         pages=visit_paths(f"{WORK}visit_page.json"),
     output:
         visits="results/tables/visits.tsv",
-        lic="results/tables/lic.tsv",
+        lic=report(
+            "results/tables/lic.tsv", caption="../report/table.rst", category="Tables"
+        ),
         regions="results/tables/liver_regions.tsv",
         dictionaries=expand(
             "results/tables/{table}.json", table=["visits", "lic", "liver_regions"]

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check everything, say what is wrong."""
     from hqsm.blinding import blind_state, broken_lock
-    from hqsm.provenance import broken_audit, edited_outputs, last_record
+    from hqsm.provenance import audit_head, broken_audit, edited_outputs, last_record
     from hqsm.study_config import study_config
 
     record = last_record(options.study)
@@ -36,7 +36,10 @@ def run(options: argparse.Namespace) -> int:
     if wrong:
         sys.stdout.write("\n".join(["Not as it was made:", *(f"  {text}" for text in wrong)]) + "\n")
         return 1
-    sys.stdout.write(f"{len(record[1]['outputs_sha256'])} outputs are those of {record[0].name}; the audit trail is whole.\n")
+    sys.stdout.write(
+        f"{len(record[1]['outputs_sha256'])} outputs are those of {record[0].name}; the audit trail is whole.\n"
+        f"last line of the trail: {audit_head(options.study)}\n"
+    )
     return 0
 
 

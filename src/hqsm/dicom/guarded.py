@@ -10,6 +10,8 @@ import hashlib
 import io
 import secrets
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,21 @@ def read_guarded(source: Path | bytes, largest_mb: float) -> Any:
         ``DICOM_TOO_DEEP`` (nested beyond what can be read) or ``DICOM_DAMAGED``.
     """
     largest = int(largest_mb * 1e6)
-    try:
+    with _named_errors():
         content = _bytes_of(source, largest)
         if content[128:132] != b"DICM":
             raise InputError("The file is no DICOM file.", code="DICOM_NOT")
         _refuse_bomb(content, largest)
         dataset = pydicom.dcmread(io.BytesIO(content))
         _refuse_giant(dataset, largest)
+    return dataset
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Whatever the parser raises becomes an :class:`InputError` without a value of the header."""
+    try:
+        yield
     except InputError:
         raise
     except InvalidDicomError:
@@ -69,7 +79,6 @@ def read_guarded(source: Path | bytes, largest_mb: float) -> Any:
         raise InputError(
             f"The file is damaged ({type(error).__name__} while it was read).", remedy="Export it again.", code="DICOM_DAMAGED"
         ) from None
-    return dataset
 
 
 def _bytes_of(source: Path | bytes, largest: int) -> bytes:
@@ -128,7 +137,17 @@ def without_identity(dataset: Any) -> Any:
     Attributes of the groups about patient, visit and procedure go unless the allow-list of intake has them; every other
     standard text is reduced to known words. PatientID becomes a code that is the same for the same person within this
     process and means nothing outside of it. Private elements stay: the conventions read numbers from them.
+
+    Raises
+    ------
+    InputError
+        ``DICOM_DAMAGED`` where a value cannot be converted.
     """
+    with _named_errors():
+        return _reduced(dataset)
+
+
+def _reduced(dataset: Any) -> Any:
     person = f"{dataset.get('PatientID', '')}\0{dataset.get('PatientName', '')}"
     for tag in list(dataset.keys()):
         if tag.is_private:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
 
 from hqsm.arrays import FloatArray
 from hqsm.data import NavigatorTrace
+from hqsm.dicom.guarded import read_guarded
 from hqsm.errors import InputError
 
 
@@ -57,6 +56,7 @@ def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
 
 
 _SAME_TIME_S = 0.005
+_LARGEST_MB = 512.0
 
 
 def read_displacement_element(
@@ -81,10 +81,10 @@ def read_displacement_element(
         If the headers of one repetition give two values.
     """
     found: list[set[float]] = [set() for _ in repetition_times_of_day_s]
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, OSError, AttributeError):
+            header = read_guarded(path, _LARGEST_MB)
+        except InputError:
             continue
         value, time_s = _element_number(header, element), _time_of_day_s(header)
         if np.isfinite(value) and np.isfinite(time_s):

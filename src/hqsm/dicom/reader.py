@@ -89,7 +89,14 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
             aside.append(made)
     chosen, others = _choose_acquisition(instances)
     aside += others
-    signal, echo_times_s, grid, times = _assemble(chosen)
+    with np.errstate(invalid="ignore", over="ignore"):
+        signal, echo_times_s, grid, times = _assemble(chosen)
+    if not np.isfinite(signal).all():
+        raise InputError(
+            "The images hold values that are no numbers (their rescale slope or intercept is infinite).",
+            remedy="Export the visit again.",
+            code="DICOM_DAMAGED",
+        )
     first = chosen[0].header
     info = AcquisitionInfo(
         convention=chosen[0].convention.name,

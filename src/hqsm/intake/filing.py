@@ -13,7 +13,7 @@ import os
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -152,8 +152,12 @@ def _items(source: Path, params: IntakeParams) -> Iterator[Item]:
             members = sorted((m for m in archive.infolist() if not m.is_dir()), key=lambda m: m.filename)
             if len(members) > params.most_files:
                 raise InputError(f"The archive has {len(members)} files.", remedy="Raise intake.most_files.", code="INTAKE_SOURCE")
+            seen: Counter[str] = Counter()
             for member in members:
-                yield _member(archive, member, largest)
+                seen[member.filename] += 1  # an archive can hold two files of one name: they are two items
+                item = _member(archive, member, largest)
+                n = seen[member.filename]
+                yield item if n == 1 else replace(item, name=f"{item.name} (no. {n} of this name)")
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise InputError(f"The archive is damaged ({type(error).__name__}).", remedy="Export it again.", code="INTAKE_SOURCE") from None
 
@@ -202,7 +206,7 @@ def _first_look(item: Item, params: IntakeParams, site: str) -> _Scan | Outcome 
             return skipped("its pixels are marked to hold burnt-in text")
         if str(header.file_meta.TransferSyntaxUID) in READABLE[:3] and len(header.PixelData) < pixel_bytes(header):
             return skipped("cut off: fewer pixels than the header promises")
-        patient_id = str(header.get("PatientID", "") or "").strip().upper()
+        patient_id = _patient_of(header)
         study_uid = str(header.get("StudyInstanceUID", "") or "").strip()
         if not patient_id:
             return skipped("no PatientID: nobody knows whose it is")
@@ -220,6 +224,10 @@ def _first_look(item: Item, params: IntakeParams, site: str) -> _Scan | Outcome 
         return skipped({"DICOM_NOT": "no DICOM"}.get(refused.code, refused.problem))
     except Exception as error:  # a value of the header that cannot be converted; its message may repeat it
         return skipped(f"damaged header ({type(error).__name__})")
+
+
+def _patient_of(header: Any) -> str:
+    return str(header.get("PatientID", "") or "").strip().upper()
 
 
 def _without_mixed_persons(scans: list[_Scan], report: Report) -> list[_Scan]:
@@ -257,6 +265,8 @@ def _file_image(
 ) -> Outcome:
     try:
         header = read_guarded(item.content, params.largest_file_mb)
+        if (_patient_of(header), str(header.StudyInstanceUID).strip()) != (visit.patient_id, visit.study_instance_uid):
+            return Outcome(name=item.name, what=SKIPPED, reason="changed while it was taken in")
         subject = Subject(participant=visit.participant, shift_days=visit.shift_days)
         made = deidentified(header, subject, keys.blinding, private)
         name = keys.blinding.uid(str(header.SOPInstanceUID).strip()).removeprefix("2.25.") + ".dcm"

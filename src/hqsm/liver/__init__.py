@@ -72,7 +72,11 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     cores = {name: usable(drawn[name], spots=name not in whole_organs) for name in drawn}
     core = consensus([cores[name] for name in first]) if cores else usable(whole, spots=False)
     gas = near_gas(echoes, body, whole, grid, params.gas_distance_mm) if specimen == "in_vivo" else np.zeros_like(whole)
-    references = {"medium": medium(body, whole, grid)} if specimen == "in_vitro" else reference_tissues(maps, body, whole)
+    references: dict[str, Mask] = {}
+    if specimen == "in_vitro":
+        references["medium"] = medium(body, whole, grid)
+    elif not not_a_body(maps, body):  # a bottle has no muscle, whatever lies where muscle would be
+        references = reference_tissues(maps, body, whole)
     for name in REFERENCES:
         given = [labels[f"reference-{name}"] for labels in readings.values() if f"reference-{name}" in labels]
         if given:

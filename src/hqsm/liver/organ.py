@@ -72,6 +72,12 @@ def magnitude_decay_per_s(echoes: MultiEcho, noise_sd: float) -> FloatArray:
     return np.clip(decay, 0, None).astype(np.float32)
 
 
+def water_and_fat_swapped(maps: WaterFat, body: Mask) -> bool:
+    """Whether most of the body's inside came out as fat: then the fat fraction says nothing."""
+    deep = body & (maps.model > 0) & np.isfinite(maps.pdff_percent) & (depth_mm(body, maps.grid) > 40)
+    return bool(deep.sum() > 100 and float((maps.pdff_percent[deep] > 50).mean()) > _LARGEST_DEEP_FAT_SHARE)
+
+
 def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> Features:
     """The features of every voxel; see :class:`Features`."""
     grid = maps.grid
@@ -88,9 +94,8 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     pdff = np.where(maps.model > 0, maps.pdff_percent / 100, np.nan)
     pdff = np.clip(pdff, -0.2, 1.2)
     known = np.isfinite(pdff)
-    deep = known & (depth_mm(body, grid) > 40)
-    if deep.sum() > 100 and float((pdff[deep] > 0.5).mean()) > _LARGEST_DEEP_FAT_SHARE:
-        known[...] = False  # water and fat are swapped in most of the body
+    if water_and_fat_swapped(maps, body):
+        known[...] = False
     fat = known & (pdff > 0.5) & (decay < 300)
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas

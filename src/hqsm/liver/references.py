@@ -8,17 +8,34 @@ from scipy import ndimage
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import VoxelGrid, WaterFat
 from hqsm.liver.geometry import dilated, eroded, opened, smoothed, world_mm
+from hqsm.liver.organ import water_and_fat_swapped
 
 REFERENCES = ("fat", "aorta", "muscle", "medium")
 FEWEST_VOXELS = 20
 """A smaller reference is not used."""
 
+_LEAST_DEPTH_PER_WIDTH = 0.4
+"""A trunk is 0.55 to 0.8 times as deep as it is wide."""
+_SMALLEST_FAT_ML = 2.0
+
 
 def reference_tissues(maps: WaterFat, body: Mask, liver: Mask) -> dict[str, Mask]:
     """Subcutaneous fat below the skin, muscle beside the spine and the aorta before it; what is not found is empty."""
     grid = maps.grid
+    fat = _subcutaneous_fat(maps, body)
+    if not _shows_the_back(body, grid):
+        return {"fat": fat}
     muscle = _paraspinal_muscle(maps, body, liver)
-    return {"fat": _subcutaneous_fat(maps, body), "muscle": muscle, "aorta": _aorta(maps, body, liver, muscle, grid)}
+    return {"fat": fat, "muscle": muscle, "aorta": _aorta(maps, body, liver, muscle, grid)}
+
+
+def _shows_the_back(body: Mask, grid: VoxelGrid) -> bool:
+    """Whether the images reach from the back to the front; a coronal slab does not, and its rear is not the skin."""
+    if not body.any():
+        return False
+    x, y, _ = world_mm(grid)
+    width_mm, depth_mm = (float(np.ptp(np.percentile(axis[body], [1, 99]))) for axis in (x, y))
+    return depth_mm > _LEAST_DEPTH_PER_WIDTH * width_mm
 
 
 def medium(body: Mask, block: Mask, grid: VoxelGrid) -> Mask:
@@ -32,8 +49,13 @@ def _subcutaneous_fat(maps: WaterFat, body: Mask) -> Mask:
     outside = ~ndimage.binary_fill_holes(body.any(axis=2))
     depth_mm = ndimage.distance_transform_edt(~outside, sampling=grid.voxel_size_mm[:2])[:, :, None]
     fat = body & (pdff > 70) & (depth_mm < 25)
+    if water_and_fat_swapped(maps, body):
+        return np.zeros_like(body)
     # the skin's voxels are part air: at least one layer goes
-    return eroded(np.asarray(fat), grid, max(2.0, float(grid.voxel_size_mm[:2].max())))
+    fat = eroded(np.asarray(fat), grid, max(2.0, float(grid.voxel_size_mm[:2].max())))
+    labels, _ = ndimage.label(fat)
+    sizes_ml = np.bincount(labels.ravel()) * grid.voxel_volume_ml
+    return np.asarray(fat & (sizes_ml[labels] >= _SMALLEST_FAT_ML))
 
 
 def _trunk(body: Mask, grid: VoxelGrid) -> tuple[FloatArray, FloatArray, float]:

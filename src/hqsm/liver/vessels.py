@@ -31,8 +31,12 @@ def vessels(maps: WaterFat, liver: Mask) -> Mask:
         ratio = np.where(liver & (around > 0), near / around, 1.0)
     # the organ's outermost voxels are part of something else, which says nothing of vessels
     deep = liver & (depth_mm(liver, grid) > 1.2 * float(grid.voxel_size_mm.max()))
-    inside = ratio[parenchyma & deep]
-    scatter = 1.4826 * float(np.median(np.abs(inside - np.median(inside)))) if inside.size else 0.0
+    inside = ratio[deep]
+    middle = float(np.median(inside)) if inside.size else 1.0
+    # vessels and the cut at 0.6 shape the lower half; the upper half is noise and texture alone
+    above = inside[inside > middle] - middle
+    scatter = 1.4826 * float(np.median(above)) if above.size else 0.0
+    ratio = ratio / max(middle, 1e-3)
     found = deep & (ratio < min(_SLOWER_THAN_LIVER, 1 - _SURE * scatter))
     # a vein of 3 mm and more fills a voxel in part; the next voxel has a share of it
     return np.asarray(dilated(found, grid, float(grid.voxel_size_mm.min())) & liver & (ratio < 1 - 0.5 * (1 - _SLOWER_THAN_LIVER)))

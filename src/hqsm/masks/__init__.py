@@ -88,7 +88,7 @@ def read_file(path: Path, grid: VoxelGrid, *, resample: bool = False) -> dict[st
             masks[known] = mask
     if not masks:
         raise InputError(
-            f"{path.name} has no label that is known ({', '.join(strangers) or 'it is empty'}).",
+            f"{path.name} has no label that is known ({f'{len(strangers)} others' if strangers else 'it is empty'}).",
             remedy="Name them as in docs/masks.md: liver, liver-roi, segment-5, vessel, reference-muscle ...",
             code="MASK_LABEL",
         )

@@ -63,6 +63,11 @@ def assemble_visit_page(
         chi=load_noun(Path(paths.susceptibility), Susceptibility) if ok["susceptibility"] else None,
         gating_rows=gating_rows,
         gating=echoes_facts.get("gating", {}),
+        mask={
+            name: statuses["regions"].get(name)
+            for name in ("mask_source", "readers", "no_liver_because", "references", "excluded_shares")
+            if statuses["regions"].get(name)
+        },
         acquisition={
             k: v for k, v in echoes_facts.items() if k not in {"failed", "stage", "codes", "gating", "placeholders", "echo_times_s"}
         },

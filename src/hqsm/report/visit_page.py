@@ -71,6 +71,8 @@ class VisitPage:
     iron: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    mask: dict[str, Any] = field(default_factory=dict)
+    """How the liver's mask was made: source, readers, why there is none, shares left out by cause."""
     viewer: str = ""
     """File name of the visit's interactive viewer; empty without one."""
 
@@ -116,6 +118,8 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
         body += "<h2>Flags</h2>" + table(("Code", "What it means"), flags)
     for title, uri, caption in _pictures(visit, params):
         body += render("<h2>{{ t }}</h2>", t=title) + picture(uri, title, caption)
+    if visit.mask:
+        body += "<h2>Liver mask</h2>" + _mask(visit.mask)
     if visit.echo_times_s:
         body += "<h2>Echoes</h2>" + _echoes(visit)
     deviations = visit.acquisition.get("protocol_deviations") or []
@@ -142,6 +146,18 @@ def _headline(iron: Mapping[str, Any]) -> str:
         ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", ""),
         ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),
     )
+
+
+def _mask(mask: Mapping[str, Any]) -> str:
+    shares = {str(k).replace("_", " "): v for k, v in (mask.get("excluded_shares") or {}).items()}
+    facts = {
+        "drawn by": mask.get("mask_source"),
+        "readers": mask.get("readers"),
+        "no liver, because": mask.get("no_liver_because"),
+        "reference regions": mask.get("references"),
+        **{f"left out: {name}": f"{100 * float(share):.1f} %" for name, share in shares.items() if share is not None},
+    }
+    return _facts(facts, {name: name for name in facts})
 
 
 def _facts(facts: Mapping[str, Any], words: Mapping[str, str]) -> str:
