@@ -174,7 +174,8 @@ def _pixels(ds: Dataset, pixels: AnyArray) -> None:
     stored = np.ascontiguousarray(pixels.T)
     ds.Rows, ds.Columns = stored.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    bits = 12 if stored.dtype == np.uint16 and stored.max(initial=0) < 4096 else 16
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
     ds.PixelRepresentation = int(stored.dtype == np.int16)
     ds.PixelData = stored.tobytes()
 
