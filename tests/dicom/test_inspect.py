@@ -6,11 +6,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from dicom_scans import scan
 from hqsm.cli import main
 from hqsm.config.dicom import DicomParams
 from hqsm.dicom.survey import COLUMNS, survey
 from hqsm.phantom.dicom_writer import write_clutter, write_scan
-from test_reader import scan
 
 
 def cell(row: tuple[str, ...], column: str) -> str:

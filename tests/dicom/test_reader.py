@@ -5,25 +5,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conftest import make_grid
+from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
-from hqsm.data import RepeatedMultiEcho
 from hqsm.dicom.reader import read_visit
 from hqsm.errors import InputError
 from hqsm.phantom.dicom_writer import write_clutter, write_scan
-
-
-def scan() -> RepeatedMultiEcho:
-    """A small oblique scan whose voxels all differ, so that any turn or swap shows."""
-    grid = make_grid("oblique", (10, 8, 6))
-    t = np.array([1.2, 2.8, 4.4]) * 1e-3
-    i, j, k = np.indices(grid.shape)
-    field = 40 + 2.0 * i - 1.5 * j + 3 * k
-    signal = (50 + 3 * i + 2 * j + 5 * k)[..., None] * np.exp(2j * np.pi * field[..., None] * t)
-    both = np.stack([signal, 0.9 * signal * np.exp(0.5j)], axis=-1).astype(np.complex64)
-    return RepeatedMultiEcho(
-        signal=both, echo_times_s=t, field_strength_tesla=1.5, grid=grid, repetition_times_of_day_s=np.array([36000.0, 36012.0])
-    )
 
 
 @pytest.mark.parametrize("vendor", ["siemens", "ge", "philips"])
