@@ -252,9 +252,10 @@ def _read_header(path: Path, handle: BinaryIO, head: bytes, size: int, limit: in
 
     header = read_dataset(source, syntax == IMPLICIT, syntax != BIG_ENDIAN, stop_when=at_pixels, specific_tags=list(_TAGS))
     if not found:
-        if "SOPClassUID" not in header:
-            raise _Damaged("cut off inside the header: the transfer broke off")
-        return SetAside(name=series_name(header), kind=kind_of_class(str(header.get("SOPClassUID", ""))), reason="no image in it")
+        sop_class = str(header.get("SOPClassUID", ""))
+        if kind_of_class(sop_class) not in _CLASSES.values():
+            raise _Damaged("cut off before its pixel data: the transfer broke off")
+        return SetAside(name=series_name(header), kind=kind_of_class(sop_class), reason="no image in it")
     if source.tell() > _LONGEST_HEADER_BYTES:
         raise _Damaged("a header of more than 64 MB: damaged or hostile")
     if "SOPInstanceUID" not in header:
@@ -362,7 +363,7 @@ def series_name(header: Any) -> str:
     number = header.get("SeriesNumber")
     text = " ".join(str(header.get("SeriesDescription", "") or "").replace("\\", " ").split())[:64]
     private = [word for key in ("PatientName", "PatientID") for word in str(header.get(key, "") or "").replace("^", " ").split()]
-    for word in private:
+    for word in sorted(private, key=len, reverse=True):
         if len(word) > 2 and not word.isspace():
             place = text.lower().find(word.lower())
             while place >= 0:

@@ -415,53 +415,48 @@ def _refuse_the_undecodable(frames: list[Frame]) -> None:
 
 def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: list[float]) -> tuple[list[int], int]:
     """Repetition of each frame from 0 (-1: an exact copy), by the first evidence that gives each a place of its own."""
-    candidates: list[list[float]] = [
-        [0.0] * len(frames),
-        [float(frame.temporal) for frame in frames],
-        [float(frame.acquisition_number) for frame in frames],
-        [round(frame.time_of_day_s, 3) for frame in frames],
+    moments = [round(frame.time_of_day_s, 3) for frame in frames]
+    evidence: list[list[tuple[float, ...]]] = [
+        [() for _ in frames],
+        [(frame.temporal,) for frame in frames],
+        [(frame.temporal, frame.acquisition_number) for frame in frames],
     ]
-    for values in candidates:
-        if all(np.isfinite(values)) and len(set(zip(spot, values, strict=True))) == len(frames):
-            numbers = {value: r for r, value in enumerate(sorted(set(values)))}
-            found = [numbers[value] for value in values]
-            if values is not candidates[3] or len(set(Counter(found).values())) == 1:
-                return found, 0
+    n_distinct = [len(set(zip(spot, values, strict=True))) for values in evidence]
+    if max(n_distinct) == len(frames):
+        return _numbered(evidence[n_distinct.index(len(frames))]), 0
     by_spot: dict[tuple[int, int, str], list[int]] = defaultdict(list)
     for k, place in enumerate(spot):
         by_spot[place].append(k)
-    sizes = {len(members) for members in by_spot.values()}
-    moments = candidates[3]
-    if (
-        len(sizes) == 1
-        and all(len({moments[k] for k in members}) == len(members) for members in by_spot.values())
-        and all(np.isfinite(moments))
-    ):
-        # each slice or echo has a time of its own: the r-th time of a place is repetition r
+    even = len({len(members) for members in by_spot.values()}) == 1
+    if even and all(np.isfinite(moments)) and all(len({moments[k] for k in members}) == len(members) for members in by_spot.values()):
+        # nothing but the clock tells them apart, and a slice or an echo may have a time of its own: the r-th of each place
         found = [0] * len(frames)
         for members in by_spot.values():
             for r, k in enumerate(sorted(members, key=lambda k: moments[k])):
                 found[k] = r
         return found, 0
-    return _without_copies(frames, spot, times)
+    return _without_copies(frames, spot, _numbered(evidence[n_distinct.index(max(n_distinct))]), times)
 
 
-def _without_copies(frames: list[Frame], spot: list[tuple[int, int, str]], times: list[float]) -> tuple[list[int], int]:
+def _numbered(values: list[tuple[float, ...]]) -> list[int]:
+    numbers = {value: r for r, value in enumerate(sorted(set(values)))}
+    return [numbers[value] for value in values]
+
+
+def _without_copies(
+    frames: list[Frame], spot: list[tuple[int, int, str]], repetition: list[int], times: list[float]
+) -> tuple[list[int], int]:
     """Frames that share a place: exact copies are dropped, anything else is a double that only a person can resolve."""
     found, n_same = [], 0
-    seen: dict[tuple[Any, ...], Frame] = {}
-    numbers = {value: r for r, value in enumerate(sorted({frame.temporal for frame in frames}))}
-    for frame, place in zip(frames, spot, strict=True):
-        key = (*place, frame.temporal)
-        other = seen.setdefault(key, frame)
+    seen: dict[tuple[int, int, str, int], Frame] = {}
+    for frame, (k, echo, part), r in zip(frames, spot, repetition, strict=True):
+        other = seen.setdefault((k, echo, part, r), frame)
         if other is frame:
-            found.append(numbers[frame.temporal])
+            found.append(r)
             continue
         if not np.array_equal(read_pixels(other.file)[other.index], read_pixels(frame.file)[frame.index]):
-            k, echo, part = place
             raise InputError(
-                f"Slice {k + 1}, echo time {1e3 * times[echo]:g} ms, repetition {numbers[frame.temporal] + 1}, {part} is there twice, "
-                "with different pixels.",
+                f"Slice {k + 1}, echo time {1e3 * times[echo]:g} ms, repetition {r + 1}, {part} is there twice, with different pixels.",
                 remedy="Remove the double images, or the series that is not wanted.",
                 code="DICOM_DOUBLE",
             )
