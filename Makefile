@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-clean study test test-fast lint format lock schema
+.PHONY: help env demo demo-clean study test test-fast lint format lock schema vendor
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,10 @@ format: $(STAMP) ## Format the code
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml --extra test -o requirements.lock
+
+vendor: ## Fetch the viewer's library again (needs npm); a test compares it with its pinned hash
+	cd $$(mktemp -d) && npm pack --silent @niivue/niivue@0.69.0 && tar xzf *.tgz package/dist/niivue.umd.js && \
+	  cp package/dist/niivue.umd.js $(CURDIR)/src/hqsm/report/vendor/niivue.umd.js
 
 schema: $(STAMP) ## Write the JSON schema of config.yaml from the parameter types
 	@$(BIN)/hqsm schema > workflow/schemas/config.schema.json

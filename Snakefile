@@ -18,6 +18,7 @@ include: "workflow/rules/exposure.smk"
 include: "workflow/rules/change.smk"
 include: "workflow/rules/explants.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/dicom_export.smk"
 
 
 rule all:

@@ -12,7 +12,7 @@ from hqsm.errors import HqsmError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; a known error becomes one sentence and exit status 2."""
+    """Run a command; a known error becomes one sentence and its exit status (2; 4 for the blind)."""
     parser = argparse.ArgumentParser(prog="hqsm", description="Liver iron from raw multi-echo MRI.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True)
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.run(options))
     except HqsmError as error:
         sys.stderr.write(f"hqsm: {error}\n")
-        return 2
+        return error.exit_status
 
 
 if __name__ == "__main__":

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 MEANINGS: dict[str, str] = {
     "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
+    "LIVER_VOLUME": "The liver's volume is not what the body's size or age lets expect; a reader has to look at its mask.",
     "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
+    "LIC_IMPLAUSIBLE": "Liver iron came out far below zero: the mask, the reference or the field is wrong; it is not reported.",
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
     "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",
     "GATING_WINDOW_WIDENED": "The acceptance window was widened to reach the wanted efficiency.",
+    "GATING_DRIFT": "The end-expiratory level drifted during the scan; gating.follow says whether the window follows it.",
+    "GATING_OUTLIERS": "Repetitions at end-expiration were left out because their images do not fit.",
+    "GATING_SOURCES_DISAGREE": "Two sources of the respiratory position disagree; the page shows both.",
+    "GATING_PHYSIO_CLOCK": "The clock of the respiratory log does not fit the images.",
+    "GATING_PHYSIO_UNREADABLE": "A respiratory log in the visit's folder could not be read.",
+    "GATING_PHYSIO_FLAT": "The respiratory log is flat and was not used.",
+    "GATING_BELLOWS_SCALE_ASSUMED": "The size of the motion in mm is assumed: the images cannot scale the bellows signal.",
     "GATING_LOW_EFFICIENCY": "Fewer repetitions than wanted lie at end-expiration.",
     "TWO_ECHOES_NO_FAT": "Two echoes: field map and susceptibility, but no fat fraction.",
     "R2STAR_TWO_ECHOES": "R2* from two echoes is confounded by fat.",
@@ -21,6 +30,7 @@ MEANINGS: dict[str, str] = {
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",
+    "BIPOLAR_CORRECTED": "The echoes were read with alternating gradients; their odd/even phase was removed.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",
     "INTERNAL_ERROR": "A stage stopped with an error of the program.",
 }

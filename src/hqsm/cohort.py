@@ -5,17 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION"})
+NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION", "GATING_OUTLIERS", "GATING_DRIFT", "BIPOLAR_CORRECTED"})
 """Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""
 
 Row = dict[str, Any]
+
+
+LEAST_OF_EXPECTED_VOLUME, MOST_OF_EXPECTED_VOLUME = 0.35, 3.0
+"""A slab may cut the liver, and iron enlarges it; beyond these shares of what body size predicts the mask is not believed."""
+
+
+def expected_liver_volume_ml(weight_kg: float, age_years: float) -> float:
+    """Liver volume that a body predicts [mL]; NaN where neither weight nor age is known.
+
+    Urata et al., Hepatology 1995;21:1317: 706.2 mL per m^2 of body surface + 2.4, with the surface from the weight alone
+    (Costeff, Arch Dis Child 1966;41:681). Without a weight a child's is taken from the age (2 (age + 4) kg up to five
+    years, 3 age + 7 kg up to twelve, as in Advanced Paediatric Life Support), anyone older's as 60 kg.
+    """
+    if not weight_kg > 0:
+        if not age_years >= 0:
+            return float("nan")
+        weight_kg = 2 * (age_years + 4) if age_years < 6 else min(3 * age_years + 7, 60.0)
+    surface_m2 = (4 * weight_kg + 7) / (weight_kg + 90)
+    return 706.2 * surface_m2 + 2.4
+
+
+def volume_doubt(volume_ml: float, weight_kg: float, age_years: float) -> str:
+    """The code of a liver whose volume its body makes implausible; empty where it is plausible or nothing is known."""
+    share = volume_ml / expected_liver_volume_ml(weight_kg, age_years)
+    return "LIVER_VOLUME" if share < LEAST_OF_EXPECTED_VOLUME or share > MOST_OF_EXPECTED_VOLUME else ""
 
 
 def visit_row(
     participant_id: str,
     session_id: str,
     statuses: Mapping[str, Mapping[str, Any]],
-    record: Mapping[str, str],
+    record: Mapping[str, Any],
     decision: Mapping[str, str] | None,
 ) -> Row:
     """One row of visits.tsv.
@@ -27,13 +52,18 @@ def visit_row(
     statuses
         Status of each stage by name; a failed stage carries ``code`` and ``reason``.
     record
-        ``group`` and ``visit_type`` of this visit from the clinical records; empty text where they are silent.
+        ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
+        and ``age_years`` on its day, NaN where unknown or for an explant.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
     echoes = statuses.get("gated_echoes", {})
     failed = next((facts for facts in statuses.values() if facts.get("failed")), None)
     codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
+    volume_ml = statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml")
+    if volume_ml:
+        doubt = volume_doubt(float(volume_ml), float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan")))
+        codes += [doubt] if doubt else []
     status, reason, stage = "ok", "", ""
     doubts = [code for code in codes if code not in NOTES]
     if failed is not None:
@@ -41,6 +71,9 @@ def visit_row(
         codes.append(str(failed["code"]))
     elif doubts:
         status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
+        why = statuses.get("regions", {}).get("no_liver_because")
+        if why:
+            reason += f" No automatic liver: {why}."
     if decision is not None and status != "rejected":
         said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
@@ -86,12 +119,24 @@ def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]],
         "gating_efficiency": gating["efficiency"],
         "n_repetitions": gating["n_repetitions"],
         "n_accepted": gating["n_accepted"],
+        "gating_window_mm": gating.get("window_mm"),
+        "gating_residual_sd_mm": gating.get("residual_sd_mm"),
+        "gating_drift_mm": gating.get("drift_mm"),
         "mask_source": regions["mask_source"],
         "reference_tissue": statuses["susceptibility"]["reference_name"],
         "reconstruction_digest": statuses["susceptibility"]["digest"],
         "qc_status": visit["status"],
         "qc_codes": visit["codes"],
     }
+
+
+def liver_region_rows(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Rows of liver_regions.tsv of one visit: each reader's liver, its parts, the references, what was left out."""
+    iron = statuses.get("liver_iron", {})
+    if iron.get("failed", True):
+        return []
+    name = {"participant_id": visit["participant_id"], "session_id": visit["session_id"]}
+    return [{**name, **row} for row in iron.get("details", {}).get("regions", [])]
 
 
 def unusable_row(name: str, reason: str) -> Row:

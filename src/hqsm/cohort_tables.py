@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hqsm.cohort import lic_row, unusable_row, visit_row
+from hqsm.cohort import lic_row, liver_region_rows, unusable_row, visit_row
 from hqsm.config.records import RecordsParams
 from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.records.data import Records, empty_records
+from hqsm.records.exposure import age_years
 from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
 from hqsm.stage import read_status
@@ -41,14 +43,27 @@ def study_records(params: RecordsParams) -> Records:
         return empty_records(str(error), (whole,))
 
 
-def write_visit_tables(found: list[list[str]], record_params: RecordsParams, explant: ExplantParams, *, visits: Path, lic: Path) -> None:
-    """Write visits.tsv and lic.tsv for the visits that were found (participant, session, and files or reason)."""
-    records = study_records(record_params)
+def write_visit_tables(
+    found: list[list[str]],
+    record_params: RecordsParams,
+    explant: ExplantParams,
+    *,
+    visits: Path,
+    lic: Path,
+    regions: Path,
+    sealed: bool = False,
+) -> None:
+    """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
+
+    ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
+    """
+    records = empty_records() if sealed else study_records(record_params)
     groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
     kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in records.visits.to_dict(orient="records")}
     decisions = read_decisions(Path("decisions.csv"))
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
+    region_rows: list[dict[str, Any]] = []
     for participant, session, what in found:
         if not session:
             visit_rows.append(unusable_row(participant, what))
@@ -56,14 +71,30 @@ def write_visit_tables(found: list[list[str]], record_params: RecordsParams, exp
         name, label = f"sub-{participant}", f"ses-{session}"
         folder = Path(f"results/work/{name}_{label}")
         statuses = {stage: read_status(folder / f"{stage}.json") for stage in _STAGES}
-        record = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        specimen, _ = scan_setting(explant, session)
+        if specimen == "in_vivo":
+            record |= _body(records, name, label)
         decision = decisions.get((name, label))
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
         row["n_files"] = int(what)
         visit_rows.append(row)
-        specimen, _ = scan_setting(explant, session)
         made = lic_row(row, statuses, specimen)
         if made is not None:
             lic_rows.append(made)
+        region_rows += liver_region_rows(row, statuses)
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
+    write_rows(regions, "liver_regions", region_rows)
+
+
+def _body(records: Records, participant_id: str, session_id: str) -> dict[str, float]:
+    """Weight [kg] and age [years] on the day of a visit; NaN where the records are silent."""
+    visits, people = records.visits, records.participants
+    visit = visits[(visits["participant_id"] == participant_id) & (visits["session_id"] == session_id)].to_dict(orient="records")
+    person = people[people["participant_id"] == participant_id].to_dict(orient="records")
+    weight_kg = float(visit[0]["weight_kg"]) if visit else float("nan")
+    age = float("nan")
+    if visit and person and visit[0]["visit_date"]:
+        age = age_years(date.fromisoformat(str(visit[0]["visit_date"])), float(person[0]["birth_year"]))
+    return {"weight_kg": weight_kg, "age_years": age}

@@ -177,6 +177,52 @@ class NavigatorTrace(_Frozen):
         self._freeze()
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RespiratoryLog(_Frozen):
+    """A respiratory waveform beside the images: bellows or cushion, in arbitrary units.
+
+    Attributes
+    ----------
+    times_of_day_s
+        (sample,) strictly increasing, seconds since midnight on the scanner's clock; where ``relative``, seconds since
+        the first repetition.
+    values
+        (sample,) arbitrary units; NaN where the recording has a hole.
+    kind
+        ``bids-physio``, ``siemens-pmu``, ``cmrr-log`` or ``cmrr-dicom``.
+    clock_offset_s
+        Clock of the recording unit minus the scanner's clock [s]; NaN where the file names one clock only.
+    relative
+        Whether the times count from the first repetition.
+    """
+
+    times_of_day_s: FloatArray
+    values: FloatArray
+    kind: str
+    clock_offset_s: float = float("nan")
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.times_of_day_s.ndim != 1 or self.times_of_day_s.shape != self.values.shape or self.values.size < 2:
+            raise ValueError(f"{self.times_of_day_s.shape} times but {self.values.shape} values in a respiratory log")
+        if not (np.diff(self.times_of_day_s) > 0).all():
+            raise ValueError("the times of a respiratory log must increase")
+        self._freeze()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RespiratoryRecord:
+    """What a visit folder says about breathing besides ``navigator.csv``.
+
+    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``problems`` a sentence
+    for each log that could not be read.
+    """
+
+    log: RespiratoryLog | None = None
+    header: NavigatorTrace | None = None
+    problems: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
     """Something in a visit folder that is not part of the acquisition, and why."""
@@ -205,6 +251,8 @@ class AcquisitionInfo:
     n_files: int = 0
     set_aside: tuple[SetAside, ...] = ()
     notes: tuple[str, ...] = ()
+    manifest: tuple[tuple[str, str], ...] = ()
+    """SHA-256 of the SOPInstanceUID and of the stored pixels of every image that was used, sorted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,6 +282,20 @@ class GatingReport(_Frozen):
         Accepted share of the repetitions, 0..1; NaN for a single repetition (nothing is made up).
     window_mm, end_expiration_mm, residual_sd_mm
         Acceptance window (full width), its centre, SD of the accepted displacements [mm]; NaN where not applicable.
+        Where the window follows a drift, the centre is that of the middle repetition and the SD is about the line.
+    window_centre_mm
+        (repetition,) centre of the window at each repetition [mm]; empty where there is no window.
+    drift_mm
+        Drift of the end-expiratory level from the first to the last repetition [mm]; NaN where it cannot be told.
+    followed
+        What accepted repetitions were shifted by before they were combined: ``none``, ``drift`` or ``all``.
+    second_source, second_displacement_mm, disagreement_mm
+        Another source of the displacement, what it says (repetition,) on its own origin, and the RMS difference after the
+        origins are matched [mm]; empty and NaN where there is none.
+    misfit
+        (repetition,) share of a repetition's image that the others do not explain; empty where not computed.
+    notes
+        Sentences about the source: clock, scale of a bellows signal.
     codes
         Quality codes, e.g. ``GATING_LOW_EFFICIENCY``.
     """
@@ -246,6 +308,14 @@ class GatingReport(_Frozen):
     window_mm: float
     end_expiration_mm: float
     residual_sd_mm: float
+    window_centre_mm: FloatArray = field(default_factory=lambda: np.empty(0))
+    drift_mm: float = float("nan")
+    followed: str = "none"
+    second_source: str = ""
+    second_displacement_mm: FloatArray = field(default_factory=lambda: np.empty(0))
+    disagreement_mm: float = float("nan")
+    misfit: FloatArray = field(default_factory=lambda: np.empty(0))
+    notes: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -332,6 +402,18 @@ class Regions(_Frozen):
         ``reader`` or ``automatic``.
     codes
         Quality codes, e.g. ``MASK_AUTOMATIC``.
+    near_gas
+        Liver voxels next to lung or gas, where susceptibility is not read; None where it was not looked for.
+    readings
+        Voxels that each reader's value is read from, by reader; empty with an automatic mask.
+    parts
+        Right lobe and segments by name, where readers named them; inside ``liver``.
+    shares
+        Share of ``liver_whole`` that is left out, by cause.
+    overlaps
+        Dice of what two readings drew, by ``A~B``.
+    reason
+        Why no liver was found automatically; empty where one was.
     """
 
     body: Mask
@@ -342,14 +424,34 @@ class Regions(_Frozen):
     mask_source: str
     grid: VoxelGrid
     codes: tuple[str, ...] = ()
+    near_gas: Mask | None = None
+    readings: dict[str, Mask] = field(default_factory=dict)
+    parts: dict[str, Mask] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    overlaps: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
 
     def __post_init__(self) -> None:
         named = {"body": self.body, "liver": self.liver, "liver_whole": self.liver_whole, "vessel": self.vessel}
-        for name, mask in {**named, **self.references}.items():
+        if self.near_gas is not None:
+            named["near_gas"] = self.near_gas
+        for name, mask in {**named, **self.references, **self.readings, **self.parts}.items():
             if mask.shape != self.grid.shape or mask.dtype != np.bool_:
                 raise ValueError(f"mask {name} is {mask.shape} {mask.dtype}, the grid {self.grid.shape} bool")
         self._freeze()
-        object.__setattr__(self, "references", {name: read_only(mask) for name, mask in self.references.items()})
+        for group in ("references", "readings", "parts"):
+            object.__setattr__(self, group, {name: read_only(mask) for name, mask in getattr(self, group).items()})
+
+    @property
+    def liver_for_susceptibility(self) -> Mask:
+        """The voxels that the liver's susceptibility is read from: ``liver`` away from lung and gas.
+
+        Where little is left (a thin or small liver), all of ``liver``.
+        """
+        if self.near_gas is None:
+            return self.liver
+        away: Mask = self.liver & ~self.near_gas
+        return away if away.sum() >= 0.3 * self.liver.sum() else self.liver
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -453,7 +555,8 @@ class RoiStatistics:
     """Robust summary of a map in a region: median inside Tukey fences, its spread and its size.
 
     ``median`` and ``iqr`` carry the map's unit; ``standard_error`` that of the median;
-    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences.
+    ``excluded_share`` is the share of the region's voxels without a valid value or beyond the fences; ``trimmed_mean`` is
+    the mean inside the fences.
     """
 
     median: float
@@ -461,6 +564,7 @@ class RoiStatistics:
     standard_error: float
     n_voxels: int
     excluded_share: float
+    trimmed_mean: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,12 +48,21 @@ def acquisition_facts(echoes: MultiEcho, info: AcquisitionInfo) -> Facts:
     }
 
 
+def write_manifest(path: Path, info: AcquisitionInfo) -> None:
+    """Write the images that a visit's results come from: hash of the UID, hash of the pixels; no name, no date."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["sop_instance_uid_sha256\tpixels_sha256", *("\t".join(entry) for entry in info.manifest)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_gating(path: Path, report: GatingReport) -> Facts:
     """Write ``*_desc-gating.tsv`` (one row per repetition) and its sidecar; return the numbers of the sidecar."""
-    lines = ["repetition\tdisplacement_mm\taccepted\treason"]
+    lines = ["repetition\tdisplacement_mm\taccepted\treason\tsecond_displacement_mm\tmisfit\twindow_centre_mm"]
     for k in range(report.n_repetitions):
         displacement = format_value(float(report.displacement_mm[k]))
-        lines.append(f"{k + 1}\t{displacement}\t{int(report.accepted[k])}\t{report.reasons[k] or MISSING}")
+        others = (report.second_displacement_mm, report.misfit, report.window_centre_mm)
+        more = "\t".join(format_value(float(values[k])) if values.size else MISSING for values in others)
+        lines.append(f"{k + 1}\t{displacement}\t{int(report.accepted[k])}\t{report.reasons[k] or MISSING}\t{more}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     facts: Facts = {
@@ -64,12 +73,20 @@ def write_gating(path: Path, report: GatingReport) -> Facts:
         "window_mm": _none_for_nan(report.window_mm),
         "end_expiration_mm": _none_for_nan(report.end_expiration_mm),
         "residual_sd_mm": _none_for_nan(report.residual_sd_mm),
+        "drift_mm": _none_for_nan(report.drift_mm),
+        "followed": report.followed,
+        "second_source": report.second_source or None,
+        "disagreement_mm": _none_for_nan(report.disagreement_mm),
+        "notes": list(report.notes),
     }
     columns = {
         "repetition": {"Description": "Repetition in order of acquisition, from 1"},
         "displacement_mm": {"Description": "Superior-inferior position of the diaphragm", "Units": "mm"},
         "accepted": {"Description": "1 if the repetition was combined, else 0"},
         "reason": {"Description": "Why a repetition was not combined"},
+        "second_displacement_mm": {"Description": "The same by the second source, on its own origin", "Units": "mm"},
+        "misfit": {"Description": "Share of the moving organs' image that the other repetitions do not explain"},
+        "window_centre_mm": {"Description": "Centre of the acceptance window: end-expiration, drifting where it follows", "Units": "mm"},
     }
     write_json(path.with_suffix(".json"), {**columns, "Gating": facts, "Codes": list(report.codes)})
     return facts

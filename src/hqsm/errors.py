@@ -16,6 +16,9 @@ class HqsmError(Exception):
         Stable upper-case code, listed in ``docs/findings.md``; tests assert on it.
     """
 
+    exit_status = 2
+    """What a command that ends with this error returns."""
+
     def __init__(self, problem: str, *, remedy: str = "", code: str = "ERROR") -> None:
         self.problem = problem
         self.remedy = remedy
@@ -29,6 +32,12 @@ class InputError(HqsmError):
 
 class ConfigError(HqsmError):
     """The configuration is wrong: an unknown key, a value out of its range."""
+
+
+class BlindingError(HqsmError):
+    """Refused because it would break the blind, or promise one that does not hold."""
+
+    exit_status = 4
 
 
 class ProcessingError(HqsmError):

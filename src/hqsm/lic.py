@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hqsm.arrays import FloatArray, Mask
+from hqsm.arrays import Mask
 from hqsm.config.lic import LicParams
 from hqsm.data import LiverIron, Regions, RoiStatistics, Susceptibility, WaterFat
+from hqsm.roi import mean_of_readers, roi_statistics
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
 
 CHI_IRON_PPM_PER_MG_ML = 1.30
@@ -156,28 +158,6 @@ def r2star_calibration(name: str, field_strength_tesla: float) -> LicCalibration
     return best if abs(best.field_strength_tesla - field_strength_tesla) <= 0.1 else None
 
 
-def roi_statistics(values: FloatArray, mask: Mask) -> RoiStatistics:
-    """Median inside Tukey's fences (1.5 IQR beyond the quartiles), IQR, and a standard error of the median.
-
-    The standard error is 1.2533 * SD / sqrt(n / 27): neighbouring voxels are not independent, and a cube of 27 is
-    counted as one.
-    """
-    inside = values[mask]
-    valid = inside[np.isfinite(inside)].astype(np.float64)
-    if valid.size == 0:
-        return RoiStatistics(median=np.nan, iqr=np.nan, standard_error=np.nan, n_voxels=0, excluded_share=1.0)
-    q1, q3 = np.percentile(valid, [25, 75])
-    kept = valid[(valid >= q1 - 1.5 * (q3 - q1)) & (valid <= q3 + 1.5 * (q3 - q1))]
-    error = 1.2533 * float(kept.std(ddof=1)) / np.sqrt(max(kept.size / 27, 1)) if kept.size > 1 else np.nan
-    return RoiStatistics(
-        median=float(np.median(kept)),
-        iqr=float(q3 - q1),
-        standard_error=error,
-        n_voxels=int(kept.size),
-        excluded_share=float(1 - kept.size / inside.size),
-    )
-
-
 def apply_calibration(calibration: LicCalibration, value: float, standard_error: float) -> tuple[float, float, float]:
     """LIC [mg/g dry] and its 95 % interval from the measurement's error and the slope's: sqrt of their squares."""
     lic = calibration.intercept + calibration.slope * value
@@ -190,13 +170,15 @@ def liver_iron(
 ) -> LiverIron:
     """Liver values of one visit by both methods. What cannot be measured is NaN with a code, never clipped.
 
+    Where several readers drew the liver, a value is the mean of their medians; ``details["regions"]`` keeps each one's,
+    those of the liver's parts and those of every reference tissue.
+
     ``reconstruction_digest`` names code and parameters of the susceptibility map; the study's own calibration holds for one.
     """
     codes: list[str] = []
     liver = regions.liver
-    r2star = roi_statistics(maps.r2star_per_s, liver)
-    susceptibility = roi_statistics(chi.chi_ppm, liver)
-    pdff = roi_statistics(maps.pdff_percent, liver)
+    region_values = _region_statistics(maps, chi, regions)
+    r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
     censored_share = float(maps.censored[liver].mean()) if liver.any() else 0.0
@@ -218,6 +200,11 @@ def liver_iron(
     lic_hqsm = nan3
     if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
         lic_hqsm = apply_calibration(physical, susceptibility.median, susceptibility.standard_error)
+    lowest = params.lowest_plausible_mg_g
+    if min((v for v in (lic_hqsm[0], lic_r2star[0]) if np.isfinite(v)), default=lowest) < lowest:
+        codes.append("LIC_IMPLAUSIBLE")
+        lic_hqsm = lic_hqsm if lic_hqsm[0] >= lowest else nan3
+        lic_r2star = lic_r2star if lic_r2star[0] >= lowest else nan3
     return LiverIron(
         chi_liver_ppm=susceptibility.median + chi.reference_chi_ppm,
         chi_reference_ppm=chi.reference_chi_ppm,
@@ -241,8 +228,67 @@ def liver_iron(
             "censored_share": censored_share,
             "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
             "excluded_share": r2star.excluded_share,
+            "regions": _region_rows(region_values, regions),
         },
     )
+
+
+QUANTITIES = ("r2star_per_s", "chi_ppm", "pdff_percent")
+_RegionValues = dict[tuple[str, str, str], RoiStatistics]
+"""By region, reader and quantity; the reader ``study`` is the study's value."""
+
+
+def _region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
+    volumes = {
+        "r2star_per_s": (maps.r2star_per_s, maps.r2star_se_per_s),
+        "chi_ppm": (chi.chi_ppm, None),
+        "pdff_percent": (maps.pdff_percent, maps.pdff_se_percent),
+    }
+    away = np.ones_like(regions.liver)
+    if regions.near_gas is not None and regions.liver_for_susceptibility.sum() < regions.liver.sum():
+        away = ~regions.near_gas
+    found: _RegionValues = {}
+
+    def read(region: str, reader: str, mask: Mask, *, near_gas: bool) -> None:
+        for quantity, (values, errors) in volumes.items():
+            chosen = mask & away if quantity == "chi_ppm" and not near_gas else mask
+            found[region, reader, quantity] = roi_statistics(values, chosen, errors)
+
+    read("liver", "study", regions.liver, near_gas=False)
+    for reader, mask in regions.readings.items():
+        read("liver", reader, mask, near_gas=False)
+    for quantity in QUANTITIES:
+        readings = [found["liver", reader, quantity] for reader in regions.readings if "." not in reader]
+        if readings:
+            found["liver", "study", quantity] = mean_of_readers(readings)
+    for name, mask in regions.parts.items():
+        read(name, "study", mask, near_gas=False)
+    for name, mask in regions.references.items():
+        read(f"reference-{name}", "study", mask, near_gas=True)
+    return found
+
+
+def _region_rows(values: _RegionValues, regions: Regions) -> list[dict[str, Any]]:
+    """Rows of liver_regions.tsv without the visit's name; what was left out of the liver comes last, by cause."""
+    rows: list[dict[str, Any]] = [
+        {
+            "region": region,
+            "reader": reader,
+            "quantity": quantity,
+            "median": value.median,
+            "trimmed_mean": value.trimmed_mean,
+            "iqr": value.iqr,
+            "std_error": value.standard_error,
+            "n_voxels": value.n_voxels,
+            "excluded_share": value.excluded_share,
+        }
+        for (region, reader, quantity), value in values.items()
+    ]
+    rows += [{"region": "liver", "reader": pair, "quantity": "dice", "median": value} for pair, value in regions.overlaps.items()]
+    n = int(regions.liver_whole.sum())
+    for cause, share in regions.shares.items():
+        rows.append({"region": "liver", "reader": "study", "quantity": f"left_out_{cause}", "n_voxels": n, "excluded_share": share})
+    return rows
 
 
 def calibration_mismatch(params: LicParams, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:

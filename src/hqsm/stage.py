@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_OUR_NAMES = frozenset({"navigator.csv", "labels.tsv"})
+_SHORTEST_NAME = 6
+"""A shorter name (``1``, ``IM7``) is a counter, and would be found in any sentence."""
+
+
 def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     """Run one stage of one visit for a Snakemake job.
 
@@ -71,13 +76,14 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     try:
         facts = work(job) or {}
     except HqsmError as error:
-        log.error("%s: %s", error.code, error)
-        _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": str(error)})
+        reason = without_file_names(str(error), job)
+        log.error("%s: %s", error.code, reason)
+        _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": reason})
         return
     except MemoryError:
         raise
     except Exception as error:
-        log.error("%s", traceback.format_exc())
+        log.error("%s", where_it_failed(error))
         reason = f"The stage {stage} stopped with an internal error ({type(error).__name__}); see {job.log[0]}."
         _fail(job, {"failed": True, "stage": stage, "code": "INTERNAL_ERROR", "reason": reason})
         return
@@ -87,11 +93,52 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
 def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     """Run a stage of the whole cohort; a known error ends the job with its sentence instead of a traceback."""
     _prepare(job)
+    if getattr(job.params, "sealed", False):
+        write_sealed_tables(path for _, path in job.output.items())
+        return
     try:
         work(job)
     except HqsmError as error:
         log.error("%s: %s", error.code, error)
         sys.exit(f"{job.rule}: {error}")
+    except Exception as error:
+        log.error("%s", where_it_failed(error))
+        sys.exit(f"{job.rule}: internal error ({type(error).__name__}); see {job.log[0]}")
+
+
+def without_file_names(text: str, job: Any) -> str:
+    """A sentence about a visit without the names of the files that readers gave it: a name can be that of a person."""
+    wildcards = getattr(job, "wildcards", None)
+    if wildcards is None:
+        return text
+    for parent in ("rois", "dicom"):
+        folder = Path(parent) / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
+        names = [path.name for path in sorted(folder.rglob("*"))]
+        for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):
+            if len(name) >= _SHORTEST_NAME and name not in _OUR_NAMES:
+                text = text.replace(name, f"(no. {position} in {parent} by name)")
+    return text
+
+
+def write_sealed_tables(outputs: Iterable[Any]) -> None:
+    """The tables of a rule after the join, without a row: images and records do not meet before the study is unblinded."""
+    from hqsm.tables import write_rows
+
+    log.info("sealed: the study is blinded and not unblinded yet")
+    for path in [path for value in outputs for path in ([value] if isinstance(value, str) else list(value))]:
+        if str(path).endswith(".tsv"):
+            write_rows(Path(path), Path(path).stem, [])
+
+
+def where_it_failed(error: BaseException) -> str:
+    """The frames of an exception and its type, without its message and without paths: both can hold a person's data."""
+    lines: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        lines += [f"  {Path(f.filename).name}:{f.lineno} in {f.name}" for f in traceback.extract_tb(seen.__traceback__)]
+        lines.append(f"{type(seen).__module__}.{type(seen).__name__} (its message is left out: it may hold data of a person)")
+        seen = seen.__cause__
+    return "\n".join(lines)
 
 
 def _prepare(job: Any) -> None:

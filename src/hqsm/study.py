@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 INDEX = Path("results/work/index.json")
-LABEL = re.compile(r"^[A-Za-z0-9]+$")
+LABEL = re.compile(r"[A-Za-z0-9]{1,64}\Z")
+RECORD_NAME = re.compile(
+    r"(participants|visits|visits_map|weights|transfusions|chelation|adherence|explant_chemistry|explant_histology|labs|redcap"
+    r"|redcap_dictionary)\.(csv|tsv|yaml)\Z"
+)
+"""Files of ``records/`` whose names may be shown; another name can be that of a person."""
+_LINK = "The folder is a link out of dicom/; copy the files, or file them with `hqsm intake`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +73,25 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     hashes: dict[str, str] = {}
     visits: list[VisitFolder] = []
     unusable: list[tuple[str, str]] = []
-    for participant_dir in _folders(study / "dicom"):
+    root = (study / "dicom").resolve()
+    for position, participant_dir in enumerate(_folders(study / "dicom"), start=1):
         name = participant_dir.name
         if not name.startswith("sub-") or not LABEL.match(name[4:]):
-            unusable.append((name, "The folder is not named sub-<letters and digits>; rename it."))
+            unusable.append((_nameless("dicom", position), "The folder is not named sub-<letters and digits>; rename it."))
+            continue
+        if not participant_dir.resolve().is_relative_to(root):
+            unusable.append((name, _LINK))
             continue
         sessions = list(_folders(participant_dir))
         if not sessions:
             unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
-        for session_dir in sessions:
+        for place, session_dir in enumerate(sessions, start=1):
             label = session_dir.name
             if not label.startswith("ses-") or not LABEL.match(label[4:]):
-                unusable.append((f"{name}/{label}", "The folder is not named ses-<letters and digits>; rename it."))
+                unusable.append((f"{name}/{_nameless(name, place)}", "The folder is not named ses-<letters and digits>; rename it."))
+                continue
+            if not session_dir.resolve().is_relative_to(root):
+                unusable.append((f"{name}/{label}", _LINK))
                 continue
             rois = study / "rois" / name / label
             content, n_files = _tree_hash(session_dir, known, hashes)
@@ -93,9 +106,10 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
                 )
             )
     records: dict[str, str] = {}
-    for path in sorted((study / "records").glob("*")) if (study / "records").is_dir() else []:
+    for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
         if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
-            records[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            name = path.name if RECORD_NAME.match(path.name) else _nameless("records", position)
+            records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
     return index, {"hashes": hashes}
 
@@ -143,6 +157,11 @@ def describe_changes(before: StudyIndex | None, now: StudyIndex) -> str:
     return f"{len(new)} visits found; since the last run: " + ("; ".join(parts) if parts else "nothing changed") + "."
 
 
+def _nameless(parent: str, position: int) -> str:
+    """What a file or folder of an unexpected name is called: its name can be that of a person."""
+    return f"(no. {position} in {parent} by name)"
+
+
 def _folders(parent: Path) -> Iterator[Path]:
     if parent.is_dir():
         yield from sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -155,6 +174,10 @@ def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> t
         folders.sort()
         for name in sorted(files):
             path = os.path.join(root, name)
+            if os.path.islink(path) and not Path(path).resolve().is_relative_to(folder.resolve()):
+                continue  # as in the reader: what a link points to outside of the visit is not part of it
+            if not os.path.isfile(path):
+                continue  # a pipe or device would block or never end
             stat = os.stat(path)
             entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns, path))
     shape = hashlib.sha256(repr([(folder.name, *entry[:3]) for entry in entries]).encode()).hexdigest()[:24]

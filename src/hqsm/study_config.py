@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,58 @@ def read_config(override: Path | None) -> StudyConfig:
     for path in (REPOSITORY_CONFIG, override):
         if path is None or (path == REPOSITORY_CONFIG and not path.is_file()):
             continue
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path} does not exist.", remedy="Name a config.yaml.", code="CONFIG_MISSING") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path.name} is not YAML.", remedy="Check its indentation.", code="CONFIG_YAML") from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{path.name} is not a list of keys.", remedy="Write key: value lines.", code="CONFIG_YAML")
-        raw = _merged(raw, loaded)
+        raw = _merged(raw, read_plain_yaml(path))
     return load_config(raw)
+
+
+def read_plain_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and plain values; whatever could run code or grow without bound is refused.
+
+    Raises
+    ------
+    ConfigError
+        ``CONFIG_MISSING``; ``CONFIG_YAML``: not YAML, or no keys; ``CONFIG_YTE``: the key ``__use_yte__``, with which
+        snakemake runs Python out of a configuration; ``CONFIG_TRICK``: tags, aliases, deep nesting or more than 1 MB.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise ConfigError(f"{path.name} is larger than 1 MB.", remedy="Keep the configuration in it.", code="CONFIG_TRICK")
+        text = path.read_text(encoding="utf-8")
+        _refuse_tricks(text, path.name)
+        loaded = yaml.safe_load(text) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist.", remedy="Name a config.yaml.", code="CONFIG_MISSING") from error
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path.name} is not YAML in UTF-8.", remedy="Check its indentation.", code="CONFIG_YAML") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path.name} is not a list of keys.", remedy="Write key: value lines.", code="CONFIG_YAML")
+    if "__use_yte__" in loaded:
+        load_config(loaded)
+    return loaded
+
+
+def _refuse_tricks(text: str, name: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        trick = ""
+        if isinstance(event, yaml.AliasEvent):
+            trick = "an alias (*name)"
+        elif depth > 20:
+            trick = "nesting deeper than 20"
+        elif isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
+            trick = "a tag (!...)"
+        if trick:
+            raise ConfigError(f"{name} has {trick}.", remedy="Write plain keys and values.", code="CONFIG_TRICK")
+
+
+def check_before_snakemake_reads(path: Path) -> None:
+    """End the program with a sentence if a configuration must not even be opened by snakemake, which would run code in it."""
+    try:
+        read_plain_yaml(path)
+    except ConfigError as error:
+        sys.stderr.write(f"\nhqsm: {error}\n")
+        sys.exit(2)
 
 
 def study_config(study: Path) -> StudyConfig:

@@ -108,6 +108,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("chi_iqr_ppm", "number", "ppm", "Interquartile range of susceptibility in the liver"),
         ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
         ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
+        ("gating_window_mm", "number", "mm", "Full width of the acceptance window around end-expiration"),
+        ("gating_residual_sd_mm", "number", "mm", "SD of the displacement of the combined repetitions"),
+        ("gating_drift_mm", "number", "mm", "Drift of the end-expiratory level over the scan"),
     ),
     "exposure": _columns(
         *_INTERVAL,
@@ -213,7 +216,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("method", "text", "", "hqsm, r2star, or hqsm_minus_r2star"),
         *_AGREEMENT,
     ),
-    "reader_agreement": _columns(("comparison", "text", "", "all, or second reader minus first"), *_AGREEMENT),
+    "reader_agreement": _columns(
+        ("measure", "text", "", "What was read, with its unit; mask: the masks themselves"),
+        ("comparison", "text", "", "all, or second reader minus first"),
+        *_AGREEMENT,
+    ),
     "histology_effects": _columns(
         ("confounder", "text", "", "fibrosis, steatosis or necroinflammation"),
         ("setting", "text", "", "in_vivo or in_vitro"),
@@ -280,13 +287,30 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("reconstruction_digest", "text", "", "Digest of code and parameters of the susceptibility maps"),
         ("source", "text", "", "What it was estimated from"),
     ),
+    "liver_regions": _columns(
+        *_ID,
+        ("region", "text", "", "liver, a part of it that readers named, or reference-<tissue>"),
+        ("reader", "text", "", "Reader whose mask it is; study: the study's value (mean of the readers' medians, or the automatic mask)"),
+        ("quantity", "text", "", "Map and its unit; left_out_<cause>: share of the whole liver that is not read"),
+        ("median", "number", "", "Median inside Tukey's fences, in the quantity's unit"),
+        ("trimmed_mean", "number", "", "Mean inside Tukey's fences, in the quantity's unit"),
+        ("iqr", "number", "", "Interquartile range, in the quantity's unit"),
+        ("std_error", "number", "", "Standard error of the median from noise and texture, in the quantity's unit"),
+        ("n_voxels", "integer", "", "Voxels inside the fences; of left_out, voxels of the whole liver"),
+        ("excluded_share", "number", "", "Share of the voxels without a value or beyond the fences; of left_out, the share by cause"),
+    ),
     "readers": _columns(
         *_ID,
+        ("kind", "text", "", "between two readers, or within one who read the scan twice"),
         ("reader_a", "text", "", "First reader"),
         ("reader_b", "text", "", "Second reader"),
         ("quantity", "text", "", "What was read"),
         ("value_a", "number", "", "Value of the first reader"),
         ("value_b", "number", "", "Value of the second reader"),
+        ("difference", "number", "", "Second minus first, in the quantity's unit"),
+        ("dice", "number", "", "Overlap of what both drew, 0 to 1; n/a for spots"),
+        ("adjudicate", "integer", "", "1 if a third reader has to decide, else 0"),
+        ("reason", "text", "", "Why"),
     ),
     "exclusions": _columns(
         ("what", "text", "", "visit, interval, visit of no interval, or record"),
@@ -313,6 +337,11 @@ def format_value(value: Any) -> str:
     return text if text and text not in {"nan", "NaN", "<NA>", "NaT"} else MISSING
 
 
+def neutralised(text: str) -> str:
+    """A text cell that no spreadsheet program takes for a formula (CWE-1236): an apostrophe goes before = + - @."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write a table of the contract and its data dictionary.
 
@@ -328,7 +357,9 @@ def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
         if unknown:
             raise KeyError(f"{table}.tsv has no column {sorted(unknown)}: describe it in hqsm.tables")
     lines = ["\t".join(names)]
-    lines += ["\t".join(format_value(row.get(name)) for name in names) for row in rows]
+    for row in rows:
+        cells = [(format_value(row.get(column.name)), column.kind) for column in columns]
+        lines.append("\t".join(neutralised(text) if kind == "text" else text for text, kind in cells))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     dictionary = {c.name: {"Description": c.meaning, **({"Units": c.unit} if c.unit else {})} for c in columns}

@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "damaged run-length code": (
         lambda f: (all_as(RLELossless)(f), [cut(p, 0.9) for p, _ in list(where(f, series=6, echo=1, repetition=1, slice=1))]),
-        r"A run-length encoded image is damaged",
+        r"(A run-length encoded image|The file) is damaged",
     ),
     "transfer broke off in an image": (
         lambda f: [cut(path, 0.97) for path, _ in where(siemens(f), series=7, echo=1, repetition=1, slice=2)],
@@ -437,4 +437,4 @@ def test_nothing_of_a_person_is_in_a_refusal(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_visit(tmp_path / "two", DicomParams())
     assert "canary" not in str(caught.value).lower()
-    assert "liver of (removed)" in str(caught.value)
+    assert "series 7 liver" in str(caught.value)

@@ -73,7 +73,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
         names = {"regression": "regression", "comparison": "method_comparison", "influence": "influence"}
         run_script("regression", {"annual_change": change}, {k: f"{t}{v}.tsv" for k, v in names.items()}, stats)
         names = {"explants": "explants", "effects": "histology_effects", "agreement": "explant_agreement"}
-        names |= {"repeatability": "repeatability", "baseline": "baseline", "readers": "readers"}
+        names |= {"repeatability": "repeatability", "baseline": "baseline"}
         outputs = {k: f"{t}{v}.tsv" for k, v in names.items()}
         params = {**stats, "record_parameters": blocks["records"]}
         run_script("explants", {"lic": f"{t}lic.tsv", "visits": f"{t}visits.tsv"}, outputs, params)

@@ -56,7 +56,7 @@ def study_with(tmp_path: Path, *visits: str) -> Path:
 def test_a_folder_with_a_bad_name_is_left_out_with_a_sentence(tmp_path: Path) -> None:
     index, _ = discover(study_with(tmp_path, "sub-01/ses-1", "sub-01/ses-a b", "patient"))
     assert [(v.participant, v.session) for v in index.visits] == [("01", "1")]
-    assert {name for name, _ in index.unusable} == {"sub-01/ses-a b", "patient"}
+    assert {name for name, _ in index.unusable} == {"sub-01/(no. 2 in sub-01 by name)", "(no. 1 in dicom by name)"}
 
 
 def test_touching_a_file_changes_nothing_and_changing_it_does(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def test_the_broken_visit_is_a_row_with_its_reason_and_the_rest_goes_on(study: P
 def test_the_broken_visit_leaves_a_page_but_no_empty_images(study: Path) -> None:
     assert not [p for p in (study / "results").rglob("*.nii.gz") if p.stat().st_size == 0]
     assert not [p for p in (study / "results" / "work").rglob("*.npz") if p.stat().st_size == 0]
-    assert len(list((study / "results" / "qc").glob("sub-*.html"))) == 15
+    pages = {p.stem for p in (study / "results" / "qc").glob("sub-*.html")}
+    assert len([name for name in pages if not name.endswith("_viewer")]) == 15
+    # a viewer for every visit but the one without maps
+    assert len([name for name in pages if name.endswith("_viewer")]) == 14
 
 
 def test_r2star_fat_and_lic_are_right_and_the_regression_has_the_right_signs(study: Path) -> None:
@@ -128,3 +131,13 @@ def test_an_empty_study_ends_in_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "hqsm.cli", "run", str(tmp_path)], check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "No visit was found under dicom/" in done.stderr
+
+
+def test_snakemakes_own_report_is_made_with_its_categories(study: Path, tmp_path: Path) -> None:
+    target = tmp_path / "workflow.html"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study)]
+    profile = ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default")]
+    subprocess.run([*command, *profile, "--cores", "1", "--report", str(target)], check=True, capture_output=True)
+    text = target.read_text(encoding="utf-8")
+    for word in ("Quality control", "Figures", "Every visit in one table"):
+        assert word in text

@@ -12,6 +12,7 @@ rule annual_change:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["annual_change"],
     script:
@@ -23,7 +24,11 @@ rule regression:
     input:
         annual_change="results/tables/annual_change.tsv",
     output:
-        regression="results/tables/regression.tsv",
+        regression=report(
+            "results/tables/regression.tsv",
+            caption="../report/table.rst",
+            category="Tables",
+        ),
         comparison="results/tables/method_comparison.tsv",
         influence="results/tables/influence.tsv",
         dictionaries=expand(
@@ -36,6 +41,7 @@ rule regression:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["regression"],
     script:

@@ -3,12 +3,15 @@ import os
 import sys
 from pathlib import Path
 
-from hqsm import workflow_support
+from hqsm import study_config, workflow_support
 
 if (
     Path("config.yaml").resolve() != Path(workflow.basedir, "config.yaml").resolve()
     and Path("config.yaml").is_file()
 ):
+
+    # snakemake would run Python from a configuration that asks for it: looked at before it is opened
+    study_config.check_before_snakemake_reads(Path("config.yaml"))
 
     configfile: "config.yaml"
 

@@ -1,5 +1,5 @@
 rule explants:
-    # LIC of explanted livers, in vivo and in vitro, against chemistry and histology; repeatability; readers
+    # LIC of explanted livers, in vivo and in vitro, against chemistry and histology; repeatability
     input:
         lic="results/tables/lic.tsv",
         visits="results/tables/visits.tsv",
@@ -9,7 +9,6 @@ rule explants:
         agreement="results/tables/explant_agreement.tsv",
         repeatability="results/tables/repeatability.tsv",
         baseline="results/tables/baseline.tsv",
-        readers="results/tables/readers.tsv",
         dictionaries=expand(
             "results/tables/{table}.json",
             table=[
@@ -18,7 +17,6 @@ rule explants:
                 "explant_agreement",
                 "repeatability",
                 "baseline",
-                "readers",
             ],
         ),
     log:
@@ -27,6 +25,7 @@ rule explants:
     conda:
         "../../envs/hqsm.yaml"
     params:
+        sealed=STUDY.sealed,
         records=STUDY.record_files(
             "participants", "visits", "explant_chemistry", "explant_histology"
         ),

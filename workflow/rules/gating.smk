@@ -6,6 +6,7 @@ rule gated_echoes:
         bids_folder=directory(BIDS),
         gating=f"{MAPS}_desc-gating.tsv",
         gating_sidecar=f"{MAPS}_desc-gating.json",
+        manifest=f"{WORK}dicom_manifest.tsv",
         status=f"{WORK}gated_echoes.json",
     log:
         f"logs/gated_echoes/{VISIT}.log",

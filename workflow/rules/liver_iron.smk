@@ -68,14 +68,19 @@ rule visit_page:
 
 
 rule visit_tables:
-    # the visits' results joined with the records' groups -> visits.tsv and lic.tsv
+    # the visits' results joined with the records' groups -> visits.tsv, lic.tsv, liver_regions.tsv
     input:
         liver_iron=visit_paths(f"{WORK}liver_iron.json"),
         pages=visit_paths(f"{WORK}visit_page.json"),
     output:
         visits="results/tables/visits.tsv",
-        lic="results/tables/lic.tsv",
-        dictionaries=expand("results/tables/{table}.json", table=["visits", "lic"]),
+        lic=report(
+            "results/tables/lic.tsv", caption="../report/table.rst", category="Tables"
+        ),
+        regions="results/tables/liver_regions.tsv",
+        dictionaries=expand(
+            "results/tables/{table}.json", table=["visits", "lic", "liver_regions"]
+        ),
     log:
         "logs/visit_tables.log",
     localrule: True
@@ -83,7 +88,8 @@ rule visit_tables:
         "../../envs/hqsm.yaml"
     params:
         found=STUDY.found_visits(),
-        records=STUDY.record_files("participants", "visits"),
+        records=[] if STUDY.sealed else STUDY.record_files("participants", "visits"),
+        without_records=STUDY.sealed,
         decisions=STUDY.decisions_content(),
         parameters=STAGES["records"],
         explant=STAGES["explant"],

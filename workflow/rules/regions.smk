@@ -34,3 +34,26 @@ rule regions:
         code=CODE["regions"],
     script:
         "../scripts/regions.py"
+
+
+rule readers:
+    # each reader's values of each visit -> agreement between and within readers, whom to adjudicate
+    input:
+        regions="results/tables/liver_regions.tsv",
+    output:
+        readers="results/tables/readers.tsv",
+        agreement="results/tables/reader_agreement.tsv",
+        dictionaries=expand(
+            "results/tables/{table}.json", table=["readers", "reader_agreement"]
+        ),
+    log:
+        "logs/readers.log",
+    localrule: True
+    conda:
+        "../../envs/hqsm.yaml"
+    params:
+        liver=STAGES["liver"],
+        statistics=STAGES["statistics"],
+        code=CODE["readers"],
+    script:
+        "../scripts/readers.py"

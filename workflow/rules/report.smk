@@ -25,16 +25,31 @@ rule study_report:
         findings="results/work/records/findings.json",
         pages=visit_paths(f"{WORK}visit_page.json"),
     output:
-        report="results/report/index.html",
+        report=report(
+            "results/report/index.html",
+            caption="../report/study.rst",
+            category="Study",
+        ),
         methods="results/report/methods.md",
-        figures_folder=directory("results/report/figures"),
-        index="results/qc/index.html",
+        figures_folder=report(
+            directory("results/report/figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+        index=report(
+            "results/qc/index.html",
+            caption="../report/qc_index.rst",
+            category="Quality control",
+        ),
     log:
         "logs/study_report.log",
     localrule: True
     conda:
         "../../envs/hqsm.yaml"
     params:
+        blinding=STAGES["blinding"],
+        unblinded=STUDY.unblinded_content(),
         report=STAGES["report"],
         stages=STAGES,
         code=CODE["study_report"],

@@ -28,7 +28,6 @@ def work(job):
     write_rows(Path(job.output.baseline), "baseline", baseline_rows(lic, params))
     agreement = explant_agreement_rows(explants, scan_sd_mg_g(repeats), params)
     write_rows(Path(job.output.agreement), "explant_agreement", agreement)
-    write_rows(Path(job.output.readers), "readers", [])
 
 
 run_cohort_stage(snakemake, work)

@@ -9,6 +9,7 @@ def work(job):
     from hqsm.config.study import block
     from hqsm.records.exposure import exposure_of
     from hqsm.records.intervals import annual_intervals
+    from hqsm.records.overview import demographics, timeline
     from hqsm.stage import write_json
     from hqsm.tables import write_rows
 
@@ -17,7 +18,8 @@ def work(job):
     intervals, unused = annual_intervals(records, params)
     write_rows(Path(job.output.exposure), "exposure", [exposure_of(i, records, params) for i in intervals])
     findings = [finding.as_row() for finding in records.findings]
-    write_json(job.output.findings, {"findings": findings, "notes": list(records.notes), "unused_visits": unused})
+    facts = {"findings": findings, "notes": list(records.notes), "unused_visits": unused}
+    write_json(job.output.findings, {**facts, "demographics": demographics(records), "timeline": timeline(records, params)})
 
 
 run_cohort_stage(snakemake, work)

@@ -11,17 +11,25 @@ def work(job):
     from hqsm.data import WaterFat
     from hqsm.derivatives import provenance_of, write_masks
     from hqsm.liver import find_regions
-    from hqsm.masks import read_reader_labels
+    from hqsm.masks import read_readings
 
     echoes = read_echoes(Path(job.input.bids_folder))
     fit = load_noun(Path(job.input.fit), WaterFat)
     specimen, _ = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
     rois = Path(f"rois/sub-{job.wildcards.participant}/ses-{job.wildcards.session}")
-    labels = read_reader_labels(rois, fit.grid)
-    found = find_regions(echoes, fit, labels, block(LiverParams, job.params.liver), specimen=specimen)
+    params = block(LiverParams, job.params.liver)
+    readings = read_readings(rois, fit.grid, resample=params.resample_reader_masks)
+    found = find_regions(echoes, fit, readings, params, specimen=specimen)
     write_masks(job.output, found, provenance_of(job))
     save_noun(Path(job.output.regions), found)
-    return {"codes": list(found.codes), "mask_source": found.mask_source, "references": sorted(found.references)}
+    return {
+        "codes": list(found.codes),
+        "mask_source": found.mask_source,
+        "references": sorted(found.references),
+        "no_liver_because": found.reason,
+        "excluded_shares": found.shares,
+        "readers": sorted(found.readings),
+    }
 
 
 run_visit_stage(snakemake, work)

@@ -4,21 +4,44 @@ from hqsm.stage import run_cohort_stage
 def work(job):
     from pathlib import Path
 
+    from hqsm.blinding import blind_state
     from hqsm.provenance import versions
+    from hqsm.report.blinded_report import render_blinded_report, stamped
+    from hqsm.report.figures.base import ReportData
     from hqsm.report.qc_index import render_qc_index
-    from hqsm.report.study_report import render_study_report
+    from hqsm.report.study_report import methods_text, render_study_report
     from hqsm.stage import read_status
     from hqsm.tables import read_frame
 
     tables = {Path(path).stem: read_frame(Path(path), Path(path).stem) for path in job.input.tables}
-    findings = read_status(job.input.findings)["findings"]
+    records = read_status(job.input.findings)
+    data = ReportData(
+        tables=tables,
+        findings=records["findings"],
+        timeline=records["timeline"],
+        demographics=records["demographics"],
+        parameters=job.params.stages,
+        versions=versions(),
+    )
     folder = Path(job.output.report).parent
     Path(job.output.figures_folder).mkdir(parents=True, exist_ok=True)
-    for name, content in render_study_report(tables, findings, job.params.stages, versions()).items():
-        (folder / name).write_bytes(content)
-    pages = frozenset(path.name for path in Path("results/qc").glob("sub-*.html"))
+    state = blind_state(Path(), blinding=job.params.blinding)
+    if state.sealed:
+        name = job.params.stages["study"]["name"]
+        page = render_blinded_report(tables["visits"], records["findings"], name, versions())
+        files = {"index.html": page.encode(), "methods.md": methods_text(job.params.stages, versions()).encode()}
+        # liver iron of two visits side by side is a change, and so are their pictures of R2*
+        tables["lic"] = tables["lic"].iloc[:0]
+        shown = ("participant_id", "session_id", "scanner", "liver_snr")
+    else:
+        shown = None
+        files = render_study_report(data)
+    for file, content in stamped(files, state.stamp()).items():
+        (folder / file).write_bytes(content)
+    summaries = [{k: v for k, v in read_status(path).items() if shown is None or k in shown} for path in job.input.pages]
     index = Path(job.output.index)
-    index.write_text(render_qc_index(tables["visits"], tables["lic"], pages), encoding="utf-8")
+    listing = render_qc_index(tables["visits"], tables["lic"], summaries).encode()
+    index.write_bytes(stamped({"index.html": listing}, state.stamp())["index.html"])
 
 
 run_cohort_stage(snakemake, work)

@@ -7,15 +7,25 @@ def work(job):
     from hqsm.config.report import ReportParams
     from hqsm.config.study import block
     from hqsm.report.assemble import assemble_visit_page
+    from hqsm.report.viewer import render_viewer
     from hqsm.report.visit_page import render_visit_page
     from hqsm.stage import remove_placeholders, write_json
 
+    params = block(ReportParams, job.params.report)
     visit, summary, statuses = assemble_visit_page(
-        job.input, f"sub-{job.wildcards.participant}", f"ses-{job.wildcards.session}", job.params.stages
+        job.input,
+        f"sub-{job.wildcards.participant}",
+        f"ses-{job.wildcards.session}",
+        job.params.stages,
+        viewer=params.viewer,
     )
     page = Path(job.output.page)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render_visit_page(visit, block(ReportParams, job.params.report)), encoding="utf-8")
+    page.write_text(render_visit_page(visit, params), encoding="utf-8")
+    viewer = page.with_name(f"{page.stem}_viewer.html")
+    viewer.unlink(missing_ok=True)
+    if visit.viewer:
+        viewer.write_text(render_viewer(visit), encoding="utf-8")
     write_json(job.output.summary, summary)
     remove_placeholders(statuses.values())
 

@@ -14,6 +14,8 @@ def work(job):
         block(ExplantParams, job.params.explant),
         visits=Path(job.output.visits),
         lic=Path(job.output.lic),
+        regions=Path(job.output.regions),
+        sealed=job.params.without_records,
     )
 
 

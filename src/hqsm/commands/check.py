@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
     from hqsm.report.findings_page import render_findings
     from hqsm.study_config import study_config
 
-    params = study_config(options.study).records
+    config = study_config(options.study)
+    params = config.records
     if options.show_values:
         params = replace(params, show_values=True)
     records = read_records(options.study / "records", params)
@@ -41,8 +42,9 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or options.study / "results" / "records"
     out.mkdir(parents=True, exist_ok=True)
     findings_frame(findings).to_csv(out / "findings.csv", index=False, lineterminator="\n")
-    name = options.study.resolve().name
-    (out / "findings.html").write_text(render_findings(name, findings, records.notes, tuple(records.blocked)), encoding="utf-8")
+    (out / "findings.html").write_text(
+        render_findings(config.study.name, findings, records.notes, tuple(records.blocked)), encoding="utf-8"
+    )
     lines = [finding.sentence() for finding in findings] + list(records.notes)
     errors = sum(finding.severity == ERROR for finding in findings)
     lines.append(f"{errors} errors, {len(findings) - errors} warnings and notes.")

@@ -33,3 +33,5 @@ class LicParams:
     """Above this share of liver voxels with R2* beyond the measurable, LIC by R2* is censored."""
     physical_scale_sd: Annotated[float, Field(ge=0, lt=1)] = 0.10
     """Relative uncertainty (1 SD) of the physical scale: susceptibility of iron, density and wet-to-dry ratio."""
+    lowest_plausible_mg_g: Annotated[float, Field(le=0)] = -3.0
+    """A liver iron below this is no measurement error but a wrong mask, reference or field: it is not reported."""

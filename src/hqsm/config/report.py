@@ -15,3 +15,5 @@ class ReportParams:
 
     n_slices: Annotated[int, Field(ge=1, le=12)] = 5
     """Slices shown of every map on a visit's QC page."""
+    viewer: bool = True
+    """Make an interactive viewer beside every QC page (a page of a few MB that needs WebGL 2)."""

@@ -14,6 +14,7 @@ from hqsm.config.base import parameters
 from hqsm.config.dicom import DicomParams
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.gating import GatingParams
+from hqsm.config.intake import IntakeParams
 from hqsm.config.lic import LicParams
 from hqsm.config.liver import LiverParams
 from hqsm.config.records import RecordsParams
@@ -51,7 +52,10 @@ class StudyConfig:
     """Everything a person may change."""
 
     study: StudyParams = StudyParams()
+    blinding: bool = False
+    """Keep images and records apart until both are locked and the study is unblinded (docs/security.md)."""
     explant: ExplantParams = ExplantParams()
+    intake: IntakeParams = IntakeParams()
     dicom: DicomParams = DicomParams()
     gating: GatingParams = GatingParams()
     fatwater: FatWaterParams = FatWaterParams()
@@ -135,4 +139,9 @@ def _sentence(item: Any) -> str:
         hint = f"Did you mean {close[0]}?" if close else f"Known keys here: {', '.join(known)}."
         return f"the key {key} is not known. {hint}"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key} is {item['input']!r}: {message}. Correct it, or delete the line to use the default."
+    return f"{key} is {_short(item['input'])}: {message}. Correct it, or delete the line to use the default."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

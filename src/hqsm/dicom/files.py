@@ -7,12 +7,9 @@ memory than ``largest_file_mb`` is spent on it. No attribute of a file ever beco
 from __future__ import annotations
 
 import io
-import logging
 import os
-import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,11 +22,11 @@ from pydicom.filereader import read_dataset
 from hqsm.arrays import AnyArray
 from hqsm.config.dicom import DicomParams
 from hqsm.data import SetAside
+from hqsm.dicom.guarded import DEFLATED, READABLE, RLE, read_guarded
 from hqsm.errors import InputError
+from hqsm.intake.policy import known_words, plain_number
 
-IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2", ".5"))
-READABLE = {IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE}
-"""Transfer syntaxes that are read: uncompressed, deflated (with a limit) and run-length encoded."""
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 
 _KEYWORDS = [
     "ImageType",
@@ -121,6 +118,7 @@ class ImageFile:
     rows: int
     columns: int
     dtype: np.dtype[Any]
+    largest_mb: float
 
     @property
     def readable(self) -> bool:
@@ -138,22 +136,6 @@ class FolderContent:
     n_same: int
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote values of the header, out of every log; skip its checks of values."""
-    logger, settings = logging.getLogger("pydicom"), pydicom.config.settings
-    level, mode = logger.level, settings.reading_validation_mode
-    logger.setLevel(logging.CRITICAL)
-    settings.reading_validation_mode = pydicom.config.IGNORE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-        settings.reading_validation_mode = mode
-
-
 def look_through(folder: Path, params: DicomParams) -> FolderContent:
     """Read the header of every file below a folder.
 
@@ -166,27 +148,26 @@ def look_through(folder: Path, params: DicomParams) -> FolderContent:
     aside: list[SetAside] = []
     by_uid: dict[str, ImageFile] = {}
     n_files = n_same = 0
-    with quiet_pydicom():
-        for path in _files_below(folder):
-            if path.name.endswith(_SIDE_FILES):
-                continue
-            n_files += 1
-            made = _look_at(path, folder, params)
-            if isinstance(made, SetAside):
-                aside.append(made)
-                continue
-            uid = str(made.header.get("SOPInstanceUID", ""))
-            if uid in by_uid:
-                if _pixel_bytes(by_uid[uid]) != _pixel_bytes(made):
-                    raise InputError(
-                        "Two different images carry the same SOPInstanceUID.",
-                        remedy="Export the visit again: one of them is corrupt.",
-                        code="DICOM_CONTRADICTION",
-                    )
-                n_same += 1
-                continue
-            by_uid[uid] = made
-            images.append(made)
+    for path in _files_below(folder):
+        if path.name.endswith(_SIDE_FILES):
+            continue
+        n_files += 1
+        made = _look_at(path, folder, params)
+        if isinstance(made, SetAside):
+            aside.append(made)
+            continue
+        uid = str(made.header.get("SOPInstanceUID", ""))
+        if uid in by_uid:
+            if stored_pixels(by_uid[uid]) != stored_pixels(made):
+                raise InputError(
+                    "Two different images carry the same SOPInstanceUID.",
+                    remedy="Export the visit again: one of them is corrupt.",
+                    code="DICOM_CONTRADICTION",
+                )
+            n_same += 1
+            continue
+        by_uid[uid] = made
+        images.append(made)
     return FolderContent(images=images, aside=aside, n_files=n_files, n_same=n_same)
 
 
@@ -284,6 +265,7 @@ def _read_header(path: Path, handle: BinaryIO, head: bytes, size: int, limit: in
         rows=rows,
         columns=columns,
         dtype=dtype,
+        largest_mb=limit / 1e6,
     )
 
 
@@ -320,8 +302,10 @@ def _inflated(handle: BinaryIO, limit: int) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def _pixel_bytes(image: ImageFile) -> bytes:
+def stored_pixels(image: ImageFile) -> bytes:
     """The stored pixels, as they are: what decides whether two files hold the same image."""
+    if image.pixel_bytes < 0:
+        return bytes(read_guarded(image.path, image.largest_mb).PixelData)
     with image.path.open("rb") as handle:
         if image.syntax == DEFLATED:
             _file_meta(handle)
@@ -347,10 +331,9 @@ def read_pixels(image: ImageFile) -> AnyArray:
             code="DICOM_COMPRESSED",
         )
     if image.syntax != RLE:
-        return np.frombuffer(_pixel_bytes(image), image.dtype, count=int(np.prod(shape))).reshape(shape)
+        return np.frombuffer(stored_pixels(image), image.dtype, count=int(np.prod(shape))).reshape(shape)
     try:
-        with quiet_pydicom():
-            values = pydicom.dcmread(image.path).pixel_array
+        values = read_guarded(image.path, image.largest_mb).pixel_array
     except (ValueError, RuntimeError, AttributeError, KeyError, NotImplementedError, EOFError, IndexError):
         raise InputError(
             "A run-length encoded image is damaged.", remedy="Export the visit again, completely.", code="DICOM_DAMAGED"
@@ -359,17 +342,9 @@ def read_pixels(image: ImageFile) -> AnyArray:
 
 
 def series_name(header: Any) -> str:
-    """Number and description of a series, with the person's name and number taken out of the description."""
-    number = header.get("SeriesNumber")
-    text = " ".join(str(header.get("SeriesDescription", "") or "").replace("\\", " ").split())[:64]
-    private = [word for key in ("PatientName", "PatientID") for word in str(header.get(key, "") or "").replace("^", " ").split()]
-    for word in sorted(private, key=len, reverse=True):
-        if len(word) > 2 and not word.isspace():
-            place = text.lower().find(word.lower())
-            while place >= 0:
-                text = text[:place] + "(removed)" + text[place + len(word) :]
-                place = text.lower().find(word.lower(), place + 9)
-    return f"series {'?' if number is None else number} {text}".strip()
+    """Number and description of a series for people, the description reduced to words that name nobody."""
+    number = plain_number(header.get("SeriesNumber", "")) or "?"
+    return f"series {number} {known_words(header.get('SeriesDescription', '') or '')}".strip()
 
 
 _CLASSES = {

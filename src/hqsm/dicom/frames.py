@@ -13,7 +13,8 @@ from hqsm.arrays import FloatArray
 from hqsm.data import SetAside
 from hqsm.dicom.classification import kind_of_rest, other_than_complex
 from hqsm.dicom.conventions import ENHANCED_MR, Convention, Scaling, convention_of, image_type
-from hqsm.dicom.files import PHILIPS_FRAME, ImageFile, quiet_pydicom, series_name
+from hqsm.dicom.files import PHILIPS_FRAME, ImageFile, series_name
+from hqsm.intake.policy import known_version, known_words
 from hqsm.units import milliseconds_to_s
 
 _FILTERS = frozenset({"NORM", "DIS2D", "DIS3D", "FIL", "FILTERED", "FM3", "FM2"})
@@ -48,10 +49,11 @@ class Header:
             return float("nan")
 
     def text(self, key: str) -> str:
-        """A value as one line of text."""
+        """A value as one line for people, reduced to words and version numbers that name nobody."""
         value = self.get(key, "")
         words = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-        return " ".join(" ".join(str(word) for word in words).replace("\\", " ").split())[:64]
+        reduce = known_version if key == "SoftwareVersions" else known_words
+        return " ".join(" ".join(reduce(word) for word in words).split())[:64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -95,17 +97,16 @@ def frames_of(files: list[ImageFile]) -> tuple[list[Frame], list[Leftover]]:
     """Every frame of the files, and the images that can be no part of a complex acquisition."""
     frames: list[Frame] = []
     rest: list[Leftover] = []
-    with quiet_pydicom():
-        for file in files:
-            for index, header in enumerate(_headers(file)):
-                try:
-                    made = _frame(file, index, header)
-                except (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, OverflowError):
-                    made = SetAside(name=series_name(file.header), kind="damaged", reason="a value of its header cannot be read")
-                if isinstance(made, Frame):
-                    frames.append(made)
-                else:
-                    rest.append(Leftover(header=header, aside=made, series_uid=str(header.get("SeriesInstanceUID", ""))))
+    for file in files:
+        for index, header in enumerate(_headers(file)):
+            try:
+                made = _frame(file, index, header)
+            except (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, ArithmeticError):
+                made = SetAside(name=series_name(file.header), kind="damaged", reason="a value of its header cannot be read")
+            if isinstance(made, Frame):
+                frames.append(made)
+            else:
+                rest.append(Leftover(header=header, aside=made, series_uid=str(header.get("SeriesInstanceUID", ""))))
     return frames, rest
 
 

@@ -1,13 +1,16 @@
-"""Respiratory position of each repetition from a file beside the images."""
+"""Respiratory position of each repetition from a file beside the images, or from their headers."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hqsm.arrays import FloatArray
 from hqsm.data import NavigatorTrace
+from hqsm.dicom.guarded import read_guarded
 from hqsm.errors import InputError
 
 
@@ -50,3 +53,72 @@ def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
             code="NAVIGATOR_LENGTH",
         )
     return NavigatorTrace(displacement_mm=displacement_mm, source="navigator.csv")
+
+
+_SAME_TIME_S = 0.005
+_LARGEST_MB = 512.0
+
+
+def read_displacement_element(
+    folder: Path, element: str, mm_per_unit: float, repetition_times_of_day_s: FloatArray
+) -> NavigatorTrace | None:
+    """Displacement of each repetition from one DICOM element that the study names; None if no image has it.
+
+    Parameters
+    ----------
+    folder
+        The visit.
+    element
+        ``GGGG,EEEE`` for a fixed tag, or ``GGGG,xxEE CREATOR`` for a private one, whose block the creator decides.
+    mm_per_unit
+        What its value is multiplied by; negative where the element counts towards the feet.
+    repetition_times_of_day_s
+        (repetition,) the headers are matched by AcquisitionTime.
+
+    Raises
+    ------
+    InputError
+        If the headers of one repetition give two values.
+    """
+    found: list[set[float]] = [set() for _ in repetition_times_of_day_s]
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+        try:
+            header = read_guarded(path, _LARGEST_MB)
+        except InputError:
+            continue
+        value, time_s = _element_number(header, element), _time_of_day_s(header)
+        if np.isfinite(value) and np.isfinite(time_s):
+            for r in np.flatnonzero(np.abs(repetition_times_of_day_s - time_s) < _SAME_TIME_S):
+                found[r].add(value * mm_per_unit)
+    for number, values in enumerate(found, start=1):
+        if len(values) > 1:
+            raise InputError(
+                f"The element {element} has {len(values)} different values in the images of repetition {number}.",
+                remedy="Correct gating.displacement_element: it must be one number for a repetition.",
+                code="NAVIGATOR_TWICE",
+            )
+    if not any(found):
+        return None
+    return NavigatorTrace(displacement_mm=np.array([next(iter(v), np.nan) for v in found]), source="dicom")
+
+
+def _element_number(header: Any, element: str) -> float:
+    """The element as a number; NaN where it is absent, hidden in another block, or not one number."""
+    tag, _, creator = element.partition(" ")
+    group, number = tag.split(",")
+    try:
+        if creator:
+            value = header.private_block(int(group, 16), creator)[int(number[-2:], 16)].value
+        else:
+            value = header[int(group, 16), int(number, 16)].value
+        return float(value)
+    except (KeyError, ValueError, TypeError):
+        return float("nan")
+
+
+def _time_of_day_s(header: Any) -> float:
+    value = str(header.get("AcquisitionTime", ""))
+    try:
+        return 3600 * int(value[:2]) + 60 * int(value[2:4]) + float(value[4:])
+    except ValueError:
+        return float("nan")

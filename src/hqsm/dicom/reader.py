@@ -7,6 +7,7 @@ of echo x slice x repetition x part must be there: what is missing is named.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,8 +21,9 @@ from hqsm.arrays import AnyArray, FloatArray
 from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, NavigatorTrace, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
 from hqsm.dicom.conventions import IMAGINARY, MAGNITUDE, PHASE, REAL
-from hqsm.dicom.files import FolderContent, look_through, read_pixels
+from hqsm.dicom.files import FolderContent, look_through, read_pixels, stored_pixels
 from hqsm.dicom.frames import Frame, Header, Leftover, frames_of, slice_normal
+from hqsm.dicom.guarded import RLE
 from hqsm.dicom.navigator import read_navigator_csv
 from hqsm.errors import InputError
 from hqsm.units import field_strength_from_frequency_tesla, milliseconds_to_s
@@ -57,12 +59,26 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     Raises
     ------
     InputError
-        If the folder holds no complex multi-echo acquisition, an incomplete one, or two patients.
+        If the folder holds no complex multi-echo acquisition, an incomplete one, two patients, or headers whose values
+        cannot be used (``DICOM_DAMAGED``).
     """
+    try:
+        return _read_visit(folder, params)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError, NotImplementedError) as error:
+        # what a header may contain has no end; the message of the exception can hold a value of it
+        raise InputError(
+            f"The headers hold values that cannot be used ({type(error).__name__}).",
+            remedy="Export the visit again; if it stays, `hqsm inspect` the folder series by series.",
+            code="DICOM_DAMAGED",
+        ) from error
+
+
+def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     content = look_through(folder, params)
     frames, rest = frames_of(content.images)
     acquisition = plan(content, frames, rest, params)
-    signal, times_of_day_s = _assemble(acquisition, params)
+    with np.errstate(invalid="ignore", over="ignore"):
+        signal, times_of_day_s, manifest = _assemble(acquisition, params)
     header = acquisition.first.header
     info = AcquisitionInfo(
         convention=acquisition.first.convention.name,
@@ -76,6 +92,7 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         n_files=content.n_files,
         set_aside=summarised([*content.aside, *(left.aside for left in rest), *(item for _, item in acquisition.aside)]),
         notes=_notes(content, acquisition),
+        manifest=manifest,
     )
     echoes = RepeatedMultiEcho(
         signal=signal,
@@ -171,8 +188,8 @@ def _key(frame: Frame) -> tuple[Any, ...]:
     """What all images of one acquisition share: study, frame of reference, matrix, spacing, orientation, TR, flip angle."""
     header = frame.header
     return (
-        header.text("StudyInstanceUID"),
-        header.text("FrameOfReferenceUID"),
+        str(header.get("StudyInstanceUID") or ""),
+        str(header.get("FrameOfReferenceUID") or ""),
         frame.file.columns,
         frame.file.rows,
         tuple(round(v, 3) for v in frame.spacing_mm),
@@ -546,11 +563,12 @@ def grid_of(acquisition: Acquisition) -> VoxelGrid:
 # --- pixels ---------------------------------------------------------------------------------------------------------
 
 
-def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, FloatArray]:
-    """Complex signal (x, y, z, echo, repetition) and the repetitions' acquisition times [s since midnight].
+def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, FloatArray, tuple[tuple[str, str], ...]]:
+    """Complex signal (x, y, z, echo, repetition), the repetitions' acquisition times [s since midnight], and the manifest.
 
     The two parts are written into the real and imaginary halves of the one array that is returned, file by file; magnitude
-    and phase are then multiplied out in place, so that the peak is little more than the result.
+    and phase are then multiplied out in place, so that the peak is little more than the result. The manifest is what a
+    result can be traced to: each file by the hash of its UID, with the hash of its stored pixels.
     """
     first = acquisition.first
     n_echoes, n_slices = len(acquisition.echo_times_s), len(acquisition.positions_mm)
@@ -560,8 +578,13 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
     by_file: dict[int, list[tuple[Place, Frame]]] = defaultdict(list)
     for place, frame in acquisition.table.items():
         by_file[id(frame.file)].append((place, frame))
+    manifest = set()
     for members in by_file.values():
-        pixels = read_pixels(members[0][1].file)
+        file = members[0][1].file
+        pixels = read_pixels(file)
+        stored = stored_pixels(file) if file.syntax == RLE else pixels.data
+        uid = str(file.header.get("SOPInstanceUID", ""))
+        manifest.add((hashlib.sha256(uid.encode()).hexdigest(), hashlib.sha256(stored).hexdigest()))
         for (k, echo, r, part), frame in members:
             assert frame.scaling is not None
             slope, offset = frame.scaling
@@ -577,8 +600,14 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
         first.convention.finish(repetition)
         if first.convention.name in params.reverse_phase_of:
             np.conjugate(repetition, out=repetition)
+        if not np.isfinite(store[r]).all():
+            raise InputError(
+                "The images hold values that are no numbers (their rescale slope or intercept is infinite).",
+                remedy="Export the visit again.",
+                code="DICOM_DAMAGED",
+            )
     times = np.array([acquisition.table[0, 0, r, acquisition.parts[0]].time_of_day_s for r in range(acquisition.n_repetitions)])
-    return store.transpose(4, 3, 2, 1, 0), times
+    return store.transpose(4, 3, 2, 1, 0), times, tuple(sorted(manifest))
 
 
 # --- facts of the header --------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def _repetitions(images: list[Frame], acquisition: Acquisition | None) -> str:
 
 def _matrix(header: Header, images: list[Frame]) -> str:
     slices = f" x {len({frame.position_mm for frame in images})}" if images else ""
-    return f"{header.text('Columns')} x {header.text('Rows')}{slices}"
+    return f"{header.get('Columns', '?')} x {header.get('Rows', '?')}{slices}"
 
 
 def _spacing(header: Header) -> str:

@@ -17,7 +17,7 @@ from hqsm.errors import InputError
 from hqsm.fatwater.field_init import initial_field
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.gating import noise_sd_from_background
+from hqsm.gating.noise import noise_sd_from_background
 
 TWO_ECHOES = 4
 _LARGEST_CONDITION = 25.0

@@ -1,11 +1,12 @@
 """From anatomy to complex multi-echo images: susceptibility, field, decay, breathing, receive phase, noise.
 
 The images are complex averages of a grid that is finer than their voxels, so that dephasing inside a voxel is real;
-the field is that of the fine susceptibility map on a grid padded to twice its size.
+the field is that of the fine susceptibility map, of which the images show a slab: the body goes on beyond its ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from hqsm.units import proton_frequency_hz
 FAT_PEAKS_PPM = np.array([0.90, 1.30, 2.10, 2.75, 4.20, 5.30])
 FAT_AMPLITUDES = np.array([0.088, 0.700, 0.120, 0.006, 0.039, 0.047])
 """Six-peak liver fat of Hamilton et al., NMR Biomed 2011;24:784 (peaks merged)."""
+_BEYOND_MM = 150.0
 WATER_PPM_AT_37_CELSIUS = 4.70
 WATER_PPM_PER_CELSIUS = -0.01
 
@@ -41,12 +43,17 @@ class ScanProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class LiverState:
-    """The liver of one visit, and the size of the body around it."""
+    """The liver of one visit and the body around it.
+
+    ``other_chi_ppm`` names tissues whose susceptibility differs from the table of :mod:`hqsm.phantom.tissue`: lungs are
+    more or less inflated, spleens may hold iron, and the literature does not agree on fat.
+    """
 
     lic_mg_g: float
     pdff_percent: float = 3.0
     body_scale: float = 1.0
     heterogeneity: float = 0.04
+    other_chi_ppm: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,12 +88,16 @@ def fat_phasor(echo_times_s: FloatArray, field_strength_tesla: float, temperatur
 
 
 def dipole_field_ppm(chi_ppm: FloatArray, voxel_size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:
-    """Relative field [ppm] of a susceptibility map whose outside equals its border value, by a padded convolution.
+    """Relative field [ppm] of a susceptibility map (x, y, z) by a padded convolution.
+
+    Around the map, in plane, there is its corner's susceptibility: air. Along z the map repeats itself, so that a body
+    has no end: a cut there would be a surface of 9.4 ppm and make a field that no patient has.
 
     Salomir 2003: the spectrum of the field is ``(1/3 - (k.b)^2/k^2)`` times that of the susceptibility.
     """
     outside = float(chi_ppm[0, 0, 0])
-    padded_shape = tuple(fft.next_fast_len(2 * n, real=True) for n in chi_ppm.shape)
+    nx, ny, nz = chi_ppm.shape
+    padded_shape = (fft.next_fast_len(2 * nx, real=True), fft.next_fast_len(2 * ny, real=True), nz)
     k = np.meshgrid(
         *(
             (fft.rfftfreq if axis == 2 else fft.fftfreq)(n, d).astype(np.float32)
@@ -116,20 +127,25 @@ def image_grid(protocol: ScanProtocol) -> VoxelGrid:
     return VoxelGrid(shape=protocol.shape, affine_mm=affine)
 
 
-def simulate_abdomen(liver: LiverState, protocol: ScanProtocol, rng_seed: int, anatomy_seed: int) -> SimulatedScan:
-    """A free-breathing abdominal scan: ``protocol.n_repetitions`` repetitions, each at its respiratory position."""
-    xyz = _fine_world_coordinates(protocol)
-    labels = abdomen_labels(xyz, liver.body_scale, anatomy_seed)
+def simulate_abdomen(
+    liver: LiverState, protocol: ScanProtocol, rng_seed: int, anatomy_seed: int, displacement_mm: FloatArray | None = None
+) -> SimulatedScan:
+    """A free-breathing abdominal scan: ``protocol.n_repetitions`` repetitions, each at its respiratory position.
+
+    ``displacement_mm`` (repetition,) prescribes the positions; without it they are drawn as quiet breathing.
+    """
+    volume = _with_surroundings(lambda xyz: abdomen_labels(xyz, liver.body_scale, anatomy_seed), protocol)
     rng = np.random.default_rng([rng_seed, 21])
-    displacement_mm = breathing_displacement_mm(protocol.n_repetitions, rng)
-    return _simulate(labels, liver, protocol, displacement_mm, rng, anatomy_seed)
+    if displacement_mm is None:
+        displacement_mm = breathing_displacement_mm(protocol.n_repetitions, rng)
+    return _simulate(volume, liver, protocol, displacement_mm, rng, anatomy_seed)
 
 
 def simulate_explant(liver: LiverState, protocol: ScanProtocol, rng_seed: int, anatomy_seed: int) -> SimulatedScan:
     """An explanted liver in its container: one repetition, room temperature, no motion."""
-    labels = explant_labels(_fine_world_coordinates(protocol), anatomy_seed)
+    volume = _with_surroundings(lambda xyz: explant_labels(xyz, anatomy_seed), protocol)
     rng = np.random.default_rng([rng_seed, 22])
-    return _simulate(labels, liver, protocol, np.zeros(protocol.n_repetitions), rng, anatomy_seed)
+    return _simulate(volume, liver, protocol, np.zeros(protocol.n_repetitions), rng, anatomy_seed)
 
 
 def breathing_displacement_mm(n_repetitions: int, rng: np.random.Generator) -> FloatArray:
@@ -147,10 +163,25 @@ def breathing_displacement_mm(n_repetitions: int, rng: np.random.Generator) -> F
     return rng.permutation(np.concatenate([quiet, moving]))
 
 
-def _fine_world_coordinates(protocol: ScanProtocol) -> Coordinates:
+def _with_surroundings(labels_at: Callable[[Coordinates], IntArray], protocol: ScanProtocol) -> tuple[IntArray, slice]:
+    """Labels on the fine grid with at least 150 mm of what lies beyond either end of the slab, and where the slab is."""
+    n, o, size_mm = protocol.shape[2], protocol.oversampling[2], protocol.voxel_size_mm[2]
+    margin = int(np.ceil(_BEYOND_MM / size_mm)) * o
+    while fft.next_fast_len(n * o + 2 * margin, real=True) != n * o + 2 * margin:
+        margin += 1
+    # in pieces, for memory: the coordinates of the whole are three large arrays
+    pieces = ((-margin, 0), (0, n * o), (n * o, n * o + margin))
+    labels = np.concatenate([labels_at(_fine_world_coordinates(protocol, *piece)) for piece in pieces], axis=2)
+    return labels, slice(margin, margin + n * o)
+
+
+def _fine_world_coordinates(protocol: ScanProtocol, first: int, last: int) -> Coordinates:
+    """World coordinates [mm] of the fine voxels from fine slice ``first`` to before ``last``; slice 0 begins the slab."""
     grid = image_grid(protocol)
     oversampling = np.array(protocol.oversampling)
-    axes = [((np.arange(n * o) + 0.5) / o - 0.5).astype(np.float32) for n, o in zip(protocol.shape, oversampling, strict=True)]
+    n = (protocol.shape[0] * oversampling[0], protocol.shape[1] * oversampling[1])
+    spans = (np.arange(n[0]), np.arange(n[1]), np.arange(first, last))
+    axes = [((span + 0.5) / o - 0.5).astype(np.float32) for span, o in zip(spans, oversampling, strict=True)]
     i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
     a = grid.affine_mm.astype(np.float32)
     x, y, z = (
@@ -162,7 +193,7 @@ def _fine_world_coordinates(protocol: ScanProtocol) -> Coordinates:
 def _tissue_maps(
     labels: IntArray, liver: LiverState, protocol: ScanProtocol, anatomy_seed: int
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Density, fat fraction, R2* [1/s] and susceptibility [ppm] on the fine grid."""
+    """Density, fat fraction, R2* [1/s] and susceptibility [ppm] on the fine grid of the slab."""
     scale = field_scaling(protocol.field_strength_tesla)
     density, fat, r2star, chi = (
         np.array(values, np.float32)[labels]
@@ -170,7 +201,7 @@ def _tissue_maps(
             [t.density for t in TISSUES],
             [t.fat_fraction for t in TISSUES],
             [t.r2star_per_s * scale for t in TISSUES],
-            [t.chi_ppm for t in TISSUES],
+            _chi_by_label(liver),
         )
     )
     rng = np.random.default_rng([anatomy_seed, 23])
@@ -189,8 +220,16 @@ def _tissue_maps(
     return density, fat, r2star, chi
 
 
+def _chi_by_label(liver: LiverState) -> list[float]:
+    other = dict(liver.other_chi_ppm)
+    return [other.get(t.name, t.chi_ppm) for t in TISSUES]
+
+
 def _shimmed(field_hz: FloatArray, inside: AnyArray, xyz: tuple[AnyArray, AnyArray, AnyArray]) -> FloatArray:
-    """What the scanner's shim leaves: linear terms removed, second order to 60 %."""
+    """What the scanner's shim leaves: linear terms removed, second order to 60 %.
+
+    ``xyz`` are distances from the centre in one unit, so that each term obeys Laplace's equation as a shim's field does.
+    """
     x, y, z = xyz
     first = [np.ones_like(x * y * z), x + 0 * y * z, y + 0 * x * z, z + 0 * x * y]
     second = [x * y + 0 * z, x * z + 0 * y, y * z + 0 * x, x**2 - y**2 + 0 * z, 2 * z**2 - x**2 - y**2]
@@ -204,7 +243,7 @@ def _shimmed(field_hz: FloatArray, inside: AnyArray, xyz: tuple[AnyArray, AnyArr
 
 
 def _simulate(
-    labels: IntArray,
+    volume: tuple[IntArray, slice],
     liver: LiverState,
     protocol: ScanProtocol,
     displacement_mm: FloatArray,
@@ -215,13 +254,24 @@ def _simulate(
     oversampling = np.array(protocol.oversampling)
     fine_mm = grid.voxel_size_mm / oversampling
     echo_times_s = np.array(protocol.echo_times_s)
+    everything, slab = volume
+    labels = np.ascontiguousarray(everything[:, :, slab])
     density, fat, r2star, chi = _tissue_maps(labels, liver, protocol, anatomy_seed)
+    tissue_chi_ppm = np.array(_chi_by_label(liver), np.float32)
+    if (labels == LABELS["liver"]).any():
+        tissue_chi_ppm[LABELS["liver"]] = chi[labels == LABELS["liver"]].mean()
+    whole_chi = tissue_chi_ppm[everything]
+    whole_chi[:, :, slab] = chi
     hz_per_ppm = proton_frequency_hz(protocol.field_strength_tesla) * 1e-6
     unit = [np.linspace(-1, 1, n, dtype=np.float32) for n in labels.shape]
+    breathing_axis = int(np.argmax(np.abs(grid.b0_direction)))
+    breathing_sign = float(np.sign(grid.b0_direction[breathing_axis]))
     u, v, w = np.meshgrid(*unit, indexing="ij", sparse=True)
-    field_hz = dipole_field_ppm(chi, fine_mm, grid.b0_direction) * np.float32(hz_per_ppm)
+    extent = fine_mm * np.array(labels.shape)
+    from_centre = tuple(c * np.float32(e / extent.max()) for c, e in zip((u, v, w), extent, strict=True))
+    field_hz = dipole_field_ppm(whole_chi, fine_mm, grid.b0_direction)[:, :, slab] * np.float32(hz_per_ppm)
     # the Larmor frequency is set on the water of the body; what is left is what the shim leaves
-    field_hz = _shimmed(field_hz, density > 50, (u, v, w)).astype(np.float32)
+    field_hz = _shimmed(field_hz, density > 50, (from_centre[0], from_centre[1], from_centre[2])).astype(np.float32)
 
     receive = (0.9 - 0.12 * u * v + 0.1 * v - 0.05 * w**2) * np.exp(1j * (0.5 + 0.7 * u - 0.4 * v + 0.5 * w + 0.3 * u * w))
     receive = receive.astype(np.complex64)
@@ -232,7 +282,8 @@ def _simulate(
     signal = np.empty(n, np.complex64)
     noise_sd = 100.0 / protocol.snr
     for repetition, shift_mm in enumerate(displacement_mm):
-        water, fat_signal, decay, off_hz = _displaced(maps, moving, float(shift_mm) / fine_mm[2])
+        shift_voxels = breathing_sign * float(shift_mm) / fine_mm[breathing_axis]
+        water, fat_signal, decay, off_hz = _displaced(maps, moving, shift_voxels, breathing_axis)
         drift_hz = 0.3 * float(shift_mm) * (1 + 0.5 * w) + rng.uniform(-1, 1)
         rate = 2j * np.pi * (off_hz + drift_hz) - decay
         start = (receive * np.exp(1j * rng.uniform(-np.pi, np.pi))).astype(np.complex64)
@@ -257,8 +308,8 @@ def _simulate(
     )
 
 
-def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: float) -> list[FloatArray]:
-    """Move the organs along the slice axis and leave wall and spine; the field moves with the organs.
+def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: float, axis: int) -> list[FloatArray]:
+    """Move the organs along the voxel axis nearest head-foot and leave wall and spine; the field moves with the organs.
 
     Inside the organs the shifted maps count; where an organ moved away from its place, what came in counts.
     """
@@ -269,8 +320,8 @@ def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: flo
 
     def shifted(volume: AnyArray) -> AnyArray:
         def by(k: int) -> AnyArray:
-            index = np.clip(np.arange(volume.shape[2]) - k, 0, volume.shape[2] - 1)
-            return volume[:, :, index]
+            index = np.clip(np.arange(volume.shape[axis]) - k, 0, volume.shape[axis] - 1)
+            return np.take(volume, index, axis=axis)
 
         if part == 0:
             return by(whole)

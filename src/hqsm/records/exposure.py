@@ -23,6 +23,11 @@ HIGHEST_ADHERENCE = 1.1
 """More than this share of the prescribed dose is a counting error."""
 
 
+def age_years(when: date, birth_year: float) -> float:
+    """Age on a day [years]; only the year of birth is known, so its middle stands for it."""
+    return when.year + when.timetuple().tm_yday / DAYS_PER_YEAR - (birth_year + 0.5)
+
+
 def transfused_iron_mg(row: Row, site: str, params: RecordsParams) -> tuple[float, bool]:
     """Net iron of one transfusion [mg], and whether a haematocrit had to be assumed.
 
@@ -140,57 +145,72 @@ def _days_from_nearest(days: list[date], known: list[date]) -> int:
     return max(min(abs((day - when).days) for when in known) for day in days)
 
 
+class ParticipantRecords:
+    """What the records say about one participant, ready to be counted day by day."""
+
+    def __init__(self, participant_id: str, records: Records, params: RecordsParams) -> None:
+        found = records.participants[records.participants["participant_id"] == participant_id].to_dict(orient="records")
+        self.who: dict[Any, Any] = found[0] if found else {"site": "", "birth_year": np.nan, "splenectomy": ""}
+        self._id, self._records, self._params = participant_id, records, params
+        self.prescriptions = self.rows_of("chelation")
+        self.weighings = [
+            (date.fromisoformat(str(row[when])), float(row["weight_kg"]))
+            for table, when in (("visits", "visit_date"), ("weights", "date"))
+            for row in self.rows_of(table)
+            if row[when] and np.isfinite(row["weight_kg"])
+        ]
+        visits = [date.fromisoformat(str(d)) for d in records.visits["visit_date"] if d]
+        self.data_cut = max(visits, default=date.max)
+        if params.data_cut_date:
+            self.data_cut = date.fromisoformat(params.data_cut_date)
+
+    def rows_of(self, table: str) -> list[Row]:
+        """The participant's rows of a table."""
+        frame = self._records.tables[table]
+        return [
+            {str(key): value for key, value in row.items()} for row in frame[frame["participant_id"] == self._id].to_dict(orient="records")
+        ]
+
+    def transfusions(self) -> list[tuple[date, float, bool]]:
+        """Day, net iron [mg], and whether the haematocrit was assumed, of every transfusion that can be counted."""
+        site = str(self.who["site"])
+        return [
+            (date.fromisoformat(str(row["date"])), *transfused_iron_mg(row, site, self._params))
+            for row in self.rows_of("transfusions")
+            if row["date"] and np.isfinite(row["amount"])
+        ]
+
+    def weights_kg(self, days: list[date]) -> FloatArray:
+        """Body weight on each day [kg]."""
+        return daily_weights_kg(days, self.weighings)
+
+    def prescribed_mg(self, days: list[date]) -> FloatArray:
+        """Jadenu-equivalent chelator prescribed on each day [mg]."""
+        return daily_chelator_mg(days, self.prescriptions, self.weights_kg(days), self._params, self.data_cut)
+
+
 def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> Row:
     """One row of exposure.tsv: iron in and chelator between two visits."""
     participant = interval.participant_id
     shift = 0 if params.scan_day == "before" else 1
     days = [interval.start + timedelta(days=k + shift) for k in range(interval.days)]
-    found = records.participants[records.participants["participant_id"] == participant].to_dict(orient="records")
-    who: dict[Any, Any] = found[0] if found else {"site": "", "birth_year": np.nan, "splenectomy": ""}
-    site = str(who["site"])
-
-    def rows_of(table: str) -> list[Row]:
-        frame = records.tables[table]
-        return [
-            {str(key): value for key, value in row.items()}
-            for row in frame[frame["participant_id"] == participant].to_dict(orient="records")
-        ]
-
-    weighings = [
-        (date.fromisoformat(str(row[when])), float(row["weight_kg"]))
-        for table, when in (("visits", "visit_date"), ("weights", "date"))
-        for row in rows_of(table)
-        if row[when] and np.isfinite(row["weight_kg"])
-    ]
-    weights_kg = daily_weights_kg(days, weighings)
+    own = ParticipantRecords(participant, records, params)
+    who = own.who
+    weights_kg = own.weights_kg(days)
     flags: list[str] = []
-    if weighings and _days_from_nearest(days, [when for when, _ in weighings]) > params.max_days_from_weight:
+    if own.weighings and _days_from_nearest(days, [when for when, _ in own.weighings]) > params.max_days_from_weight:
         flags.append("weight_distant")
-    iron_mg = 0.0
-    n_transfusions = n_imputed = 0
-    inside = set(days)
-    for row in rows_of("transfusions"):
-        if row["date"] and date.fromisoformat(str(row["date"])) in inside and np.isfinite(row["amount"]):
-            iron, imputed = transfused_iron_mg(row, site, params)
-            iron_mg += iron
-            n_transfusions += 1
-            n_imputed += imputed
+    given = [(iron, imputed) for when, iron, imputed in own.transfusions() if days[0] <= when <= days[-1]]
+    n_imputed = sum(imputed for _, imputed in given)
     if n_imputed:
         flags.append("hct_imputed")
-    cut = max((date.fromisoformat(str(d)) for d in records.visits["visit_date"] if d), default=interval.end)
-    if params.data_cut_date:
-        cut = date.fromisoformat(params.data_cut_date)
-    prescriptions = rows_of("chelation")
-
-    def prescribed_mg(on: list[date]) -> FloatArray:
-        return daily_chelator_mg(on, prescriptions, daily_weights_kg(on, weighings), params, cut)
-
-    adherence, adherence_flags = daily_adherence(days, rows_of("adherence"), prescribed_mg)
+    adherence, adherence_flags = daily_adherence(days, own.rows_of("adherence"), own.prescribed_mg)
     flags += adherence_flags
-    prescribed = prescribed_mg(days)
+    prescribed = own.prescribed_mg(days)
     taken = prescribed * adherence
     dose_mg = taken if params.use_adherence else prescribed
     annual = DAYS_PER_YEAR / interval.days
+    iron_mg = sum(iron for iron, _ in given)
     mean_kg = float(weights_kg.mean())
     blocked = records.blocked.get(participant, ())
     missing = [name for name in ("transfusions", "chelation") if name not in records.present]
@@ -208,7 +228,7 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
         "start_date": interval.start.isoformat(),
         "end_date": interval.end.isoformat(),
         "days": interval.days,
-        "n_transfusions": n_transfusions,
+        "n_transfusions": len(given),
         "n_hct_imputed": n_imputed,
         "iron_in_mg": iron_mg,
         "iron_in_mg_per_kg_per_year": iron_mg / mean_kg * annual,
@@ -217,8 +237,7 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
         "chelator_adherence_g_per_kg_per_year": mg_to_g(float((taken / weights_kg).sum())) * annual,
         "mean_weight_kg": mean_kg,
         "adherence": float(adherence.mean()),
-        # only the year of birth is known: its middle stands for it
-        "age_years": interval.start.year + interval.start.timetuple().tm_yday / DAYS_PER_YEAR - (who["birth_year"] + 0.5),
+        "age_years": age_years(interval.start, who["birth_year"]),
         "splenectomy": {"y": 1.0, "n": 0.0}.get(str(who["splenectomy"]), np.nan),
         "flags": " ".join(flags),
         "included": int(not reason),

@@ -65,9 +65,12 @@ def read_records(folder: Path, params: RecordsParams) -> Records:
     if folder.is_dir():
         known = {f"{table}.csv" for table in TABLES} | {"labs.csv", "visits_map.csv", "redcap.csv", "redcap_dictionary.csv"}
         hint = f"Name it after one of them: {', '.join(sorted(known))}."
+        # a file's name can be that of a person: it is named by its place
         findings.extend(
-            _about_file(path, "FILE_UNKNOWN", WARNING, "The file is not one of the tables and was not read.", hint)
-            for path in sorted(folder.glob("*.csv"))
+            _about_file(
+                folder / f"(file {position} by name)", "FILE_UNKNOWN", WARNING, "The file is not one of the tables and was not read.", hint
+            )
+            for position, path in enumerate(sorted(folder.glob("*.csv")), start=1)
             if path.name not in known
         )
     return validate(raw, params, findings)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from hqsm.config.records import RecordsParams
 from hqsm.errors import InputError
+from hqsm.records.contract import CHOICE, EMPTY, broken_cells
 from hqsm.records.data import Records, empty_table
 from hqsm.records.findings import ERROR, NOTE, WARNING, Finding, sort_findings
 from hqsm.records.schema import MANDATORY_TABLES, SWITCHED_OFF_WITHOUT, TABLES, FieldRule
@@ -158,15 +159,20 @@ def _type_table(table: str, source: RawTable, params: RecordsParams, findings: l
             )
         for name in lacking:
             check.error(nowhere, name, "COLUMN_MISSING", "The column is missing.", "Add it to the header.")
-    for name in dict.fromkeys(source.columns):
+    for position, name in enumerate(source.columns, start=1):
+        # a header that is not ours can be the name of a person: it is told by its place
+        shown = name if name in rules else f"(column {position})"
+        if source.columns.index(name) < position - 1:
+            continue
         if source.columns.count(name) > 1:
-            check.error(nowhere, name, "COLUMN_TWICE", "Two columns have this name.", "Rename or remove one of them.")
+            check.error(nowhere, shown, "COLUMN_TWICE", "Two columns have this name.", "Rename or remove one of them.")
         if name and name not in rules and not (table == "visits" and name == "line"):
             close = difflib.get_close_matches(name, rules, n=1, cutoff=0.8)
             hint = f"Did you mean {close[0]}?" if close else "Remove it, or ignore this warning."
-            check.warn(nowhere, name, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
+            check.warn(nowhere, shown, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
     rows: list[Row] = []
-    for line, cells in source.rows:
+    refused: set[tuple[int, str]] = set()
+    for number, (line, cells) in enumerate(source.rows):
         texts = {name: _tidy(cell, check) for name, cell in zip(source.columns, cells, strict=False)}
         row: Row = {"line": line}
         # the identifier first: every finding of the row carries it
@@ -181,10 +187,44 @@ def _type_table(table: str, source: RawTable, params: RecordsParams, findings: l
             )
         for rule in rules.values():
             if rule.kind != "participant":
-                row[rule.name] = _cell(texts.get(rule.name, ""), rule, row, source, check)
+                text = texts.get(rule.name, "")
+                row[rule.name] = _cell(text, rule, row, source, check)
+                if text and (row[rule.name] == "" or row[rule.name] != row[rule.name]):
+                    refused.add((number, rule.name))
         rows.append(row)
+    _check_cells(rows, refused, source, check)
     _report_tidied(check)
     return rows
+
+
+def _check_cells(rows: list[Row], refused: set[tuple[int, str]], source: RawTable, check: _Checker) -> None:
+    """Cells that could be read but break their rule: the finding in our words, and the cell as missing.
+
+    ``refused`` are the cells that could not be read: they have their finding, and are not empty.
+    """
+    rules = {rule.name: rule for rule in TABLES[check.table]}
+    frame = pd.DataFrame(
+        {
+            name: pd.Series([row[name] for row in rows], dtype="float64")
+            if rule.kind == "number"
+            else pd.Series([row[name] or None for row in rows], dtype="str")
+            for name, rule in rules.items()
+            if name in source.columns
+        }
+    )
+    for number, name, code in broken_cells(check.table, frame):
+        rule, row = rules[name], rows[number]
+        if code == EMPTY:
+            if (number, name) not in refused:
+                check.error(row, name, code, f"The {name.replace('_', ' ')} is empty.", "Enter it, or delete the row.")
+        elif code == CHOICE:
+            accepted = ", ".join(dict.fromkeys(canonical for _, canonical in rule.choices))
+            check.error(row, name, code, "The word is not one of those expected.", f"Use one of: {accepted}.")
+            row[name] = ""
+        else:
+            problem = f"The number is not between {rule.low:g} and {rule.high:g}."
+            check.error(row, name, code, problem, "Check it and its unit against the source.")
+            row[name] = math.nan
 
 
 def _tidy(cell: str, check: _Checker) -> str:
@@ -230,16 +270,13 @@ def _cell(text: str, rule: FieldRule, row: Row, source: RawTable, check: _Checke
     if rule.kind == "session":
         return _identifier(text, "ses-", row, rule.name, check)
     if not text:
-        if rule.filled and rule.name in source.columns:
-            name = rule.name.replace("_", " ")
-            check.error(row, rule.name, "CELL_EMPTY", f"The {name} is empty.", "Enter it, or delete the row.")
         return math.nan if rule.kind == "number" else ""
     if rule.kind == "number":
         return _number(text, rule, row, source, check)
     if rule.kind == "date":
         return _date(text, rule, row, check)
     if rule.kind == "choice":
-        return _choice(text, rule, row, check)
+        return _choice(text, rule, check)
     return text
 
 
@@ -267,15 +304,6 @@ def _number(text: str, rule: FieldRule, row: Row, source: RawTable, check: _Chec
             "HCT_FRACTION",
             "The haematocrit looks like a fraction; percent is expected.",
             "Write it as percent, for example 58.",
-        )
-        return math.nan
-    if not rule.low <= value <= rule.high:
-        check.error(
-            row,
-            rule.name,
-            rule.range_code,
-            f"The number is not between {rule.low:g} and {rule.high:g}.",
-            "Check it and its unit against the source.",
         )
         return math.nan
     return value
@@ -322,13 +350,9 @@ def _readings(text: str) -> list[str]:
     return list(dict.fromkeys(readings))
 
 
-def _choice(text: str, rule: FieldRule, row: Row, check: _Checker) -> str:
-    choices = dict(rule.choices)
-    value = choices.get(text.lower())
-    if value is None:
-        accepted = ", ".join(dict.fromkeys(choices.values()))
-        check.error(row, rule.name, "CHOICE_UNKNOWN", "The word is not one of those expected.", f"Use one of: {accepted}.")
-        return ""
+def _choice(text: str, rule: FieldRule, check: _Checker) -> str:
+    """The canonical spelling of a known word, and any other word as it is."""
+    value = dict(rule.choices).get(text.lower(), text)
     if value != text:
         check.tidied["CELL_ALIAS"] += 1
     return value

@@ -2,278 +2,469 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from hqsm.lic import HQSM_CALIBRATIONS, R2STAR_CALIBRATIONS
-from hqsm.report.page import OKABE_ITO, number, page, render, svg_bytes, svg_uri
-from hqsm.statistics.regression import METHODS, design_matrix
+from hqsm.report.figures import FIGURES
+from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure
+from hqsm.report.figures.forest import ANALYSES
+from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
 
-PHYSICS_SLOPE = 1 / 10.6
-"""Expected change of LIC per transfused iron [(mg/g)/(mg/kg)]: Angelucci et al., NEJM 2000;343:327."""
-_NAMES = {"hqsm": "hQSM", "r2star": "R2*"}
-Tables = Mapping[str, pd.DataFrame]
+_SECTIONS = {
+    "flow": "Participants and visits",
+    "change": "Annual change of liver iron",
+    "methods": "hQSM and R2* compared",
+    "explants": "Explanted livers",
+    "visits": "Liver iron of every visit",
+    "repeatability": "Repeatability and baseline",
+    "readers": "Readers",
+    "exclusions": "What was left out",
+    "records": "Findings in the records",
+    "provenance": "How this was made",
+}
+_GROUPS = {"thalassemia": "thalassaemia", "transplant": "transplant", "healthy": "healthy control"}
+_QUANTITIES = {
+    "chi_hqsm_ppm": "susceptibility [ppm]",
+    "chi_ppm": "susceptibility [ppm]",
+    "lic_hqsm_mg_g": "LIC by hQSM [mg/g]",
+    "r2star_per_s": "R2* [1/s]",
+    "lic_r2star_mg_g": "LIC by R2* [mg/g]",
+    "pdff_percent": "fat fraction [%]",
+}
+_TERMS = {
+    "intercept": "intercept [mg/g/year]",
+    "iron_in": "iron in [(mg/g)/(mg/kg)]",
+    "chelator": "chelator [(mg/g)/(g/kg)]",
+}
+_READER_WORDS = {
+    "icc_agreement": "ICC(A,1)",
+    "within_scan_sd": "SD within a scan",
+    "bias": "bias",
+    "lower_limit": "lower limit of agreement",
+    "upper_limit": "upper limit of agreement",
+    "dice": "Dice",
+}
+_COMPARISONS = {
+    "delta_r_squared": "difference of R²",
+    "delta_rmse_mg_g_per_year": "difference of RMSE [mg/g/year]",
+    "variance_inflation_of_iron_and_chelator": "variance inflation of iron and chelator",
+    "pitman_morgan_r": "residual variances (Pitman-Morgan r)",
+    "correlation_with_net_balance_hqsm": "correlation of hQSM with the net balance",
+    "correlation_with_net_balance_r2star": "correlation of R2* with the net balance",
+    "delta_correlation_with_net_balance_williams": "difference of these correlations (Williams)",
+    "delta_correlation_with_net_balance_steiger": "difference of these correlations (Steiger)",
+    "net_balance_j_test_r2star_adds_to_hqsm": "R2* adds to hQSM (J test)",
+    "net_balance_j_test_hqsm_adds_to_r2star": "hQSM adds to R2* (J test)",
+    "net_balance_cox_test_hqsm_suffices": "hQSM suffices (Cox test)",
+    "net_balance_cox_test_r2star_suffices": "R2* suffices (Cox test)",
+}
 
 
-def render_study_report(
-    tables: Tables, findings: list[dict[str, Any]], parameters: Mapping[str, Any], versions: Mapping[str, str]
-) -> dict[str, bytes]:
+def render_study_report(data: ReportData) -> dict[str, bytes]:
     """Files of the report by name below ``results/report``."""
-    figures: dict[str, tuple[str, bytes, pd.DataFrame]] = {}
-    for name, maker in (("regression", _regression_figure), ("methods_agreement", _agreement_figure), ("explants", _explant_figure)):
-        made = maker(tables)
-        if made is not None:
-            figures[name] = made
+    figures = [made for draw in FIGURES if (made := draw(data)) is not None]
     files: dict[str, bytes] = {}
-    for name, (_, svg, data) in figures.items():
-        files[f"figures/{name}.svg"] = svg
-        files[f"figures/{name}.tsv"] = data.to_csv(sep="\t", index=False, float_format="%.9g", na_rep="n/a").encode()
-    files["methods.md"] = methods_text(parameters, versions).encode()
-    files["index.html"] = _page(tables, findings, figures, parameters, versions).encode()
+    for figure in figures:
+        files |= figure.files()
+    files["methods.md"] = methods_text(data.parameters, data.versions).encode()
+    files["index.html"] = _page(data, figures).encode()
     return files
 
 
-def _added_variable(frame: pd.DataFrame, column: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Iron in and change of LIC, both with intercept and chelator regressed out."""
-    design = design_matrix(frame)
-    rest = design[:, [0, 2]]
-
-    def residual(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        left: np.ndarray[Any, Any] = y - rest @ np.linalg.lstsq(rest, y, rcond=None)[0]
-        return left
-
-    return residual(design[:, 1]), residual(frame[column].to_numpy(float))
-
-
-def _regression_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
-    frame = tables["annual_change"]
-    frame = frame[frame["included"] == 1]
-    parts = []
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
-    drawn = False
-    for ax, (method, column) in zip(axes, METHODS.items(), strict=True):
-        usable = frame[np.isfinite(frame[column].to_numpy(float))]
-        ax.set_title(_NAMES[method])
-        ax.set_xlabel("transfused iron, adjusted for chelator [mg/kg/year]")
-        if len(usable) < 4:
-            ax.text(0.5, 0.5, "too few intervals", transform=ax.transAxes, ha="center")
-            continue
-        drawn = True
-        x, y = _added_variable(usable, column)
-        ax.plot(x, y, "o", color=OKABE_ITO[0], ms=4)
-        line = np.array([x.min(), x.max()])
-        slope = float(x @ y / (x @ x))
-        ax.plot(line, slope * line, color=OKABE_ITO[1], label=f"fit {slope:.3f}")
-        ax.plot(line, PHYSICS_SLOPE * line, ":", color="k", label=f"physics {PHYSICS_SLOPE:.3f}")
-        ax.legend(frameon=False)
-        parts.append(pd.DataFrame({"method": method, "iron_in_adjusted_mg_per_kg_per_year": x, "delta_lic_adjusted_mg_g_per_year": y}))
-    axes[0].set_ylabel("annual change of LIC, adjusted [mg/g]")
-    if not drawn:
-        plt.close(figure)
-        return None
-    return _done(figure, "Annual change of liver iron on transfused iron", parts)
+def _page(data: ReportData, figures: list[StudyFigure]) -> str:
+    name = str(data.parameters["study"]["name"])
+    body = render("<h1>{{ n }}</h1>", n=name)
+    links = {words: f"#{key}" for key, words in _SECTIONS.items()}
+    body += navigation({**links, "QC of every visit": "../qc/index.html", "Methods text": "methods.md"})
+    body += _headline(data)
+    for key, words in _SECTIONS.items():
+        body += render('<h2 id="{{ k }}">{{ w }}</h2>', k=key, w=words)
+        before, after = _PARTS[key]
+        body += before(data)
+        for figure in figures:
+            if figure.section == key:
+                body += render("<h3>{{ t }}</h3>", t=figure.title)
+                files = {kind.upper(): f"figures/{figure.name}.{kind}" for kind in ("svg", "pdf", "tsv")}
+                body += picture(svg_uri(figure.svg), figure.title, figure.caption, files)
+        body += after(data)
+    return page(name, body, ", ".join(f"{k} {v}" for k, v in data.versions.items()))
 
 
-def _agreement_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
-    lic = tables["lic"]
-    both = lic[["participant_id", "session_id", "specimen", "lic_hqsm_mg_g", "lic_r2star_mg_g"]].dropna()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    if len(both) < 2:
-        plt.close(figure)
-        return None
-    x, y = both["lic_r2star_mg_g"].to_numpy(float), both["lic_hqsm_mg_g"].to_numpy(float)
-    top = 1.05 * max(x.max(), y.max())
-    axes[0].plot([0, top], [0, top], ":", color="k")
-    for kind, marker in (("in_vivo", "o"), ("in_vitro", "s")):
-        chosen = (both["specimen"] == kind).to_numpy()
-        axes[0].plot(x[chosen], y[chosen], marker, ms=4, label=kind.replace("_", " "))
-    axes[0].legend(frameon=False)
-    axes[0].set_xlabel("LIC by R2* [mg/g]")
-    axes[0].set_ylabel("LIC by hQSM [mg/g]")
-    difference = y - x
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    axes[1].plot((x + y) / 2, difference, "o", color=OKABE_ITO[0], ms=4)
-    for level, style in ((bias, "-"), (bias - 1.96 * sd, "--"), (bias + 1.96 * sd, "--")):
-        axes[1].axhline(level, ls=style, color=OKABE_ITO[1])
-    axes[1].set_xlabel("mean of both [mg/g]")
-    axes[1].set_ylabel("hQSM minus R2* [mg/g]")
-    figure.tight_layout()
-    return _done(figure, "Agreement of the two methods (lines: bias and 95 % limits)", [both])
+def _nothing(_: ReportData) -> str:
+    return ""
 
 
-def _explant_figure(tables: Tables) -> tuple[str, bytes, pd.DataFrame] | None:
-    frame = tables["explants"]
-    usable = frame[np.isfinite(frame["lic_mg_g"].to_numpy(float)) & np.isfinite(frame["lic_chemistry_mg_g"].to_numpy(float))]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
-    if usable.empty:
-        plt.close(figure)
-        return None
-    top = 1.05 * float(usable[["lic_mg_g", "lic_chemistry_mg_g"]].to_numpy(float).max())
-    for ax, setting in zip(axes, ("in_vivo", "in_vitro"), strict=True):
-        ax.plot([0, top], [0, top], ":", color="k")
-        for k, method in enumerate(("hqsm", "r2star")):
-            part = usable[(usable["setting"] == setting) & (usable["method"] == method)]
-            marker = "os"[k]
-            ax.plot(part["lic_chemistry_mg_g"], part["lic_mg_g"], marker, color=OKABE_ITO[k], label=_NAMES[method])
-        ax.set_title(setting.replace("_", " "))
-        ax.set_xlabel("chemical LIC [mg/g dry]")
-        ax.legend(frameon=False)
-    axes[0].set_ylabel("LIC by MRI [mg/g dry]")
-    return _done(figure, "Explanted livers against chemistry", [usable])
-
-
-def _done(figure: Any, title: str, parts: list[pd.DataFrame]) -> tuple[str, bytes, pd.DataFrame]:
-    svg = svg_bytes(figure)
-    plt.close(figure)
-    return title, svg, pd.concat(parts)
-
-
-def _page(
-    tables: Tables,
-    findings: list[dict[str, Any]],
-    figures: dict[str, tuple[str, bytes, pd.DataFrame]],
-    parameters: Mapping[str, Any],
-    versions: Mapping[str, str],
-) -> str:
-    visits, lic, change = tables["visits"], tables["lic"], tables["annual_change"]
+def _headline(data: ReportData) -> str:
+    visits, lic = data.tables["visits"], data.tables["lic"]
     counts = visits["status"].value_counts()
-    body = render("<h1>{{ n }}</h1>", n=parameters["study"]["name"])
-    body += render(
-        """<div class="big"><div>Participants<b>{{ p }}</b></div><div>Visits found<b>{{ v }}</b>{{ s }}</div>
-        <div>Visits with liver iron<b>{{ l }}</b></div><div>Annual intervals<b>{{ i }}</b>{{ x }} left out</div></div>""",
-        p=visits["participant_id"].nunique(),
-        v=len(visits),
-        s=", ".join(f"{n} {name}" for name, n in counts.items()),
-        l=len(lic),
-        i=int((change["included"] == 1).sum()),
-        x=int((change["included"] != 1).sum()),
-    )
-    regression = tables["regression"]
-    primary = regression[regression["analysis"] == "primary"]
-    words = {"intercept": "intercept [mg/g/year]", "iron_in": "iron in [(mg/g)/(mg/kg)]", "chelator": "chelator [(mg/g)/(g/kg)]"}
-    rows: list[tuple[Any, ...]] = [
+    used = data.included_intervals()
+    people = f"{used['participant_id'].nunique()} participants"
+    items = [
+        ("Participants", str(visits["participant_id"].nunique()), ", ".join(f"{n} {_GROUPS.get(g, g)}" for g, n in _people(visits) if g)),
+        ("Visits", str(len(visits)), ", ".join(f"{n} {status}" for status, n in counts.items())),
+        ("Visits with liver iron", str(len(lic)), _range(lic)),
+        ("Annual intervals", str(len(used)), people),
+    ]
+    primary = data.tables["regression"]
+    primary = primary[primary["analysis"] == "primary"]
+    for method, label in METHOD_NAMES.items():
+        row = primary[(primary["method"] == method) & (primary["term"] == "iron_in")]
+        if len(row) and float(row["r_squared"].iloc[0]) == float(row["r_squared"].iloc[0]):
+            items.append((f"R² by {label}", number(row["r_squared"].iloc[0]), f"RMSE {number(row['rmse'].iloc[0])} mg/g/year"))
+    return cards(*items) + render("<p>{{ s }}</p>", s=" ".join(_sentences(primary, data.tables["method_comparison"])))
+
+
+def _people(visits: pd.DataFrame) -> list[tuple[str, int]]:
+    found = visits.drop_duplicates("participant_id")["group"].value_counts()
+    return [(str(group), int(n)) for group, n in found.items()]
+
+
+def _range(lic: pd.DataFrame) -> str:
+    values = lic["lic_r2star_mg_g"].dropna()
+    return f"{number(values.min(), 1)} to {number(values.max(), 1)} mg/g by R2*" if len(values) else ""
+
+
+def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame) -> list[str]:
+    """The result in words a stranger understands."""
+    words = []
+    for method, label in METHOD_NAMES.items():
+        found = {str(row["term"]): row for row in primary[primary["method"] == method].to_dict(orient="records")}
+        if "iron_in" not in found or number(found["iron_in"]["estimate"]) == "–":
+            continue
+        iron, dose = found["iron_in"], found["chelator"]
+        words.append(
+            f"By {label}, each 10 mg/kg of transfused iron goes with {number(10 * float(iron['estimate']))} mg/g more liver iron a year "
+            f"({interval(10 * iron['ci_lo'], 10 * iron['ci_hi'])}; physics expects {number(10 * float(iron['physics_value']))}), and each g/kg "
+            f"of chelator with {number(dose['estimate'])} mg/g ({interval(dose['ci_lo'], dose['ci_hi'])})."
+        )
+    row = comparison[(comparison["analysis"] == "primary") & (comparison["quantity"] == "delta_r_squared")]
+    if len(row) and row["estimate"].iloc[0] == row["estimate"].iloc[0]:
+        entry = row.iloc[0]
+        text = f"hQSM explains {number(abs(entry['estimate']), 3)} {'more' if entry['estimate'] > 0 else 'less'} of the variance than R2*"
+        words.append(f"{text} (95 % interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}).")
+    return words or ["There are too few annual intervals for a regression."]
+
+
+def _demographics(data: ReportData) -> str:
+    rows = [
         (
-            _NAMES[r["method"]],
-            words[r["term"]],
-            number(r["estimate"], 4),
-            f"{number(r['ci_lo'], 4)} to {number(r['ci_hi'], 4)}",
-            number(r["p_value"], 4),
-            number(r["physics_value"], 4),
-            f"{number(r['efficiency'], 3)} ({number(r['efficiency_lo'], 3)} to {number(r['efficiency_hi'], 3)})"
-            if r["term"] == "chelator"
-            else "",
-            number(r["r_squared"], 3),
+            _GROUPS.get(str(r["group"]), str(r["group"])),
+            r["n"],
+            r["female"],
+            r["male"],
+            f"{number(r['age_median_years'], 0)} ({interval(r['age_youngest_years'], r['age_oldest_years'], 0)})",
+            r["splenectomised"],
+            r["withdrawn"],
+        )
+        for r in data.demographics
+    ]
+    header = ("Group", "Participants", "Female", "Male", "Age at first visit, median (range) [years]", "Splenectomised", "Withdrawn")
+    return table(header, rows, empty="The study has no records of its participants.")
+
+
+def _regression(data: ReportData) -> str:
+    primary = data.tables["regression"]
+    primary = primary[primary["analysis"] == "primary"]
+    rows = [
+        (
+            METHOD_NAMES[r["method"]],
+            _TERMS[r["term"]],
+            number(r["estimate"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            p_value(r["p_value"]),
+            number(r["df"], 1),
+            number(r["physics_value"], 3),
+            f"{number(r['efficiency'])} ({interval(r['efficiency_lo'], r['efficiency_hi'])})" if r["term"] == "chelator" else "–",
             r["note"],
         )
         for r in primary.to_dict(orient="records")
     ]
-    body += "<h2>Annual change of liver iron</h2>" + _table(
-        ("Method", "Term", "Estimate", "95 % interval", "p", "Physics", "Implied efficiency", "R²", "Note"), rows
+    header = ("Method", "Term", "Estimate", "95 % interval", "p", "df", "Physics", "Efficiency (95 % interval)", "Note")
+    explained = (
+        "Physics: 1/10.6 mg/g per mg/kg of transfused iron, and the chelator's slope if all of its capacity took out iron; the "
+        "efficiency is the share of it that the slope implies. Standard errors are cluster-robust (CR2)."
     )
-    body += (
-        "<p>Physics: 1/10.6 mg/g per mg/kg of transfused iron, and the chelator's slope if all of its capacity took out iron; "
-        "the efficiency is the share of it that the slope implies.</p>"
-    )
-    for title, svg, _ in figures.values():
-        body += render('<h2>{{ t }}</h2><img alt="{{ t }}" src="{{ u }}">', t=title, u=svg_uri(svg))
-    comparison = [
+    return "<h3>Primary regression</h3>" + table(header, rows) + render("<p class=soft>{{ e }}</p>", e=explained)
+
+
+def _sensitivity(data: ReportData) -> str:
+    rows = [
         (
-            str(r["quantity"]).replace("_", " "),
+            ANALYSES.get(r["analysis"], r["analysis"].replace("_", " ")),
+            METHOD_NAMES[r["method"]],
+            _TERMS.get(r["term"], r["term"].replace("_", " ")),
             number(r["estimate"], 3),
-            f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
-            number(r["p_value"], 4),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            p_value(r["p_value"]),
+            number(r["n_intervals"], 0),
+            number(r["n_subjects"], 0),
             r["note"],
         )
-        for r in tables["method_comparison"].to_dict(orient="records")
+        for r in data.tables["regression"].to_dict(orient="records")
     ]
-    body += "<h2>Comparison of the methods (hQSM minus R2*)</h2>" + _table(
-        ("Quantity", "Estimate", "95 % interval", "p", "Note"), comparison
-    )
+    header = ("Analysis", "Method", "Term", "Estimate", "95 % interval", "p", "Intervals", "Participants", "Note")
+    return "<details><summary>Every coefficient of every analysis</summary>" + table(header, rows, sorts=True) + "</details>"
+
+
+def _comparison(data: ReportData) -> str:
     rows = [
         (
-            r["participant_id"],
-            r["session_id"],
-            r["group"],
-            r["acq_date"],
-            number(r["field_strength_t"], 2),
-            number(r["chi_hqsm_ppm"], 3),
-            number(r["lic_hqsm_mg_g"]),
-            number(r["r2star_per_s"], 0),
-            number(r["lic_r2star_mg_g"]),
-            number(r["pdff_percent"], 1),
-            r["qc_status"],
+            r["analysis"].replace("_", " "),
+            _COMPARISONS.get(r["quantity"], r["quantity"].replace("_", " ")),
+            number(r["estimate"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            p_value(r["p_value"]),
+            r["note"],
         )
-        for r in lic.to_dict(orient="records")
+        for r in data.tables["method_comparison"].to_dict(orient="records")
     ]
-    body += "<h2>Liver iron of every visit</h2>" + _table(
-        ("Participant", "Visit", "Group", "Date", "B0 [T]", "χ [ppm]", "LIC hQSM [mg/g]", "R2* [1/s]", "LIC R2* [mg/g]", "Fat [%]", "QC"),
-        rows,
-    )
-    rejected = visits[visits["status"].isin(["rejected", "excluded"])]
-    rows = [(r["participant_id"], r["session_id"], r["status"], r["reason"]) for r in rejected.to_dict(orient="records")]
-    body += "<h2>Visits that are not in the tables</h2>" + _table(("Participant", "Visit", "Status", "Reason"), rows)
+    header = ("Analysis", "What", "hQSM minus R2*", "95 % interval", "p", "Note")
+    return "<h3>Which method follows the iron balance better</h3>" + table(header, rows)
+
+
+def _explants(data: ReportData) -> str:
     rows = [
         (
-            r["confounder"],
             r["setting"].replace("_", " "),
-            _NAMES[r["method"]],
-            number(r["effect"], 3),
-            f"{number(r['ci_lo'], 3)} to {number(r['ci_hi'], 3)}",
-            number(r["p_holm"], 3),
-            number(r["equivalence_p"], 3),
+            {**METHOD_NAMES, "hqsm_minus_r2star": "hQSM minus R2*"}.get(r["method"], r["method"]),
+            r["quantity"].replace("_", " "),
+            number(r["estimate"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            p_value(r["p_value"]),
             number(r["n"], 0),
             r["note"],
         )
-        for r in tables["histology_effects"].to_dict(orient="records")
+        for r in data.tables["explant_agreement"].to_dict(orient="records")
     ]
-    body += "<h2>Effect of histology on the error of LIC</h2>" + _table(
-        ("Confounder", "Setting", "Method", "Effect per step [mg/g]", "95 % interval", "p (Holm)", "p (equivalence)", "n", "Note"), rows
-    )
-    rows = [
+    header = ("Setting", "Method", "What", "Estimate", "95 % interval", "p", "n", "Note")
+    effects = [
         (
-            r["quantity"].replace("_", " "),
-            number(r["n_pairs"], 0),
-            number(r["within_subject_sd"], 3),
-            number(r["repeatability_coefficient"], 3),
+            r["confounder"],
+            r["setting"].replace("_", " "),
+            METHOD_NAMES[r["method"]],
+            number(r["effect"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            p_value(r["p_holm"]),
+            p_value(r["equivalence_p"]),
+            number(r["n"], 0),
             r["note"],
         )
-        for r in tables["repeatability"].to_dict(orient="records")
+        for r in data.tables["histology_effects"].to_dict(orient="records")
     ]
-    body += "<h2>Repeatability</h2>" + _table(("Quantity", "Pairs", "Within-subject SD", "Repeatability coefficient", "Note"), rows)
-    rows = [(f["file"], f["line"] or "", f["code"], f["severity"], f"{f['problem']} {f['remedy']}") for f in findings[:200]]
-    body += "<h2>Findings in the records</h2>" + _table(("File", "Line", "Code", "Severity", "What and what to do"), rows)
-    return page(str(parameters["study"]["name"]), body, ", ".join(f"{k} {v}" for k, v in versions.items()))
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    if not rows:
-        return "<p>Nothing to show.</p>"
-    return render(
-        """<div class="wide"><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
-        {% for row in rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table></div>""",
-        header=header,
-        rows=rows,
+    names = (
+        "Confounder",
+        "Setting",
+        "Method",
+        "Effect per step [mg/g]",
+        "95 % interval",
+        "p (Holm, of 12)",
+        "p (equivalence)",
+        "n",
+        "Note",
     )
+    return (
+        "<h3>The 12 registered outcomes</h3>"
+        + table(names, effects, empty="No explanted liver has chemistry and histology.")
+        + "<details><summary>Every measure of agreement with chemistry</summary>"
+        + table(header, rows, sorts=True, empty="No explanted liver has chemistry.")
+        + "</details>"
+    )
+
+
+def _visits(data: ReportData) -> str:
+    rows = []
+    for r in data.tables["lic"].to_dict(orient="records"):
+        low = f"{number(r['lic_hqsm_lo'], 1)} to {number(r['lic_hqsm_hi'], 1)}" if r["lic_hqsm_lo"] == r["lic_hqsm_lo"] else "–"
+        rows.append(
+            (
+                Cell(text=r["participant_id"], css="id"),
+                Cell(text=r["session_id"], link=f"../qc/{r['participant_id']}_{r['session_id']}.html", css="id"),
+                _GROUPS.get(r["group"], r["group"]) or "–",
+                Cell(text=r["acq_date"] or "–", css="id"),
+                number(r["field_strength_t"], 1),
+                number(r["chi_hqsm_ppm"], 2),
+                number(r["lic_hqsm_mg_g"], 1),
+                low,
+                number(r["r2star_per_s"], 0),
+                number(r["lic_r2star_mg_g"], 1),
+                interval(r["lic_r2star_lo"], r["lic_r2star_hi"], 1),
+                number(r["pdff_percent"], 1),
+                r["mask_source"] or "–",
+                Cell(text=r["qc_status"], css=r["qc_status"]),
+            )
+        )
+    header = (
+        *("Participant", "Visit", "Group", "Date", "B0 [T]", "χ [ppm]", "LIC hQSM [mg/g]", "95 %"),
+        *("R2* [1/s]", "LIC R2* [mg/g]", "95 %", "Fat [%]", "Mask", "QC"),
+    )
+    return table(header, rows, sorts=True)
+
+
+def _repeatability(data: ReportData) -> str:
+    table_ = data.tables["repeatability"]
+    rows = [
+        (
+            r["comparison"].replace("_", " "),
+            _QUANTITIES.get(r["quantity"], r["quantity"]),
+            number(r["n_pairs"], 0),
+            f"{number(r['within_subject_sd'], 3)} ({interval(r['within_subject_sd_lo'], r['within_subject_sd_hi'], 3)})",
+            number(r["repeatability_coefficient"], 3),
+            number(r["within_subject_cv_percent"], 1),
+            number(r["icc"], 3),
+            number(r["minimum_detectable_change"], 2),
+        )
+        for r in table_[table_["n_pairs"] > 0].to_dict(orient="records")
+    ]
+    header = (
+        *("Comparison", "Quantity", "Pairs", "Within-subject SD (95 %)", "Repeatability coefficient", "CV [%]", "ICC"),
+        "Smallest detectable change",
+    )
+    baseline = [
+        (
+            number(r["field_strength_t"], 1),
+            _QUANTITIES.get(r["quantity"], r["quantity"]),
+            number(r["n_participants"], 0),
+            number(r["mean"], 3),
+            number(r["sd"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+        )
+        for r in data.tables["baseline"].to_dict(orient="records")
+    ]
+    names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", "95 % interval of the mean")
+    return (
+        "<h3>Repeat scans</h3>"
+        + table(header, rows, empty="No visit was scanned again (visit_type repeat, or two scans on one day).")
+        + "<h3>Healthy controls</h3>"
+        + table(names, baseline, empty="No healthy control has liver values.")
+    )
+
+
+def _readers(data: ReportData) -> str:
+    """Agreement of the readers, and the scans that a third one has to decide."""
+    pairs, summary = data.tables["readers"], data.tables["reader_agreement"]
+    if pairs.empty:
+        return render("<p class=soft>{{ e }}</p>", e="No visit has masks of two readers; values are from one reader or the automatic mask.")
+    rows = [
+        (
+            _QUANTITIES.get(r["measure"], r["measure"]),
+            str(r["comparison"]).replace("_", " "),
+            _READER_WORDS[r["quantity"]],
+            number(r["estimate"], 3),
+            interval(r["ci_lo"], r["ci_hi"], 3),
+            number(r["n"], 0),
+            r["note"],
+        )
+        for r in summary[summary["quantity"].isin(list(_READER_WORDS))].to_dict(orient="records")
+    ]
+    wanted = pairs[pairs["adjudicate"] == 1].drop_duplicates(["participant_id", "session_id", "reader_a", "reader_b", "reason"])
+    listed = [
+        (Cell(text=r["participant_id"], css="id"), Cell(text=r["session_id"], css="id"), f"{r['reader_a']}, {r['reader_b']}", r["reason"])
+        for r in wanted.to_dict(orient="records")
+    ]
+    return (
+        table(("Measure", "Who", "Quantity", "Estimate", "95 % interval", "Scans", "Note"), rows)
+        + "<h3>Scans for a third reader</h3>"
+        + table(("Participant", "Visit", "Readers", "Why"), listed, empty="No scan needs a third reader.")
+    )
+
+
+def _exclusions(data: ReportData) -> str:
+    rows = [
+        (r["what"], Cell(text=r["participant_id"], css="id"), Cell(text=str(r["item"]), css="id"), r["code"] or "–", r["reason"])
+        for r in data.tables["exclusions"].to_dict(orient="records")
+    ]
+    return table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
+
+
+def _findings(data: ReportData) -> str:
+    rows = [
+        (
+            f["file"],
+            f["line"] or "",
+            f["participant"],
+            f["field"],
+            Cell(text=f["severity"], css=f["severity"]),
+            f["code"],
+            f"{f['problem']} {f['remedy']}",
+        )
+        for f in data.findings[:500]
+    ]
+    more = len(data.findings) - len(rows)
+    body = table(("File", "Line", "Participant", "Field", "Severity", "Code", "What, and what to do"), rows, sorts=True, empty="None.")
+    return body + (render("<p>{{ n }} more: run <code>hqsm check records STUDY</code>.</p>", n=more) if more > 0 else "")
+
+
+def _provenance(data: ReportData) -> str:
+    blocks = ""
+    for stage, parameters in data.parameters.items():
+        values = parameters if isinstance(parameters, Mapping) else {stage: parameters}
+        rows = [(str(k).replace("_", " "), str(v)) for k, v in values.items()]
+        blocks += render("<h3>{{ s }}</h3>", s=stage) + table(("Parameter", "Value"), rows)
+    versions = table(("Software", "Version"), list(data.versions.items()))
+    digests = sorted(set(data.tables["lic"]["reconstruction_digest"]) - {""})
+    text = render(
+        "<p>Susceptibility maps were made by the reconstruction {{ d }}; results/provenance/ has every run's record, and each "
+        "map's sidecar its sources and parameters.</p>",
+        d=", ".join(digests) or "(none)",
+    )
+    return text + versions + f"<details><summary>All parameters</summary>{blocks}</details>"
+
+
+_Part = Callable[[ReportData], str]
+_PARTS: dict[str, tuple[_Part, _Part]] = {
+    "flow": (_nothing, _demographics),
+    "change": (_regression, _sensitivity),
+    "methods": (_nothing, _comparison),
+    "explants": (_nothing, _explants),
+    "visits": (_visits, _nothing),
+    "repeatability": (_repeatability, _nothing),
+    "readers": (_readers, _nothing),
+    "exclusions": (_exclusions, _nothing),
+    "records": (_findings, _nothing),
+    "provenance": (_provenance, _nothing),
+}
+"""What stands before and after the figures of each section."""
 
 
 def methods_text(parameters: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     """A methods section from the parameters that were used."""
     gating, lic, chi = parameters["gating"], parameters["lic"], parameters["susceptibility"]
+    records, statistics = parameters["records"], parameters["statistics"]
     r2star = "; ".join(c.source for c in R2STAR_CALIBRATIONS if c.name == lic["r2star_calibration"])
     hqsm = HQSM_CALIBRATIONS[lic["hqsm_calibration"]].source if lic["hqsm_calibration"] in HQSM_CALIBRATIONS else lic["hqsm_calibration"]
     return f"""# Methods
 
+## Images
+
 Repetitions whose diaphragm lay within a window of {gating["window_mm"]:g} mm (at most {gating["widest_window_mm"]:g} mm) around
-end-expiration were combined as complex images. Water, fat ({parameters["fatwater"]["spectrum"]} spectrum), R2* and field were fitted
+end-expiration, the mode of the displacement, were combined as complex images weighted by inverse variance, after the
+phase and the field drift of each were removed. Water, fat ({parameters["fatwater"]["spectrum"]} spectrum), R2* and field were fitted
 to the complex echoes by maximum likelihood after a global, swap-free field initialisation (tree-reweighted message
 passing). Susceptibility was estimated by the method "{chi["method"]}" and referenced to {chi["reference"]}.
-LIC by R2* used the calibration {lic["r2star_calibration"]} ({r2star}); LIC by hQSM the calibration {lic["hqsm_calibration"]} ({hqsm}).
-Annual changes were regressed on transfused iron and chelator dose by ordinary least squares with CR2 cluster-robust
-standard errors and Satterthwaite degrees of freedom.
 
-Versions: {", ".join(f"{name} {value}" for name, value in versions.items())}.
+## Liver iron concentration
+
+LIC by R2* used the calibration {lic["r2star_calibration"]} ({r2star}). LIC by hQSM used the calibration
+{lic["hqsm_calibration"]} ({hqsm}). Values are per gram of dry tissue.
+
+## Exposure
+
+Net transfused iron was volume times haematocrit times {records["iron_per_ml_red_cells_mg"]:g} mg/mL of red cells, less what exchanges removed.
+Chelator was the prescribed dose in deferasirox film-coated tablet equivalents, integrated day by day with body weight
+interpolated between weighings. Intervals of about a year were chosen without sight of liver iron.
+
+## Statistics
+
+Annual changes of LIC were regressed on transfused iron and chelator dose by ordinary least squares with CR2 cluster-robust
+standard errors and Satterthwaite degrees of freedom by participant (Pustejovsky and Tipton 2018). Methods were compared
+by a bootstrap of participants ({statistics["bootstrap_draws"]:,} draws). Explants were compared with chemistry by Deming's and Passing and Bablok's
+regression and by Bland and Altman's limits; the 12 registered outcomes were adjusted by Holm's method and tested for
+equivalence with two one-sided tests.
+
+## Software
+
+{", ".join(f"{name} {value}" for name, value in versions.items())}.
 """

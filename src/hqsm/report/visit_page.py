@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +10,43 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from hqsm.arrays import AnyArray
+from hqsm.arrays import AnyArray, FloatArray
 from hqsm.codes import meaning
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, Susceptibility, WaterFat
-from hqsm.report.page import OKABE_ITO, number, page, png_uri, render
+from hqsm.report.figures.base import OKABE_ITO
+from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table
+
+_FACTS = {
+    "acquisition_date": "date (shifted)",
+    "manufacturer": "manufacturer",
+    "model": "scanner",
+    "software": "software",
+    "field_strength_tesla": "field strength [T]",
+    "convention": "read as",
+    "repetition_time_s": "repetition time [s]",
+    "flip_angle_degrees": "flip angle [degrees]",
+    "n_files": "files in the folder",
+    "noise_sd": "noise SD of the combined echoes",
+    "set_aside": "series left aside",
+    "notes": "notes",
+}
+_GATING = {
+    "source": "respiratory position from",
+    "n_repetitions": "repetitions",
+    "n_accepted": "combined",
+    "efficiency": "efficiency",
+    "end_expiration_mm": "end-expiration [mm]",
+    "window_mm": "window [mm]",
+    "residual_sd_mm": "residual SD of those combined [mm]",
+    "drift_mm": "drift of end-expiration [mm]",
+    "followed": "accepted repetitions shifted by",
+    "second_source": "compared with",
+    "disagreement_mm": "RMS difference of the two [mm]",
+    "notes": "notes",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +58,10 @@ class VisitPage:
     failed: dict[str, Any] | None
     codes: tuple[str, ...]
     magnitude: AnyArray | None = None
+    """First echo, (x, y, z)."""
+    echo_times_s: tuple[float, ...] = ()
+    liver_signal: tuple[float, ...] = ()
+    """Median magnitude inside the liver, per echo."""
     fit: WaterFat | None = None
     regions: Regions | None = None
     chi: Susceptibility | None = None
@@ -35,6 +71,10 @@ class VisitPage:
     iron: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    mask: dict[str, Any] = field(default_factory=dict)
+    """How the liver's mask was made: source, readers, why there is none, shares left out by cause."""
+    viewer: str = ""
+    """File name of the visit's interactive viewer; empty without one."""
 
 
 def radiological(volume: AnyArray, affine_mm: AnyArray) -> AnyArray:
@@ -64,134 +104,285 @@ def side_labels(affine_mm: AnyArray) -> tuple[str, str]:
 
 def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     """The page as one HTML document."""
-    body = render(
-        """<h1>{{ v.participant_id }} {{ v.session_id }}</h1>
-        {% if v.failed %}<p class="rejected">Rejected at the stage {{ v.failed.stage }}: {{ v.failed.reason }}</p>{% endif %}""",
-        v=visit,
-    )
+    links = {"All visits": "index.html", "Study report": "../report/index.html"}
+    if visit.viewer:
+        links["Interactive viewer"] = visit.viewer
+    body = navigation(links) + render("<h1>{{ v.participant_id }} {{ v.session_id }}</h1>", v=visit)
+    if visit.failed:
+        text = "<div class=box><b>Rejected at the stage {{ s }}.</b> {{ r }}</div>"
+        body += render(text, s=str(visit.failed["stage"]).replace("_", " "), r=visit.failed["reason"])
     if visit.iron:
-        body += render(
-            """<div class="big"><div>LIC by hQSM<b>{{ q }} mg/g</b>{{ qlo }} to {{ qhi }}</div>
-            <div>LIC by R2*<b>{{ r }} mg/g</b>{{ rlo }} to {{ rhi }}</div><div>R2*<b>{{ r2 }} 1/s</b></div>
-            <div>Susceptibility<b>{{ chi }} ppm</b></div><div>Fat fraction<b>{{ fat }} %</b></div>
-            <div>Liver<b>{{ ml }} mL</b></div></div>""",
-            q=number(visit.iron.get("lic_hqsm_mg_g")),
-            qlo=number(visit.iron.get("lic_hqsm_lo")),
-            qhi=number(visit.iron.get("lic_hqsm_hi")),
-            r=number(visit.iron.get("lic_r2star_mg_g")),
-            rlo=number(visit.iron.get("lic_r2star_lo")),
-            rhi=number(visit.iron.get("lic_r2star_hi")),
-            r2=number(visit.iron.get("r2star_per_s"), 0),
-            chi=number(visit.iron.get("chi_hqsm_ppm"), 3),
-            fat=number(visit.iron.get("pdff_percent"), 1),
-            ml=number(visit.iron.get("liver_volume_ml"), 0),
-        )
-    body += render(
-        "{% if codes %}<h2>Flags</h2><ul>{% for c, m in codes %}<li><b>{{ c }}</b>: {{ m }}</li>{% endfor %}</ul>{% endif %}",
-        codes=[(code, meaning(code)) for code in visit.codes],
-    )
-    for title, uri in _pictures(visit, params):
-        body += render('<h2>{{ t }}</h2><img alt="{{ t }}" src="{{ u }}">', t=title, u=uri)
-    rows = [(k.replace("_", " "), v) for k, v in {**visit.acquisition, **visit.gating}.items()]
-    body += render(
-        """<h2>Acquisition and gating</h2><div class="wide"><table>{% for k, v in rows %}<tr><th>{{ k }}</th>
-        <td>{{ v }}</td></tr>{% endfor %}</table></div>""",
-        rows=rows,
-    )
-    body += render("<h2>Parameters</h2><p>{{ p }}</p>", p=visit.parameters)
+        body += _headline(visit.iron)
+    flags = [(code, meaning(code)) for code in visit.codes]
+    if flags:
+        body += "<h2>Flags</h2>" + table(("Code", "What it means"), flags)
+    for title, uri, caption in _pictures(visit, params):
+        body += render("<h2>{{ t }}</h2>", t=title) + picture(uri, title, caption)
+    if visit.mask:
+        body += "<h2>Liver mask</h2>" + _mask(visit.mask)
+    if visit.echo_times_s:
+        body += "<h2>Echoes</h2>" + _echoes(visit)
+    deviations = visit.acquisition.get("protocol_deviations") or []
+    if deviations:
+        body += "<h2>Deviations from the protocol</h2>" + render("<ul>{% for d in d %}<li>{{ d }}</li>{% endfor %}</ul>", d=deviations)
+    body += "<h2>Acquisition</h2>" + _facts(visit.acquisition, _FACTS)
+    if visit.gating:
+        body += "<h2>Gating</h2>" + _facts(visit.gating, _GATING)
+    body += "<h2>Parameters</h2><details><summary>Every parameter of every stage</summary>"
+    for stage, values in visit.parameters.items():
+        rows = [(str(k).replace("_", " "), str(v)) for k, v in values.items()] if isinstance(values, Mapping) else [("", str(values))]
+        body += render("<h3>{{ s }}</h3>", s=stage) + table(("Parameter", "Value"), rows)
+    body += "</details>"
     footer = ", ".join(f"{name} {value}" for name, value in visit.versions.items())
     return page(f"QC {visit.participant_id} {visit.session_id}", body, footer)
 
 
-def _pictures(visit: VisitPage, params: ReportParams) -> list[tuple[str, str]]:
+def _headline(iron: Mapping[str, Any]) -> str:
+    return cards(
+        ("LIC by hQSM", f"{number(iron.get('lic_hqsm_mg_g'))} mg/g", interval(iron.get("lic_hqsm_lo"), iron.get("lic_hqsm_hi"))),
+        ("LIC by R2*", f"{number(iron.get('lic_r2star_mg_g'))} mg/g", interval(iron.get("lic_r2star_lo"), iron.get("lic_r2star_hi"))),
+        ("Susceptibility", f"{number(iron.get('chi_hqsm_ppm'), 2)} ppm", f"IQR {number(iron.get('chi_iqr_ppm'), 2)}"),
+        ("R2*", f"{number(iron.get('r2star_per_s'), 0)} 1/s", f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
+        ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", ""),
+        ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),
+    )
+
+
+def _mask(mask: Mapping[str, Any]) -> str:
+    shares = {str(k).replace("_", " "): v for k, v in (mask.get("excluded_shares") or {}).items()}
+    facts = {
+        "drawn by": mask.get("mask_source"),
+        "readers": mask.get("readers"),
+        "no liver, because": mask.get("no_liver_because"),
+        "reference regions": mask.get("references"),
+        **{f"left out: {name}": f"{100 * float(share):.1f} %" for name, share in shares.items() if share is not None},
+    }
+    return _facts(facts, {name: name for name in facts})
+
+
+def _facts(facts: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    rows = []
+    for key, label in words.items():
+        value = facts.get(key)
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        if isinstance(value, (list, tuple)):
+            value = "; ".join(str(item) for item in value)
+        if value not in (None, ""):
+            rows.append((label, value))
+    return render("<dl>{% for k, v in rows %}<dt>{{ k }}</dt><dd>{{ v }}</dd>{% endfor %}</dl>", rows=rows)
+
+
+def _echoes(visit: VisitPage) -> str:
+    noise = visit.acquisition.get("noise_sd") or float("nan")
+    rows = []
+    for k, echo_time in enumerate(visit.echo_times_s):
+        signal = visit.liver_signal[k] if k < len(visit.liver_signal) else float("nan")
+        rows.append((k + 1, f"{1000 * echo_time:.2f}", number(signal, 0), number(signal / noise if noise else float("nan"), 1)))
+    return table(("Echo", "TE [ms]", "Liver signal (median)", "Signal to noise"), rows)
+
+
+def _pictures(visit: VisitPage, params: ReportParams) -> list[tuple[str, str, str]]:
     pictures = []
     if visit.fit is not None:
-        pictures.append(("Maps", _maps(visit, visit.fit, params)))
+        caption = "Patient's right at the left. Contours: liver (orange), vessels (light blue), reference regions (pink). White: no value."
+        pictures.append(("Maps", _maps(visit, visit.fit, params), caption))
     if visit.gating_rows and len(visit.gating_rows) > 1:
-        pictures.append(("Respiratory position of each repetition", _gating(visit)))
+        caption = (
+            "Circles were combined, crosses were not; the band is the acceptance window around end-expiration. "
+            "Small grey points: the second source, moved to the first one's origin."
+        )
+        pictures.append(("Respiratory position of each repetition", _gating(visit), caption))
     if visit.fit is not None and visit.regions is not None and visit.regions.liver.any():
-        pictures.append(("R2* and susceptibility inside the liver", _histograms(visit, visit.fit, visit.regions)))
+        caption = "Voxels that the liver's values were read from; the line is their median."
+        pictures.append(("Distribution inside the liver", _histograms(visit, visit.fit, visit.regions), caption))
     return pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A map as it is drawn: its name with unit, colours and window."""
+
+    name: str
+    volume: AnyArray
+    colours: str
+    limits: tuple[float, float]
+
+
+def maps_of(visit: VisitPage, fit: WaterFat) -> list[Shown]:
+    """The visit's maps in the order in which they are shown: first echo, water, fat, then what was measured."""
+    regions = visit.regions
+    magnitude = visit.magnitude if visit.magnitude is not None else np.abs(fit.water)
+    inside = regions.liver_whole if regions is not None and regions.liver_whole.any() else np.isfinite(fit.r2star_per_s)
+
+    def top(volume: AnyArray, least: float, factor: float = 1.4) -> float:
+        values = volume[inside][np.isfinite(volume[inside])]
+        return max(least, factor * float(np.percentile(values, 90))) if values.size else least
+
+    bright = float(np.percentile(magnitude, 99.5)) or 1.0
+    r2_top = top(fit.r2star_per_s, 60.0)
+    field_range = np.nanpercentile(fit.field_hz[np.isfinite(fit.field_hz)], [2, 98]) if np.isfinite(fit.field_hz).any() else (-1.0, 1.0)
+    maps = [
+        Shown(name="first echo", volume=magnitude, colours="gray", limits=(0, bright)),
+        Shown(name="water", volume=np.abs(fit.water), colours="gray", limits=(0, 1.1 * bright)),
+        Shown(name="fat", volume=np.abs(fit.fat), colours="gray", limits=(0, 1.1 * bright)),
+        Shown(name="fat fraction [%]", volume=fit.pdff_percent, colours="viridis", limits=(0, 100)),
+        Shown(name="R2* [1/s]", volume=fit.r2star_per_s, colours="viridis", limits=(0, r2_top)),
+        Shown(name="field [Hz]", volume=fit.field_hz, colours="gray", limits=(float(field_range[0]), float(field_range[1]))),
+    ]
+    if visit.chi is not None:
+        chi = visit.chi.chi_ppm
+        maps.append(Shown(name="susceptibility [ppm]", volume=chi, colours="gray", limits=(-1.0, top(chi, 1.0))))
+    maps.append(Shown(name="SE of R2* [1/s]", volume=fit.r2star_se_per_s, colours="magma", limits=(0, top(fit.r2star_se_per_s, 5.0, 2.0))))
+    maps.append(Shown(name="fit residual", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 1e-6, 2.5))))
+    return [m for m in maps if np.isfinite(m.volume).any()]
 
 
 def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
     affine = fit.grid.affine_mm
-    n = fit.grid.shape[2]
     regions = visit.regions
-    if regions is not None and regions.liver_whole.any():
-        inside = np.flatnonzero(regions.liver_whole.any(axis=(0, 1)))
-        slices = np.unique(np.linspace(inside[0], inside[-1], params.n_slices).round().astype(int))
-    else:
-        slices = np.unique(np.linspace(0.15 * n, 0.85 * n, params.n_slices).round().astype(int))
-    magnitude = visit.magnitude if visit.magnitude is not None else np.abs(fit.water)
-    r2_top = float(np.nanpercentile(fit.r2star_per_s, 97)) if np.isfinite(fit.r2star_per_s).any() else 100.0
-    maps: list[tuple[str, AnyArray, str, tuple[float, float]]] = [
-        ("first echo", magnitude, "gray", (0, float(np.percentile(magnitude, 99.5)) or 1)),
-        ("fat fraction [%]", fit.pdff_percent, "viridis", (0, 100)),
-        ("R2* [1/s]", fit.r2star_per_s, "viridis", (0, max(r2_top, 50))),
-        ("field [Hz]", fit.field_hz, "gray", tuple(np.nanpercentile(fit.field_hz, [2, 98]))),
-        ("standard error of R2* [1/s]", fit.r2star_se_per_s, "viridis", (0, max(0.15 * r2_top, 5))),
-    ]
-    if visit.chi is not None:
-        top = max(1.0, float(np.nanpercentile(visit.chi.chi_ppm, 98)))
-        maps.insert(4, ("susceptibility [ppm]", visit.chi.chi_ppm, "gray", (-1.0, top)))
-    size = fit.grid.voxel_size_mm
-    aspect = float(size[1] / size[0])
+    slices = shown_slices(regions, fit.grid.shape[2], params.n_slices)
+    maps = maps_of(visit, fit)
+    window = _body_window(radiological(body_of(visit, fit), affine))
     left, right = side_labels(affine)
-    figure, axes = plt.subplots(len(maps), len(slices), figsize=(2.2 * len(slices) + 0.8, 1.75 * len(maps)), squeeze=False)
-    for row, (name, volume, colours, limits) in zip(axes, maps, strict=True):
-        shown = radiological(np.asarray(volume, float), affine)
-        picture: Any = None
+    size = fit.grid.voxel_size_mm
+    turned = np.abs(nib.io_orientation(affine)[0, 0]) == 0  # type: ignore[no-untyped-call]
+    aspect = float(size[1] / size[0]) if turned else float(size[0] / size[1])
+    ratio = aspect * (window[0].stop - window[0].start) / (window[1].stop - window[1].start)
+    width = 10.4
+    each = (width - 0.9) / len(slices)
+    figure, axes = plt.subplots(
+        len(maps),
+        len(slices),
+        figsize=(width, each * ratio * len(maps) + 0.1),
+        squeeze=False,
+        layout="none",
+        gridspec_kw={"wspace": 0.02, "hspace": 0.03},
+    )
+    figure.subplots_adjust(left=0.035, right=0.93, bottom=0.005, top=0.995)
+    outlines = []
+    if regions is not None:
+        outlines = [(regions.liver, OKABE_ITO[1]), (regions.vessel, OKABE_ITO[5])]
+        outlines += [(mask, OKABE_ITO[3]) for mask in regions.references.values()]
+    outlines = [(radiological(mask, affine)[window], colour) for mask, colour in outlines if mask.any()]
+    for row, shown in zip(axes, maps, strict=True):
+        volume = radiological(np.asarray(shown.volume, float), affine)[window]
+        colours = plt.get_cmap(shown.colours).with_extremes(bad="white")
+        drawn: Any = None
         for ax, k in zip(row, slices, strict=True):
-            picture = ax.imshow(shown[:, :, k], cmap=colours, vmin=limits[0], vmax=limits[1], aspect=aspect)
+            drawn = ax.imshow(
+                volume[:, :, k], cmap=colours, vmin=shown.limits[0], vmax=shown.limits[1], aspect="auto", interpolation="nearest"
+            )
             ax.set_xticks([])
             ax.set_yticks([])
-            ax.text(0.02, 0.9, left, transform=ax.transAxes, color="w", fontsize=7)
-            ax.text(0.92, 0.9, right, transform=ax.transAxes, color="w", fontsize=7)
-            if regions is not None:
-                contours = [(regions.liver, OKABE_ITO[1]), (regions.vessel, OKABE_ITO[5])]
-                contours += [(mask, OKABE_ITO[3]) for mask in regions.references.values()]
-                for mask, colour in contours:
-                    turned = radiological(mask, affine)[:, :, k]
-                    if turned.any() and not turned.all():
-                        ax.contour(turned, levels=[0.5], colors=[colour], linewidths=0.6)
-        row[0].set_ylabel(name, fontsize=8)
-        figure.colorbar(picture, ax=list(row), fraction=0.012, pad=0.01).ax.tick_params(labelsize=7)
-    return _uri(figure, 75)
+            for side in ax.spines.values():
+                side.set_visible(False)
+            box = {"facecolor": "black", "alpha": 0.45, "pad": 1, "linewidth": 0}
+            ax.text(0.02, 0.97, left, transform=ax.transAxes, color="w", fontsize=7, va="top", bbox=box)
+            ax.text(0.98, 0.97, right, transform=ax.transAxes, color="w", fontsize=7, va="top", ha="right", bbox=box)
+            for mask, colour in outlines:
+                if mask[:, :, k].any() and not mask[:, :, k].all():
+                    ax.contour(mask[:, :, k], levels=[0.5], colors=[colour], linewidths=0.7)
+        row[0].set_ylabel(shown.name, fontsize=8)
+        place = row[-1].get_position()
+        bar = figure.colorbar(drawn, cax=figure.add_axes((0.936, place.y0, 0.010, place.height)))
+        bar.ax.tick_params(labelsize=6.5, length=2)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
+    return _uri(figure, 96)
+
+
+def shown_slices(regions: Regions | None, n_slices: int, wanted: int) -> AnyArray:
+    """Slices to show: spread over the liver where there is one, else over the slab."""
+    if regions is not None and regions.liver_whole.any():
+        inside = np.flatnonzero(regions.liver_whole.any(axis=(0, 1)))
+        ends = float(inside[0]), float(inside[-1])
+    else:
+        ends = 0.15 * n_slices, 0.85 * n_slices
+    return np.unique(np.clip(np.linspace(*ends, wanted).round().astype(int), 0, n_slices - 1))
+
+
+def body_of(visit: VisitPage, fit: WaterFat) -> AnyArray:
+    """The body's mask, or where there is a field when there is no mask."""
+    return visit.regions.body if visit.regions is not None and visit.regions.body.any() else np.isfinite(fit.field_hz)
+
+
+def _body_window(body: AnyArray) -> tuple[slice, slice]:
+    """Rows and columns that the body fills, with a margin of two voxels."""
+    rows, columns = (np.flatnonzero(body.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    if not rows.size:
+        return slice(0, body.shape[0]), slice(0, body.shape[1])
+
+    def span(found: AnyArray, n: int) -> slice:
+        return slice(max(int(found[0]) - 2, 0), min(int(found[-1]) + 3, n))
+
+    return span(rows, body.shape[0]), span(columns, body.shape[1])
 
 
 def _gating(visit: VisitPage) -> str:
-    figure, ax = plt.subplots(figsize=(6.5, 2.2))
+    figure, ax = plt.subplots(figsize=(7.5, 2.4))
+    last = 1
     for row in visit.gating_rows:
+        last = max(last, int(row["repetition"]))
         if row["displacement_mm"] != "n/a":
             accepted = row["accepted"] == "1"
             marker, colour = ("o", OKABE_ITO[0]) if accepted else ("x", OKABE_ITO[1])
             ax.plot(int(row["repetition"]), float(row["displacement_mm"]), marker, color=colour)
-    centre, window = visit.gating.get("end_expiration_mm"), visit.gating.get("window_mm")
-    if centre is not None and window is not None:
-        ax.axhspan(centre - window / 2, centre + window / 2, color=OKABE_ITO[0], alpha=0.15)
-    ax.set_xlabel("repetition (circle: combined, cross: not)")
+    window = visit.gating.get("window_mm")
+    at, position, second, centre = (
+        np.array([float("nan") if row.get(name, "n/a") == "n/a" else float(row[name]) for row in visit.gating_rows])
+        for name in ("repetition", "displacement_mm", "second_displacement_mm", "window_centre_mm")
+    )
+    if window is not None and np.isfinite(centre).all():
+        ax.fill_between(at, centre - window / 2, centre + window / 2, color=OKABE_ITO[0], alpha=0.15, lw=0)
+    near = np.array([row["accepted"] == "1" for row in visit.gating_rows]) & np.isfinite(second - position)
+    if near.any():
+        ax.plot(at, second - np.median((second - position)[near]), ".", color="0.6", ms=4, zorder=0)
+    ax.set_xticks(range(1, last + 1, max(1, last // 12)))
+    ax.set_xlabel("repetition")
     ax.set_ylabel("position [mm]")
     return _uri(figure)
 
 
 def _histograms(visit: VisitPage, fit: WaterFat, regions: Regions) -> str:
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.2))
-    values = [(fit.r2star_per_s[regions.liver], "R2* [1/s]")]
+    values: list[tuple[FloatArray, str]] = [(fit.r2star_per_s[regions.liver], "R2* [1/s]")]
     if visit.chi is not None:
         values.append((visit.chi.chi_ppm[regions.liver], "susceptibility [ppm]"))
-    for ax, (inside, label) in zip(axes, values, strict=False):
+    values.append((fit.pdff_percent[regions.liver], "fat fraction [%]"))
+    figure, axes = plt.subplots(1, len(values), figsize=(3.1 * len(values), 2.4), squeeze=False)
+    for ax, (inside, label) in zip(axes[0], values, strict=True):
         inside = inside[np.isfinite(inside)]
         if inside.size:
-            ax.hist(np.clip(inside, *np.percentile(inside, [0.5, 99.5])), bins=50, color=OKABE_ITO[0])
+            low, high = np.percentile(inside, [0.5, 99.5])
+            ax.hist(inside[(inside >= low) & (inside <= high)], bins=40, color=OKABE_ITO[0])
+            ax.axvline(float(np.median(inside)), color=OKABE_ITO[1], lw=1.5)
+        else:
+            ax.text(0.5, 0.5, "no valid voxel", transform=ax.transAxes, ha="center")
         ax.set_xlabel(label)
-        ax.set_ylabel("voxels")
-    if len(values) == 1:
-        axes[1].set_visible(False)
+    axes[0, 0].set_ylabel("voxels")
     return _uri(figure)
 
 
-def _uri(figure: Figure, dpi: int = 80) -> str:
+def _uri(figure: Figure, dpi: int = 96) -> str:
     uri = png_uri(figure, dpi)
     plt.close(figure)
     return uri
+
+
+def thumbnail(visit: VisitPage) -> str:
+    """A small picture of R2* in the middle of the liver, as a data URI; empty without maps."""
+    if visit.fit is None:
+        return ""
+    middle = int(shown_slices(visit.regions, visit.fit.grid.shape[2], 3)[1 if visit.fit.grid.shape[2] > 2 else 0])
+    affine = visit.fit.grid.affine_mm
+    window = _body_window(radiological(body_of(visit, visit.fit), affine))
+    shown = next((m for m in maps_of(visit, visit.fit) if m.name.startswith("R2*")), None)
+    if shown is None:
+        return ""
+    picture_ = radiological(np.asarray(shown.volume, float), affine)[window][:, :, middle]
+    size = visit.fit.grid.voxel_size_mm
+    height = 0.9 * picture_.shape[0] / picture_.shape[1] * float(size[1] / size[0])
+    figure = plt.figure(figsize=(0.9, max(height, 0.3)), layout="none")
+    ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    ax.imshow(picture_, cmap="viridis", vmin=shown.limits[0], vmax=shown.limits[1], aspect="auto", interpolation="bilinear")
+    ax.set_axis_off()
+    return _uri(figure)

@@ -3,9 +3,11 @@ import pytest
 
 from conftest import make_grid
 from hqsm.config.gating import GatingParams
-from hqsm.data import NavigatorTrace, RepeatedMultiEcho
+from hqsm.data import GatingReport, NavigatorTrace, RepeatedMultiEcho
 from hqsm.errors import InputError
-from hqsm.gating import choose_repetitions, end_expiration_mm, gate, noise_sd_from_background
+from hqsm.gating.gate import Sources, choose_repetitions, gate
+from hqsm.gating.noise import noise_sd_from_background
+from hqsm.gating.window import end_expiration_mm
 
 ECHO_TIMES_S = np.array([1.2, 2.8, 4.4]) * 1e-3
 
@@ -32,6 +34,12 @@ def repeated(n: int, noise: float = 0.0) -> tuple[RepeatedMultiEcho, np.ndarray]
     return made, still
 
 
+def chosen(displacement_mm: list[float], params: GatingParams | None = None, misfit: list[float] | None = None) -> GatingReport:
+    d = np.array(displacement_mm, float)
+    unlike = np.full(d.size, np.nan) if misfit is None else np.array(misfit)
+    return choose_repetitions(Sources(displacement_mm={"navigator.csv": d}), np.arange(float(d.size)), params or GatingParams(), unlike)
+
+
 def test_complex_combination_undoes_global_phase_and_linear_drift() -> None:
     data, still = repeated(4)
     trace = NavigatorTrace(displacement_mm=np.array([0.0, 0.5, -0.5, 0.2]), source="navigator.csv")
@@ -42,15 +50,14 @@ def test_complex_combination_undoes_global_phase_and_linear_drift() -> None:
 
 
 def test_repetitions_away_from_end_expiration_are_left_out_with_a_reason() -> None:
-    report = choose_repetitions(np.array([0.1, -0.3, -12.0, 0.4, -7.0]), "navigator.csv", GatingParams())
+    report = chosen([0.1, -0.3, -12.0, 0.4, -7.0])
     assert report.accepted.tolist() == [True, True, False, True, False]
     assert "from end-expiration" in report.reasons[2]
     assert report.efficiency == pytest.approx(0.6)
 
 
 def test_the_window_widens_in_steps_until_enough_repetitions_are_inside() -> None:
-    d = np.array([0.0, 0.1, 3.4, -3.4, 9, -9, 14, -14, 20, -20])
-    report = choose_repetitions(d, "navigator.csv", GatingParams())
+    report = chosen([0.0, 0.1, 3.4, -3.4, 9, -9, 14, -14, 20, -20])
     assert report.window_mm == 7
     assert "GATING_WINDOW_WIDENED" in report.codes
 

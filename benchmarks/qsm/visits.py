@@ -1,0 +1,165 @@
+"""Simulated visits for the susceptibility benchmark: from complex echoes through our own fit to maps and regions.
+
+Two sets that share no anatomy: `develop` is for choosing and repairing, `judge` for the figures that are reported.
+`judge` also has other lungs, fat, bone and spleens, other slices and tilts. Results are cached by the code that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hqsm.code_digest import code_digest
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.config.gating import GatingParams
+from hqsm.config.liver import LiverParams
+from hqsm.data import Regions, WaterFat
+from hqsm.fatwater.separation import separate
+from hqsm.gating import gate
+from hqsm.liver import find_regions
+from hqsm.phantom.forward import LiverState, ScanProtocol, TruthMaps, simulate_abdomen, simulate_explant
+
+_ECHO_TIMES_S = {1.5: tuple(1.2e-3 + 1.6e-3 * n for n in range(6)), 3.0: tuple(1.0e-3 + 1.0e-3 * n for n in range(6))}
+LIC_PER_PPM = 3.33 / (1.30 * 1.051)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One visit to simulate; ``liver_chi_ppm`` is what iron adds to the liver."""
+
+    name: str
+    liver_chi_ppm: float
+    anatomy: int
+    tesla: float = 1.5
+    tilt_degrees: float = 5.0
+    shape: tuple[int, int, int] = (112, 88, 28)
+    voxel_mm: tuple[float, float, float] = (3.2, 3.2, 6.0)
+    pdff_percent: float = 3.0
+    body_scale: float = 1.0
+    heterogeneity: float = 0.04
+    other_chi_ppm: tuple[tuple[str, float], ...] = ()
+    snr: float = 40.0
+    explant: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """What susceptibility estimation is given, and the truth."""
+
+    case: Case
+    maps: WaterFat
+    regions: Regions
+    truth: TruthMaps
+
+
+def develop() -> list[Case]:
+    """Visits to work with."""
+    cases = []
+    for n, chi in enumerate((0.0, 0.25, 0.6, 1.0, 1.5, 2.0, 3.0, 4.5, 6.0)):
+        cases.append(
+            Case(name=f"d{n}", liver_chi_ppm=chi, anatomy=901 + n % 3, tesla=(1.5, 3.0)[n % 2], tilt_degrees=(5.0, -6.0, 0.0)[n % 3])
+        )
+    cases.append(Case(name="d-oblique", liver_chi_ppm=1.0, anatomy=904, tilt_degrees=20.0))
+    cases.append(Case(name="d-cut", liver_chi_ppm=1.0, anatomy=904, shape=(112, 88, 16)))
+    cases.append(Case(name="d-thin", liver_chi_ppm=1.0, anatomy=904, shape=(112, 88, 42), voxel_mm=(3.2, 3.2, 4.0)))
+    return cases
+
+
+def judge() -> list[Case]:
+    """Visits that no parameter was chosen with."""
+    rng = np.random.default_rng(20_260_101)
+    cases = []
+    levels = (0.0, 0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+    for n, chi in enumerate(levels):
+        thickness = float(rng.choice([3.5, 4.5, 6.0]))
+        length = float(rng.choice([110.0, 150.0, 170.0]))
+        tissue = (
+            ("lung", rng.uniform(6.0, 8.2)),
+            ("subcutaneous_fat", rng.uniform(0.4, 0.8)),
+            ("visceral_fat", rng.uniform(0.3, 0.7)),
+            ("vertebra", rng.uniform(-0.8, -0.2)),
+            ("spleen", rng.uniform(0.0, 0.5) * chi),
+            ("vessel", rng.uniform(0.1, 0.4)),
+        )
+        cases.append(
+            Case(
+                name=f"j{n}",
+                liver_chi_ppm=chi,
+                anatomy=int(rng.integers(1000, 9000)),
+                tesla=float(rng.choice([1.5, 3.0])),
+                tilt_degrees=float(rng.uniform(-20, 20)),
+                shape=(112, 90, 2 * round(length / thickness / 2)),
+                voxel_mm=(3.2, 3.2, thickness),
+                pdff_percent=float(rng.uniform(1, 20)),
+                body_scale=float(rng.uniform(0.85, 1.0)),
+                heterogeneity=float(rng.uniform(0.02, 0.12)),
+                other_chi_ppm=tuple((name, float(value)) for name, value in tissue),
+                snr=float(rng.uniform(20, 50)),
+            )
+        )
+    return cases
+
+
+def explants() -> list[Case]:
+    """Blocks of liver in a container at 20 degrees."""
+    return [
+        Case(
+            name=f"x{n}",
+            liver_chi_ppm=chi,
+            anatomy=301 + n,
+            tilt_degrees=0.0,
+            shape=(112, 88, 28),
+            voxel_mm=(2.3, 2.3, 5.4),
+            explant=True,
+            tesla=(1.5, 3.0)[n % 2],
+        )
+        for n, chi in enumerate((0.1, 0.5, 1.0, 2.0, 4.0))
+    ]
+
+
+SETS = {"develop": develop, "judge": judge, "explants": explants}
+
+
+def load(case: Case, cache: Path) -> Visit:
+    """The visit of a case, from the cache or made now."""
+    modules = ("hqsm.phantom.forward", "hqsm.fatwater.separation", "hqsm.liver", "hqsm.gating")
+    digest = code_digest(*modules) + repr(case)
+    path = cache / f"{case.name}-{hashlib.sha256(digest.encode()).hexdigest()[:12]}.pkl"
+    if path.is_file():
+        return pickle.loads(path.read_bytes())
+    visit = _make(case)
+    cache.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(visit))
+    sys.stderr.write(f"simulated {case.name}\n")
+    return visit
+
+
+def _make(case: Case) -> Visit:
+    temperature = 20.0 if case.explant else 37.0
+    protocol = ScanProtocol(
+        echo_times_s=_ECHO_TIMES_S[case.tesla],
+        field_strength_tesla=case.tesla,
+        shape=case.shape,
+        voxel_size_mm=case.voxel_mm,
+        tilt_degrees=case.tilt_degrees,
+        snr=case.snr,
+        temperature_celsius=temperature,
+    )
+    liver = LiverState(
+        lic_mg_g=case.liver_chi_ppm * LIC_PER_PPM,
+        pdff_percent=case.pdff_percent,
+        body_scale=case.body_scale,
+        heterogeneity=case.heterogeneity,
+        other_chi_ppm=case.other_chi_ppm,
+    )
+    scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy, case.anatomy)
+    echoes, _ = gate(scan.echoes, None, GatingParams())
+    maps = separate(echoes, FatWaterParams(), temperature_celsius=temperature)
+    specimen = "in_vitro" if case.explant else "in_vivo"
+    regions = find_regions(echoes, maps, None, LiverParams(), specimen=specimen)
+    return Visit(case=case, maps=maps, regions=regions, truth=scan.truth)

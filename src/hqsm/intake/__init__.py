@@ -1,0 +1,1 @@
+"""How a hospital's DICOM export becomes a blind study folder: the allow-list, the keys, the filing."""

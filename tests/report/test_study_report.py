@@ -1,0 +1,178 @@
+"""The report says what the tables say."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hqsm.config.study import as_plain, load_config
+from hqsm.report.figures import added_variable, flow
+from hqsm.report.figures.base import ReportData
+from hqsm.report.page import Cell, number, page, table
+from hqsm.report.qc_index import outliers, render_qc_index
+from hqsm.report.study_report import methods_text, render_study_report
+from hqsm.statistics.regression import METHODS, design_matrix, regression_rows
+from hqsm.tables import TABLES
+from hqsm.workflow_support import TABLE_NAMES
+
+
+def frame_of(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[c.name for c in TABLES[name]])
+    for column in TABLES[name]:
+        if column.kind == "text":
+            words = ["" if value is None or value != value else str(value) for value in frame[column.name]]
+            frame[column.name] = pd.Series(words, dtype="str")
+        else:
+            frame[column.name] = pd.to_numeric(frame[column.name]).astype("float64")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    rng = np.random.default_rng(3)
+    config = load_config({"statistics": {"bootstrap_draws": 200}})
+    visits, lic, change, timeline = [], [], [], []
+    for p in range(8):
+        for s in range(3):
+            ids = {"participant_id": f"sub-{p:02d}", "session_id": f"ses-{s}"}
+            bad = p == 7 and s == 2
+            date = f"202{s}-03-{p + 1:02d}"
+            status = {
+                "status": "rejected" if bad else "ok",
+                "codes": "DICOM_MISSING" if bad else "",
+                "reason": "images are missing" if bad else "",
+            }
+            visits.append({**ids, **status, "group": "thalassemia", "acq_date": date})
+            if not bad:
+                value = 5 + p + s + rng.normal()
+                interval = {f"lic_{m}_{e}": value + d for m in METHODS for e, d in (("mg_g", 0.0), ("lo", -1.0), ("hi", 1.0))}
+                lic.append({**ids, **interval, "group": "thalassemia", "specimen": "in_vivo", "acq_date": date, "qc_status": "ok"})
+            timeline.append({"participant_id": ids["participant_id"], "kind": "transfusion", "start": date, "end": date, "value": 200.0})
+        for s in range(2):
+            iron, dose = rng.uniform(60, 160), rng.uniform(3, 9)
+            left_out = p == 7 and s == 1
+            change.append(
+                {
+                    "participant_id": f"sub-{p:02d}",
+                    "start_session": f"ses-{s}",
+                    "end_session": f"ses-{s + 1}",
+                    "days": 365,
+                    "iron_in_mg_per_kg_per_year": iron,
+                    "chelator_g_per_kg_per_year": dose,
+                    "delta_lic_hqsm_mg_g_per_year": np.nan if left_out else iron / 10.6 - 1.6 * dose + rng.normal(0, 0.3),
+                    "delta_lic_r2star_mg_g_per_year": np.nan if left_out else iron / 10.6 - 1.6 * dose + rng.normal(0, 0.9),
+                    "included": int(not left_out),
+                    "reason": "no liver iron of ses-2 (see visits.tsv)" if left_out else "",
+                }
+            )
+    tables = {name: frame_of(name, []) for name in TABLE_NAMES}
+    tables |= {"visits": frame_of("visits", visits), "lic": frame_of("lic", lic), "annual_change": frame_of("annual_change", change)}
+    tables["regression"] = frame_of("regression", regression_rows(tables["annual_change"], config.statistics))
+    finding = {"file": "weights.csv", "line": 3, "participant": "sub-01", "field": "weight_kg", "code": "WEIGHT_JUMP", "severity": "error"}
+    findings = [{**finding, "problem": "<b>bold</b> problem.", "remedy": "Check it."}]
+    return ReportData(tables=tables, findings=findings, timeline=timeline, parameters=as_plain(config), versions={"hqsm": "0"})
+
+
+def test_every_count_of_the_flow_is_a_query_of_a_table(data: ReportData) -> None:
+    counts = flow.flow_counts(data).set_index("box")["count"]
+    visits, lic, change = data.tables["visits"], data.tables["lic"], data.tables["annual_change"]
+    assert counts["visits_found"] == len(visits) == 24
+    assert counts["visits_rejected"] == (visits["status"] == "rejected").sum() == 1
+    assert counts["visits_measured"] == len(lic) == 23
+    out = counts["visits_rejected"] + counts["visits_excluded"] + counts["visits_without_liver"]
+    assert counts["visits_found"] == counts["visits_measured"] + out
+    assert counts["intervals_used"] == (change["included"] == 1).sum() == 15
+    assert counts["intervals"] == counts["intervals_used"] + counts["intervals_left_out"]
+    groups = flow.flow_counts(data)
+    assert groups[groups["box"] == "group_visits"]["count"].sum() == counts["visits_measured"]
+
+
+def test_a_visit_that_is_measured_but_excluded_leaves_the_flow(data: ReportData) -> None:
+    lic, visits = data.tables["lic"].copy(), data.tables["visits"].copy()
+    for frame, column in ((lic, "qc_status"), (visits, "status")):
+        frame.loc[(frame["participant_id"] == "sub-00") & (frame["session_id"] == "ses-0"), column] = "excluded"
+    other = ReportData(tables={**data.tables, "lic": lic, "visits": visits}, parameters=data.parameters)
+    counts = flow.flow_counts(other).set_index("box")["count"]
+    assert counts["visits_measured"] == 22
+    assert counts["visits_excluded"] == 1
+    assert counts["visits_found"] == counts["visits_measured"] + counts["visits_rejected"] + counts["visits_excluded"]
+
+
+def test_the_slope_of_an_added_variable_plot_is_the_coefficient(data: ReportData) -> None:
+    frame = data.included_intervals()
+    for method, outcome in METHODS.items():
+        for term, name in ((1, "iron_in"), (2, "chelator")):
+            x, y = added_variable.adjusted(design_matrix(frame), frame[outcome].to_numpy(float), term)
+            table_ = data.tables["regression"]
+            wanted = table_[(table_["analysis"] == "primary") & (table_["method"] == method) & (table_["term"] == name)]["estimate"].iloc[0]
+            assert x @ y / (x @ x) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_report_is_one_file_with_its_figures_and_their_data(data: ReportData) -> None:
+    files = render_study_report(data)
+    html = files["index.html"].decode()
+    names = {name.split("/")[1].split(".")[0] for name in files if name.startswith("figures/")}
+    assert {"flow", "trajectories", "regression", "sensitivity", "methods_agreement"} <= names
+    for name in names:
+        assert {f"figures/{name}.{kind}" for kind in ("svg", "pdf", "tsv")} <= set(files)
+    assert files["figures/flow.pdf"].startswith(b"%PDF")
+    outside = [
+        u for u in re.findall(r"(?:src|href)=[\"']([^\"']+)", html) if not u.startswith(("data:", "#", "figures/", "../qc/", "methods.md"))
+    ]
+    assert outside == []
+    assert "default-src 'none'" in html
+    assert "&lt;b&gt;bold" in html
+    assert "<b>bold" not in html
+    assert render_study_report(data) == files  # equal content, equal bytes
+    primary = data.tables["regression"].query("analysis == 'primary' and method == 'hqsm' and term == 'iron_in'").iloc[0]
+    assert number(10 * primary["estimate"]) in html
+
+
+def test_a_study_without_anything_still_has_a_report(data: ReportData) -> None:
+    empty = ReportData(tables={name: frame_of(name, []) for name in TABLE_NAMES}, parameters=data.parameters)
+    html = render_study_report(empty)["index.html"].decode()
+    assert "too few annual intervals" in html
+
+
+def test_the_methods_text_follows_the_parameters(data: ReportData) -> None:
+    changed = as_plain(load_config({"gating": {"window_mm": 4.0}, "statistics": {"bootstrap_draws": 1234}}))
+    text = methods_text(changed, {"hqsm": "1.2.3"})
+    assert "window of 4 mm" in text
+    assert "1,234 draws" in text
+    assert "hqsm 1.2.3" in text
+    assert "window of 4 mm" not in methods_text(data.parameters, {})
+
+
+def test_outliers_are_marked_from_five_values_on() -> None:
+    values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 3.0, np.nan])
+    assert outliers(values).tolist() == [False] * 5 + [True, False]
+    assert not outliers(values[:4]).any()
+
+
+def test_the_index_marks_an_outlier_and_links_only_to_pages_that_exist(data: ReportData) -> None:
+    visits, lic = data.tables["visits"], data.tables["lic"]
+    summaries = [
+        {
+            "participant_id": r["participant_id"],
+            "session_id": r["session_id"],
+            "scanner": "X",
+            "fit_residual": 0.01 + 0.0001 * k,
+            "liver_snr": 40.0,
+        }
+        for k, r in enumerate(lic.to_dict(orient="records"))
+    ]
+    summaries[4]["fit_residual"] = 0.2
+    html = render_qc_index(visits, lic, summaries)
+    assert html.count('class="n outlier"') == 1
+    assert "sub-07_ses-1.html" in html
+    assert "sub-07_ses-2.html" not in html
+    assert html.count("<tr>") == 1 + len(visits)
+
+
+def test_tables_escape_and_align() -> None:
+    html = table(("a", "b"), [(Cell(text="<script>"), "\u22121.0"), ("x", "2")])
+    assert "&lt;script&gt;" in html
+    assert html.count('<td class="n ') == 2
+    assert "<script>alert" not in page("t", table(("a",), [("<script>alert(1)</script>",)]), "")

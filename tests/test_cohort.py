@@ -1,0 +1,38 @@
+"""Rows of the cohort's tables: what makes a visit doubtful."""
+
+import math
+
+import pytest
+
+from hqsm.cohort import expected_liver_volume_ml, visit_row, volume_doubt
+
+NAN = float("nan")
+
+
+def test_the_expected_volume_is_uratas_formula() -> None:
+    # 70 kg: 287 / 160 = 1.79375 m^2
+    assert expected_liver_volume_ml(70, NAN) == pytest.approx(706.2 * 287 / 160 + 2.4)
+    assert math.isnan(expected_liver_volume_ml(NAN, NAN))
+    # without a weight the age decides, and grows up to an adult's
+    volumes = [expected_liver_volume_ml(NAN, age) for age in (2, 5, 8, 12, 20, 50)]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] == expected_liver_volume_ml(60, NAN)
+
+
+@pytest.mark.parametrize(
+    ("volume_ml", "weight_kg", "age_years", "doubted"),
+    [(1300, 60, 30, False), (300, 60, 30, True), (300, 12, 2, False), (3000, 12, 2, True), (3000, NAN, 2, True), (3000, NAN, NAN, False)],
+)
+def test_a_volume_is_judged_by_the_body(volume_ml: float, weight_kg: float, age_years: float, doubted: bool) -> None:
+    assert bool(volume_doubt(volume_ml, weight_kg, age_years)) == doubted
+
+
+def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_accept() -> None:
+    statuses = {"gated_echoes": {"codes": []}, "liver_iron": {"codes": ["MASK_AUTOMATIC"], "row": {"liver_volume_ml": 3000.0}}}
+    child, adult = {"weight_kg": 12.0, "age_years": 2.0}, {"weight_kg": 90.0, "age_years": 40.0}
+    row = visit_row("sub-1", "ses-1", statuses, child, None)
+    assert row["status"] == "warning"
+    assert "LIVER_VOLUME" in row["codes"]
+    assert visit_row("sub-1", "ses-1", statuses, adult, None)["status"] == "ok"
+    decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "large liver"}
+    assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"

@@ -1,0 +1,29 @@
+rule dicom_export_visit:
+    # maps, masks and numbers of a visit -> DICOM objects for a hospital's archive
+    input:
+        iron=f"{WORK}liver_iron.json",
+        page=f"{WORK}visit_page.json",
+    output:
+        folder=directory(f"results/dicom/{VISIT}"),
+    log:
+        f"logs/dicom_export/{VISIT}.log",
+    group:
+        "visit"
+    conda:
+        "../../envs/hqsm.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_mb(2000),
+    params:
+        calibration=STAGES["lic"]["r2star_calibration"],
+        blinding=STAGES["blinding"],
+        code=CODE["dicom_export"],
+    script:
+        "../scripts/dicom_export.py"
+
+
+rule dicom_export:
+    # ask for it by name: snakemake --directory STUDY dicom_export
+    input:
+        visit_paths(f"results/dicom/{VISIT}"),
+    localrule: True
