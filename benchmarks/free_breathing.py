@@ -108,7 +108,7 @@ def errors(case: Case, seed: int) -> tuple[SimulatedScan, GatingReport, dict[str
 
 
 def draw(picture: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     for number, case in enumerate(CASES):
         made, report, found = errors(case, number + 1)
         error_mm = report.displacement_mm - made.displacement_mm
@@ -140,7 +140,7 @@ def draw(picture: Path) -> None:
                     color="#0072B2" if marker == "o" else "#D55E00",
                     label=label,
                 )
-            axes[0].set(xlabel="repetition", ylabel="diaphragm [mm]", title=case.name)
+            axes[0].set(xlabel="repetition", ylabel="diaphragm [mm]", title=case.name, ylim=(-19, 4))
             axes[0].legend(fontsize=8, loc="lower left")
     for ax, limit, label in ((axes[1], 3, "R2* minus motionless [1/s]"), (axes[2], 0.5, "fat fraction minus motionless [points]")):
         ax.axhspan(-limit, limit, color="0.85", lw=0, zorder=0)
@@ -148,7 +148,7 @@ def draw(picture: Path) -> None:
             range(len(CASES)), [case.name.replace(", ", ",\n").replace("l 1", "l\n1").replace("l 3", "l\n3") for case in CASES], fontsize=8
         )
         ax.set_ylabel(label)
-    axes[1].legend(fontsize=7)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=3)
     axes[1].set_title("grey: what is allowed; values beyond the axis stand at its end", fontsize=9)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=90)

@@ -11,7 +11,11 @@ import pytest
 
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
+from hqsm.records.findings import Finding
 from hqsm.report import viewer as viewer_module
+from hqsm.report.blinded_report import render_blinded_report
+from hqsm.report.figures.base import ReportData
+from hqsm.report.findings_page import render_findings
 from hqsm.report.page import page, table
 from hqsm.report.qc_index import render_qc_index
 from hqsm.report.study_report import render_study_report
@@ -138,6 +142,26 @@ def test_the_report_opens_and_its_tables_sort(browser: Browser, data: object, tm
     assert browser.evaluate(column) == sorted(before) != before
     browser.evaluate(click)
     assert browser.evaluate(column) == sorted(before, reverse=True)
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_findings_and_the_blinded_edition_open(browser: Browser, data: ReportData, tmp_path: Path, width: int) -> None:
+    finding = Finding(
+        file="a<b>.csv", line=2, participant="sub-01", field="x", code="C", severity="error", problem="It is wrong.", remedy="Mend it."
+    )
+    pages = {
+        "findings": render_findings("study", [finding], ["a note"], ["sub-01"]),
+        "blinded": render_blinded_report(data.tables["visits"], data.findings, "study", {"hqsm": "0"}),
+    }
+    for name, text in pages.items():
+        file = tmp_path / f"{name}.html"
+        file.write_text(text, encoding="utf-8")
+        browser.open(file, width=width)
+        quiet(browser)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("document.querySelectorAll('tbody tr').length") >= 1
+    assert "lic" not in pages["blinded"].lower().replace("public", "").split("<body>")[1].split("<script>")[0]
 
 
 @needs_browser

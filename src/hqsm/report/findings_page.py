@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hqsm.records.findings import ERROR, NOTE, WARNING, Finding
-from hqsm.report.page import page, render
+from hqsm.report.page import Cell, cards, page, render, table
 
 _WORDS = {ERROR: "to correct", WARNING: "to look at", NOTE: "for information"}
 
@@ -14,11 +14,7 @@ def render_findings(name: str, findings: Sequence[Finding], notes: Iterable[str]
     """A self-contained page: counts, then one table for each file, errors first in each."""
     counts = {severity: sum(f.severity == severity for f in findings) for severity in _WORDS}
     body = render("<h1>Clinical records of {{ n }}</h1>", n=name)
-    body += render(
-        '<div class="big">{% for s, w in words.items() %}<div>{{ s }}s, {{ w }}<b>{{ c[s] }}</b></div>{% endfor %}</div>',
-        words=_WORDS,
-        c=counts,
-    )
+    body += cards(*((f"{severity}s, {words}", str(counts[severity]), "") for severity, words in _WORDS.items()))
     if blocked:
         body += render("<p>Exposure is not computed until their errors are corrected: {{ p }}.</p>", p=", ".join(blocked))
     if not findings:
@@ -26,16 +22,12 @@ def render_findings(name: str, findings: Sequence[Finding], notes: Iterable[str]
     rank = {severity: k for k, severity in enumerate(_WORDS)}
     for file in dict.fromkeys(f.file for f in findings):
         rows = sorted((f for f in findings if f.file == file), key=lambda f: (rank[f.severity], f.line, f.field))
-        body += render(
-            """<h2>{{ file }}</h2><div class="wide"><table>
-            <tr><th>Line</th><th>Participant</th><th>Column</th><th></th><th>What is wrong</th><th>What to do</th><th>Code</th></tr>
-            {% for f in rows %}<tr><td class="n">{{ f.line or "" }}</td><td>{{ f.participant }}</td><td>{{ f.field }}</td>
-            <td class="{{ cls[f.severity] }}">{{ f.severity }}</td><td>{{ f.problem }}</td><td>{{ f.remedy }}</td><td>{{ f.code }}</td></tr>
-            {% endfor %}</table></div>""",
-            file=file,
-            rows=rows,
-            cls={ERROR: "rejected", WARNING: "warning", NOTE: "ok"},
-        )
+        shown = [
+            (f.line or "", Cell(text=f.participant, css="id"), f.field, Cell(text=f.severity, css=f.severity), f.problem, f.remedy, f.code)
+            for f in rows
+        ]
+        header = ("Line", "Participant", "Column", "Severity", "What is wrong", "What to do", "Code")
+        body += render("<h2>{{ file }}</h2>", file=file) + table(header, shown, sorts=True)
     for note in notes:
         body += render("<p>{{ t }}</p>", t=note)
     return page(f"Records of {name}", body, "Lines are counted as in a text editor: the header is line 1.")
