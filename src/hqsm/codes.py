@@ -30,6 +30,7 @@ MEANINGS: dict[str, str] = {
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",
+    "BIPOLAR_CORRECTED": "The echoes were read with alternating gradients; their odd/even phase was removed.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",
     "INTERNAL_ERROR": "A stage stopped with an error of the program.",
 }

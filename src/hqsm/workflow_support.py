@@ -44,7 +44,7 @@ TABLE_NAMES = (
 )
 
 STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.dicom.reader", "hqsm.physio", "hqsm.gating.gate", "hqsm.derivatives"),
+    "gated_echoes": ("hqsm.dicom.reader", "hqsm.physio", "hqsm.gating.gate", "hqsm.bipolar", "hqsm.derivatives"),
     "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
     "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
     "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),

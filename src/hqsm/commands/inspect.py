@@ -1,4 +1,8 @@
-"""Say what a folder of DICOM holds and what would be used."""
+"""Say what a folder of DICOM holds, series by series, and what would be used and why not.
+
+Exit status 0 where the folder makes a visit, 1 where it does not. Nothing that identifies a person is printed unless
+--identifiers is given: no name, no number, no date, no file name.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,22 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("folder", type=Path, help="a visit's folder, of any nesting")
+    parser.add_argument("folder", type=Path, help="a folder of DICOM, of any nesting")
+    parser.add_argument("--identifiers", action="store_true", help="also print whose images these are")
+    parser.add_argument("--repetitions", action="store_true", help="take runs of one protocol as repetitions (dicom.repeated_series)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the acquisition as the reader understands it, and what it leaves aside."""
+    """Print the series of the folder, the acquisition that would be used, and why the rest would not."""
     from hqsm.config.dicom import DicomParams
-    from hqsm.dicom.reader import read_visit
+    from hqsm.dicom.survey import as_text, survey
+    from hqsm.errors import InputError
 
-    visit = read_visit(options.folder, DicomParams())
-    echoes, info = visit.echoes, visit.info
-    lines = [
-        f"convention    {info.convention} ({info.manufacturer} {info.model})",
-        f"echo times    {', '.join(f'{1e3 * t:g}' for t in echoes.echo_times_s)} ms",
-        f"repetitions   {echoes.n_repetitions}",
-        f"field         {echoes.field_strength_tesla:.3f} T",
-        f"grid          {' x '.join(map(str, echoes.grid.shape))} voxels of "
-        f"{' x '.join(f'{d:g}' for d in echoes.grid.voxel_size_mm.round(3))} mm",
-        f"navigator     {visit.navigator.source if visit.navigator else 'none'}",
-    ]
-    lines += [f"left aside    {item.name}: {item.kind}, {item.reason}" for item in info.set_aside]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+    if not options.folder.is_dir():
+        raise InputError(f"There is no folder {options.folder}.", remedy="Name a folder that holds DICOM.", code="FOLDER_MISSING")
+    params = DicomParams(repeated_series="repetitions" if options.repetitions else "last")
+    found = survey(options.folder, params)
+    if options.identifiers:
+        sys.stdout.write("".join(f"{line}\n" for line in found.identifiers))
+    sys.stdout.write(as_text(found))
+    return 1 if found.refusal else 0

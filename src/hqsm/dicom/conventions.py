@@ -1,8 +1,8 @@
 """How each vendor codes a complex image: one small class per convention, chosen by evidence in the header.
 
 ``part`` says what an image is (magnitude, phase, real, imaginary), or None for something that is not part of a complex
-acquisition; ``values`` decodes its pixels to base units (phase in rad); ``finish`` makes the complex volume agree with
-this package's sign: phase grows with time where the local field is stronger than B0.
+acquisition; ``scaling`` gives the straight line from stored values to base units (phase in rad); ``finish`` turns the
+complex volumes to this package's sign: phase grows with time where the local field is stronger than B0.
 """
 
 from __future__ import annotations
@@ -11,27 +11,98 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray
+from hqsm.arrays import ComplexArray
+from hqsm.dicom.files import GE_RAW_TYPE, PHILIPS_SCALE
 
 MAGNITUDE, PHASE, REAL, IMAGINARY = "magnitude", "phase", "real", "imaginary"
+ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+"""Enhanced MR Image Storage and Legacy Converted Enhanced MR Image Storage."""
 _GE_PARTS = {0: MAGNITUDE, 1: PHASE, 2: REAL, 3: IMAGINARY}
+_LETTERS = {"M": MAGNITUDE, "P": PHASE, "R": REAL, "I": IMAGINARY}
+_WORDS = {"MAGNITUDE": MAGNITUDE, "PHASE": PHASE, "REAL": REAL, "IMAGINARY": IMAGINARY, "PHASE MAP": PHASE}
+_HALF_TURNS = (np.pi, 1e3 * np.pi, 180.0, 4096.0)
+"""What half a turn is in the units that are in use: rad, mrad, degrees, and 4096 steps."""
+Scaling = tuple[float, float]
 
 
 def image_type(header: Any) -> tuple[str, ...]:
-    """ImageType as upper-case words; empty if absent."""
-    value = header.get("ImageType")
-    return tuple(str(word).upper() for word in value) if value else ()
+    """FrameType or ImageType as upper-case words; empty if both are absent."""
+    value = header.get("FrameType") or header.get("ImageType")
+    if not value:
+        return ()
+    return tuple(str(word).upper().strip() for word in ([value] if isinstance(value, str) else value))
 
 
-def _rescaled(header: Any, pixels: AnyArray) -> AnyArray:
-    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
-    return pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+def _number(header: Any, name: str, default: float) -> float:
+    value = header.get(name)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def rescale(header: Any) -> Scaling:
+    """Rescale slope and intercept; 1 and 0 where they are absent."""
+    return _number(header, "RescaleSlope", 1.0) or 1.0, _number(header, "RescaleIntercept", 0.0)
+
+
+def stored_range(header: Any) -> tuple[float, float]:
+    """Smallest and largest value that the stored bits can hold."""
+    bits = int(_number(header, "BitsStored", 16))
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if _number(header, "PixelRepresentation", 0) else (0.0, 2.0**bits - 1)
+
+
+def phase_scaling(header: Any) -> Scaling | None:
+    """Line from stored values to phase [rad], by the evidence of the header; None where it has none.
+
+    In this order: the unit that RescaleType names; rescale tags that put the stored range on half a turn to either
+    side (pi rad, 3142 mrad, 180 degrees, 4096 steps); 12 unsigned bits without rescale, which are one turn; smallest
+    and largest pixel value at half a turn to either side.
+    """
+    slope, intercept = rescale(header)
+    unit = str(header.get("RescaleType") or "").strip().lower()
+    named = {"rad": 1.0, "radian": 1.0, "radians": 1.0, "mrad": 1e-3, "deg": np.pi / 180, "degree": np.pi / 180, "degrees": np.pi / 180}
+    if unit in named:
+        return slope * named[unit], intercept * named[unit]
+    low, high = stored_range(header)
+    if (slope, intercept) != (1.0, 0.0):
+        for half_turn in _HALF_TURNS:
+            ends = (abs(slope * low + intercept), abs(slope * high + intercept))
+            if all(abs(end - half_turn) < 0.015 * half_turn for end in ends):
+                return slope * np.pi / half_turn, intercept * np.pi / half_turn
+        return None
+    if (low, high) == (0.0, 4095.0):
+        return np.pi / 2048, -np.pi
+    least, greatest = _number(header, "SmallestImagePixelValue", np.nan), _number(header, "LargestImagePixelValue", np.nan)
+    for half_turn in _HALF_TURNS[1:]:
+        if all(abs(end - half_turn) < 0.015 * half_turn for end in (-least, greatest)):
+            return np.pi / half_turn, 0.0
+    return None
+
+
+def part_by_component(header: Any) -> str | None:
+    """Part by ComplexImageComponent (0008,9208), which the standard defines."""
+    return _WORDS.get(str(header.get("ComplexImageComponent") or "").upper())
+
+
+def part_by_words(header: Any) -> str | None:
+    """Part by the third and fourth word of the image type: a letter, or the word in full."""
+    words = image_type(header)
+    if words[:1] == ("DERIVED",):
+        return None
+    return next((_LETTERS.get(word) or _WORDS[word] for word in words[2:5] if word in _LETTERS or word in _WORDS), None)
+
+
+def _maker(header: Any) -> str:
+    return str(header.get("Manufacturer") or "").strip().lower()
 
 
 class Convention(Protocol):
     """What the reader asks of a vendor's convention."""
 
     name: str
+    sign_was_measured: bool
+    """Whether the sign of the phase was confirmed on real data of this vendor."""
 
     def applies(self, header: Any) -> bool:
         """Whether this convention coded the image."""
@@ -39,114 +110,176 @@ class Convention(Protocol):
     def part(self, header: Any) -> str | None:
         """Which part of the complex image this is."""
 
-    def values(self, header: Any, pixels: AnyArray, part: str) -> AnyArray:
-        """Pixel values in base units."""
+    def scaling(self, header: Any, part: str) -> Scaling | None:
+        """Slope and offset from stored values to base units; None where the header does not tell."""
 
-    def finish(self, signal: ComplexArray) -> ComplexArray:
-        """The complex volume (x, y, slice) in this package's sign."""
+    def finish(self, signal: ComplexArray) -> None:
+        """Turn one repetition (x, y, slice, echo) to this package's sign, in place."""
 
 
-class SiemensClassic:
+class _Standard:
+    """What the standard itself says; conventions override where their vendor differs."""
+
+    name = "vendor-neutral"
+    sign_was_measured = False
+
+    def applies(self, header: Any) -> bool:
+        return part_by_component(header) is not None
+
+    def part(self, header: Any) -> str | None:
+        return None if image_type(header)[:1] == ("DERIVED",) else part_by_component(header)
+
+    def scaling(self, header: Any, part: str) -> Scaling | None:
+        return phase_scaling(header) if part == PHASE else rescale(header)
+
+    def finish(self, signal: ComplexArray) -> None:
+        return None
+
+
+class VendorNeutral(_Standard):
+    """Any maker whose images carry ComplexImageComponent and a phase scale that the header explains."""
+
+
+class SiemensClassic(_Standard):
     """Siemens: magnitude and phase in series of their own; phase 0..4095 is one turn, with or without rescale tags."""
 
     name = "siemens-classic"
+    sign_was_measured = True
 
     def applies(self, header: Any) -> bool:
-        return "siemens" in str(header.get("Manufacturer", "")).lower()
+        return "siemens" in _maker(header)
 
     def part(self, header: Any) -> str | None:
         words = image_type(header)
-        if len(words) < 3 or words[0] != "ORIGINAL" or "NORM" in words:
+        return _LETTERS.get(words[2]) if len(words) > 2 and words[0] == "ORIGINAL" else None
+
+    def scaling(self, header: Any, part: str) -> Scaling | None:
+        # 2/-4096 puts one turn on -4096..4094; sequences that leave the tags out mean the same stored values
+        if part == PHASE and (stored_range(header) == (0.0, 4095.0) or rescale(header) == (2.0, -4096.0)):
+            return np.pi / 2048, -np.pi
+        return super().scaling(header, part)
+
+
+class SiemensXa(SiemensClassic):
+    """Siemens XA, enhanced: one file per volume; the part stands in ComplexImageComponent and in the frame type."""
+
+    name = "siemens-xa"
+    sign_was_measured = False
+
+    def applies(self, header: Any) -> bool:
+        return "siemens" in _maker(header) and str(header.get("SOPClassUID", "")) in ENHANCED_MR
+
+    def part(self, header: Any) -> str | None:
+        if image_type(header)[:1] == ("DERIVED",):
             return None
-        return {"M": MAGNITUDE, "P": PHASE, "R": REAL, "I": IMAGINARY}.get(words[2])
-
-    def values(self, header: Any, pixels: AnyArray, part: str) -> AnyArray:
-        if part != PHASE:
-            return pixels.astype(np.float32)
-        # 2/-4096 puts one turn on -4096..4094; sequences that leave the tags out mean the same raw values
-        raw = _rescaled(header, pixels) if "RescaleSlope" in header else 2 * pixels.astype(np.float32) - 4096
-        return raw * np.float32(np.pi / 4096)
-
-    def finish(self, signal: ComplexArray) -> ComplexArray:
-        return signal
+        return super().part(header) or part_by_component(header)
 
 
-class Ge:
+class Ge(_Standard):
     """GE: real, imaginary and magnitude told apart by (0043,102F); opposite phase sign; slices alternate by pi."""
 
     name = "ge"
+    sign_was_measured = True
 
     def applies(self, header: Any) -> bool:
-        return str(header.get("Manufacturer", "")).lower().startswith("ge")
+        return _maker(header).startswith("ge")
 
     def part(self, header: Any) -> str | None:
         words = image_type(header)
-        if words and words[0] == "DERIVED" and "SECONDARY" in words:
+        if words[:1] == ("DERIVED",) and "SECONDARY" in words:
             return None
-        element = header.get((0x0043, 0x102F))
-        if element is None:
-            return None
-        value = element.value
+        element = header.get(GE_RAW_TYPE)
+        value = None if element is None else element.value
         if isinstance(value, bytes):
             value = int.from_bytes(value[:2], "little")
-        elif hasattr(value, "__len__") and not isinstance(value, str):
-            value = value[0]
-        return _GE_PARTS.get(int(value))
+        elif isinstance(value, list | tuple) or (value is not None and not isinstance(value, int | str)):
+            value = next(iter(value), None)
+        if value is not None:
+            return _GE_PARTS.get(int(value))
+        return part_by_component(header) or part_by_words(header)
 
-    def values(self, header: Any, pixels: AnyArray, part: str) -> AnyArray:
-        values = pixels.astype(np.float32)
-        return values * np.float32(np.pi / 4096) if part == PHASE else values
-
-    def finish(self, signal: ComplexArray) -> ComplexArray:
-        signal = np.conj(signal)
-        # the slice transform leaves every other slice with the opposite sign; undone only where the data show it
-        between = np.sum(signal[:, :, 1:] * np.conj(signal[:, :, :-1]), axis=(0, 1))
-        if signal.shape[2] > 1 and np.mean(between.real < 0) > 0.5:
-            signal = signal.copy()
+    def finish(self, signal: ComplexArray) -> None:
+        np.conjugate(signal, out=signal)
+        # the slice transform leaves every other slice with the opposite sign; undone only where the data show it,
+        # once for all echoes, by the first echo, which has the most signal
+        first = signal[..., 0]
+        if first.shape[2] > 1 and np.sum(first[:, :, 1:] * np.conj(first[:, :, :-1])).real < 0:
             signal[:, :, 1::2] *= -1
-        return signal
 
 
-class PhilipsClassic:
+class PhilipsClassic(_Standard):
     """Philips: magnitude and phase (or real and imaginary) in one series; phase in milliradians by its rescale."""
 
     name = "philips-classic"
+    sign_was_measured = True
 
     def applies(self, header: Any) -> bool:
-        return "philips" in str(header.get("Manufacturer", "")).lower()
+        return "philips" in _maker(header)
 
     def part(self, header: Any) -> str | None:
         words = image_type(header)
-        if len(words) < 4 or words[0] != "ORIGINAL":
-            return None
-        return {"M": MAGNITUDE, "P": PHASE, "R": REAL, "I": IMAGINARY}.get(words[3])
+        return _LETTERS.get(words[3]) if len(words) > 3 and words[0] == "ORIGINAL" else None
 
-    def values(self, header: Any, pixels: AnyArray, part: str) -> AnyArray:
-        rescaled = _rescaled(header, pixels)
+    def scaling(self, header: Any, part: str) -> Scaling | None:
+        slope, intercept = rescale(header)
         if part == PHASE:
-            return rescaled * np.float32(1e-3)
-        scale = header.get((0x2005, 0x100E))
-        value = float(scale.value) if scale is not None and not isinstance(scale.value, bytes) else 0.0
-        # displayed value = stored * rescale; the floating value divides by slope * scale (Philips private)
-        slope = float(header.get("RescaleSlope", 1) or 1)
-        return rescaled / np.float32(slope * value) if value > 0 else rescaled
+            return phase_scaling(header) or (slope * 1e-3, intercept * 1e-3)
+        element = header.get(PHILIPS_SCALE)
+        value = None if element is None else element.value
+        if isinstance(value, bytes):
+            value = float(np.frombuffer(value[:4], "<f4")[0]) if len(value) >= 4 else None
+        scale = float(value) if value else 0.0
+        # displayed value = stored * rescale; the floating value divides it by slope * scale (Philips private)
+        return (1 / scale, intercept / (slope * scale)) if scale > 0 else (slope, intercept)
 
-    def finish(self, signal: ComplexArray) -> ComplexArray:
-        return signal
+
+class PhilipsEnhanced(PhilipsClassic):
+    """Philips enhanced: all echoes and parts are frames of one file; the private scale stands in each frame."""
+
+    name = "philips-enhanced"
+
+    def applies(self, header: Any) -> bool:
+        return "philips" in _maker(header) and str(header.get("SOPClassUID", "")) in ENHANCED_MR
+
+    def part(self, header: Any) -> str | None:
+        if image_type(header)[:1] == ("DERIVED",):
+            return None
+        return part_by_component(header) or part_by_words(header)
 
 
-CONVENTIONS: tuple[Convention, ...] = (SiemensClassic(), Ge(), PhilipsClassic())
+class Canon(_Standard):
+    """Canon and Toshiba: the part by ComplexImageComponent, or by the words of the image type."""
+
+    name = "canon"
+
+    def applies(self, header: Any) -> bool:
+        return _maker(header).startswith(("canon", "toshiba"))
+
+    def part(self, header: Any) -> str | None:
+        return super().part(header) or part_by_words(header)
+
+
+class UnitedImaging(Canon):
+    """United Imaging: ComplexImageComponent also in classic images, letters in the image type; frequency in Hz."""
+
+    name = "united-imaging"
+
+    def applies(self, header: Any) -> bool:
+        return _maker(header).startswith(("uih", "united imaging"))
+
+
+CONVENTIONS: tuple[Convention, ...] = (
+    SiemensXa(),
+    SiemensClassic(),
+    Ge(),
+    PhilipsEnhanced(),
+    PhilipsClassic(),
+    Canon(),
+    UnitedImaging(),
+    VendorNeutral(),
+)
 
 
 def convention_of(header: Any) -> Convention | None:
-    """The first convention that applies; None for a vendor that is not known."""
+    """The first convention that applies; None for a vendor that is not known and does not say what its images are."""
     return next((convention for convention in CONVENTIONS if convention.applies(header)), None)
-
-
-def complex_from(parts: dict[str, AnyArray]) -> ComplexArray | None:
-    """Complex values from real and imaginary where both are there, else from magnitude and phase [rad]."""
-    if REAL in parts and IMAGINARY in parts:
-        return np.asarray(parts[REAL] + 1j * parts[IMAGINARY], np.complex64)
-    if MAGNITUDE in parts and PHASE in parts:
-        return np.asarray(parts[MAGNITUDE] * np.exp(1j * parts[PHASE]), np.complex64)
-    return None

@@ -1,4 +1,9 @@
-"""Raw DICOM as scanners write it: Siemens, GE and Philips classic, written from the standard and from real headers."""
+"""Raw DICOM as scanners write it, from the standard and, where there are any, from real headers.
+
+Siemens, GE and Philips classic follow real multi-echo series. Philips enhanced follows a real file of another kind;
+Siemens XA, Canon, United Imaging and the vendor-neutral enhanced file follow the standard and the vendors' published
+attributes: no public complex multi-echo series of theirs is known.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,23 @@ _MAKERS = {
     "siemens": ("SIEMENS", "MAGNETOM Aera", "syngo MR E11"),
     "ge": ("GE MEDICAL SYSTEMS", "DISCOVERY MR750", "27 LX MR Software release"),
     "philips": ("Philips Medical Systems", "Achieva dStream", "5.7.1"),
+    "canon": ("CANON_MEC", "Galan 3T", "V6.1SP3002*"),
+    "uih": ("UIH", "uMR 770", "R002"),
+    "neutral": ("Acme Imaging", "One", "1"),
 }
+ENHANCED_MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
+VENDORS = (
+    "siemens",
+    "ge",
+    "philips",
+    "philips-real-imaginary",
+    "canon",
+    "uih",
+    "siemens-xa",
+    "philips-enhanced",
+    "neutral-enhanced",
+)
+"""Everything that :func:`write_scan` can write."""
 
 
 def uid(*words: object) -> str:
@@ -46,7 +67,7 @@ def write_scan(
     echoes
         The complex signal in this package's sign.
     vendor
-        ``siemens``, ``ge`` or ``philips``.
+        One of ``VENDORS``.
     identity
         Blind label of participant and session; UIDs follow from it.
     date
@@ -54,7 +75,16 @@ def write_scan(
     drop
         (part, echo index) that is left out: a broken export.
     """
-    makers = {"siemens": _siemens, "ge": _ge, "philips": _philips}
+    if vendor in _ENHANCED:
+        return _write_enhanced(folder, echoes, vendor=vendor, identity=identity, date=date, drop=drop)
+    makers = {
+        "siemens": _siemens,
+        "ge": _ge,
+        "philips": _philips,
+        "philips-real-imaginary": _philips_real_imaginary,
+        "canon": _canon,
+        "uih": _uih,
+    }
     n_files = 0
     affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ echoes.grid.affine_mm
     spacing = echoes.grid.voxel_size_mm
@@ -71,8 +101,7 @@ def write_scan(
         ds.EchoTime = f"{1e3 * echoes.echo_times_s[echo]:.4f}"
         ds.EchoNumbers = echo + 1
         ds.AcquisitionNumber = repetition + 1
-        seconds = echoes.repetition_times_of_day_s[repetition]
-        ds.AcquisitionTime = f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
+        ds.AcquisitionTime = _clock(echoes, repetition)
         ds.ImageOrientationPatient = [f"{v:.8g}" for v in (*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1])]
         position = affine_lps[:3, 3] + k * affine_lps[:3, 2]
         ds.ImagePositionPatient = [f"{v:.8g}" for v in position]
@@ -92,7 +121,7 @@ def write_scan(
 
 
 def _common(ds: Dataset, echoes: RepeatedMultiEcho, vendor: str, identity: str, date: str) -> None:
-    maker, model, software = _MAKERS[vendor]
+    maker, model, software = _MAKERS[vendor.partition("-")[0]]
     ds.SOPClassUID = MR_IMAGE_STORAGE
     ds.Modality = "MR"
     ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = maker, model, software
@@ -103,7 +132,8 @@ def _common(ds: Dataset, echoes: RepeatedMultiEcho, vendor: str, identity: str, 
     ds.SeriesDescription = "liver_nav_mGRE"
     ds.ProtocolName = "liver_nav_mGRE"
     ds.MagneticFieldStrength = f"{echoes.field_strength_tesla:g}"
-    ds.ImagingFrequency = f"{proton_frequency_hz(echoes.field_strength_tesla) / 1e6:.6f}"
+    frequency_hz = proton_frequency_hz(echoes.field_strength_tesla)
+    ds.ImagingFrequency = f"{frequency_hz:.0f}" if vendor == "uih" else f"{frequency_hz / 1e6:.6f}"  # United Imaging writes Hz
     ds.FlipAngle, ds.RepetitionTime = "5", "14.5"
     ds.MRAcquisitionType, ds.ScanningSequence = "3D", "GR"
     ds.BodyPartExamined = "LIVER"
@@ -169,12 +199,157 @@ def _philips(signal: AnyArray) -> Iterator[Image]:
         yield "phase", echo, repetition, k, phase, 1301, {**common, **words}
 
 
+def _philips_real_imaginary(signal: AnyArray) -> Iterator[Image]:
+    """Real and imaginary in one series: unsigned values with an intercept, and the private scale."""
+    top = float(np.abs(signal).max())
+    step = 2 * top / 4095
+    for repetition, echo, k in _each(signal):
+        s = signal[:, :, k, echo, repetition]
+        for part, word, values in (("real", "R", s.real), ("imaginary", "I", s.imag)):
+            extra = {
+                "ImageType": ["ORIGINAL", "PRIMARY", f"{word}_FFE", word, "FFE"],
+                "TemporalPositionIdentifier": repetition + 1,
+                "RescaleSlope": f"{step:.10g}",
+                "RescaleIntercept": f"{-top:.10g}",
+                (0x2005, "Philips MR Imaging DD 001", 0x0E, "FL"): float(0.02 / step),
+            }
+            yield part, echo, repetition, k, np.clip(np.round((values + top) / step), 0, 4095).astype(np.uint16), 1401, extra
+
+
+def _polar(signal: AnyArray, steps: int = 4096) -> Iterator[tuple[str, int, int, int, AnyArray]]:
+    """Magnitude 0..4095 and phase in ``steps`` a turn from -pi, unsigned."""
+    scale = 4095 / np.abs(signal).max()
+    for repetition, echo, k in _each(signal):
+        s = signal[:, :, k, echo, repetition]
+        yield "magnitude", echo, repetition, k, np.round(np.abs(s) * scale).astype(np.uint16)
+        turns = (np.angle(s) / np.pi + 1) / 2
+        yield "phase", echo, repetition, k, (np.round(turns * steps).astype(np.int64) % steps).astype(np.uint16)
+
+
+def _canon(signal: AnyArray) -> Iterator[Image]:
+    """The part in ComplexImageComponent; phase in rad by its rescale; the repetition in TemporalPositionIndex."""
+    for part, echo, repetition, k, values in _polar(signal):
+        extra: dict[Any, Any] = {
+            "ImageType": ["ORIGINAL", "PRIMARY", "GDC"],
+            "ComplexImageComponent": part.upper(),
+            "TemporalPositionIndex": repetition + 1,
+        }
+        if part == "phase":
+            extra |= {"RescaleSlope": f"{2 * np.pi / 4096:.12g}", "RescaleIntercept": f"{-np.pi:.12g}"}
+        yield part, echo, repetition, k, values, 10000 if part == "magnitude" else 10001, extra
+
+
+def _uih(signal: AnyArray) -> Iterator[Image]:
+    """Letters in the image type and ComplexImageComponent; 12 bits of phase are one turn, without rescale."""
+    for part, echo, repetition, k, values in _polar(signal):
+        letter = {"magnitude": "M", "phase": "P"}[part]
+        extra = {"ImageType": ["ORIGINAL", "PRIMARY", letter, "UCA", "IF"], "ComplexImageComponent": part.upper()}
+        yield part, echo, repetition, k, values, 2 if part == "magnitude" else 3, extra
+
+
+def _clock(echoes: RepeatedMultiEcho, repetition: int) -> str:
+    """Acquisition time of a repetition as DICOM writes it."""
+    seconds = echoes.repetition_times_of_day_s[repetition]
+    return f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
+
+
+# --- enhanced MR: many frames in a file, their attributes in functional groups --------------------------------------
+
+_ENHANCED = {"siemens-xa", "philips-enhanced", "neutral-enhanced"}
+
+
+def _group(**values: Any) -> list[Dataset]:
+    """A functional group: a sequence of one item."""
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return [item]
+
+
+def _write_enhanced(folder: Path, echoes: RepeatedMultiEcho, *, vendor: str, identity: str, date: str, drop: tuple[str, int] | None) -> int:
+    """Siemens XA: a file per part, echo and repetition; Philips and the vendor-neutral one: a file for everything."""
+    files: dict[tuple[Any, ...], list[tuple[str, int, int, int, AnyArray]]] = {}
+    for frame in _polar(np.asarray(echoes.signal)):
+        part, echo, repetition, _, _ = frame
+        if (part, echo) != drop:
+            key = (part, echo, repetition) if vendor == "siemens-xa" else ()
+            files.setdefault(key, []).append(frame)
+    affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ echoes.grid.affine_mm
+    spacing = [float(v) for v in echoes.grid.voxel_size_mm]
+    for key, frames in files.items():
+        ds = Dataset()
+        _common(ds, echoes, vendor, identity, date)
+        del ds.ImagingFrequency, ds.FlipAngle, ds.RepetitionTime  # they stand in the functional groups
+        ds.SOPClassUID = ENHANCED_MR_STORAGE
+        ds.SeriesNumber = 5 if not key or key[0] == "magnitude" else 6
+        ds.SeriesInstanceUID = uid(identity, "series", ds.SeriesNumber)
+        ds.SOPInstanceUID = uid(identity, key, "enhanced")
+        ds.InstanceNumber = 1
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+        if key:
+            ds.AcquisitionNumber = key[2] + 1
+            ds.ImageType = ["ORIGINAL", "PRIMARY", "M" if key[0] == "magnitude" else "P", "NONE"]
+        shared = Dataset()
+        shared.PixelMeasuresSequence = _group(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=0.9 * spacing[2])
+        axes = [*affine_lps[:3, 0] / spacing[0], *affine_lps[:3, 1] / spacing[1]]
+        shared.PlaneOrientationSequence = _group(ImageOrientationPatient=[f"{v:.8g}" for v in axes])
+        shared.MRTimingAndRelatedParametersSequence = _group(RepetitionTime="14.5", FlipAngle="5")
+        frequency_mhz = proton_frequency_hz(echoes.field_strength_tesla) / 1e6
+        shared.MRImagingModifierSequence = _group(TransmitterFrequency=frequency_mhz)
+        ds.SharedFunctionalGroupsSequence = [shared]
+        # frames of the real files come in no order that a reader may lean on
+        order = np.random.default_rng(len(frames)).permutation(len(frames))
+        frames = [frames[i] for i in order]
+        ds.PerFrameFunctionalGroupsSequence = [_frame_groups(echoes, vendor, date, affine_lps, frame) for frame in frames]
+        _pixels(ds, frames[0][4])
+        ds.NumberOfFrames = len(frames)
+        ds.BitsStored, ds.HighBit = 12, 11
+        ds.PixelData = b"".join(np.ascontiguousarray(frame[4].T).tobytes() for frame in frames)
+        _save(ds, folder / f"E{int(hashlib.sha256(repr(key).encode()).hexdigest()[:6], 16):08d}")
+    return len(files)
+
+
+def _frame_groups(
+    echoes: RepeatedMultiEcho, vendor: str, date: str, affine_lps: AnyArray, frame: tuple[str, int, int, int, AnyArray]
+) -> Dataset:
+    part, echo, repetition, k = frame[:4]
+    groups = Dataset()
+    groups.MREchoSequence = _group(EffectiveEchoTime=float(1e3 * echoes.echo_times_s[echo]))
+    groups.PlanePositionSequence = _group(ImagePositionPatient=[f"{v:.8g}" for v in affine_lps[:3, 3] + k * affine_lps[:3, 2]])
+    groups.FrameContentSequence = _group(
+        FrameAcquisitionDateTime=date + _clock(echoes, repetition), StackID="1", InStackPositionNumber=k + 1
+    )
+    letter = {"magnitude": "M", "phase": "P"}[part]
+    word = letter if vendor == "siemens-xa" else "NONE"
+    groups.MRImageFrameTypeSequence = _group(FrameType=["ORIGINAL", "PRIMARY", word, "NONE"], ComplexImageComponent=part.upper())
+    if vendor == "siemens-xa":
+        slope, intercept, unit = (1.0, 0.0, "US") if part == "magnitude" else (2.0, -4096.0, "US")
+    elif vendor == "philips-enhanced":
+        slope, intercept, unit = (1.25, 0.0, "normalized") if part == "magnitude" else (2e3 * np.pi / 4096, -1e3 * np.pi, "mrad")
+    else:
+        slope, intercept, unit = (0.5, 0.0, "US") if part == "magnitude" else (360 / 4096, -180.0, "deg")
+    groups.PixelValueTransformationSequence = _group(RescaleSlope=f"{slope:.12g}", RescaleIntercept=f"{intercept:.12g}", RescaleType=unit)
+    if vendor == "philips-enhanced":
+        own = Dataset()
+        own.SOPClassUID = MR_IMAGE_STORAGE
+        own.ImageType = ["ORIGINAL", "PRIMARY", "M_FFE" if part == "magnitude" else "PHASE MAP", letter, "FFE"]
+        own.TemporalPositionIdentifier = repetition + 1
+        own.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 0.02)
+        for block in range(1, 5):  # the real files have this sequence in the fifth block
+            groups.private_block(0x2005, f"Philips MR Imaging DD 00{block}", create=True)
+        groups.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [own])
+    elif vendor == "neutral-enhanced":
+        groups.FrameContentSequence[0].TemporalPositionIndex = repetition + 1
+    return groups
+
+
 def _pixels(ds: Dataset, pixels: AnyArray) -> None:
     """Pixels (x, y) as rows and columns, 16 bits."""
     stored = np.ascontiguousarray(pixels.T)
     ds.Rows, ds.Columns = stored.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    bits = 12 if stored.dtype == np.uint16 and stored.max(initial=0) < 4096 else 16
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
     ds.PixelRepresentation = int(stored.dtype == np.int16)
     ds.PixelData = stored.tobytes()
 
