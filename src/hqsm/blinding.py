@@ -25,6 +25,7 @@ TABLES_OF_ARM: dict[str, dict[str, tuple[str, ...]]] = {
 """The tables that an arm freezes, each with its columns that come from the other arm: those are not frozen with it."""
 FOLDER = Path("locks")
 UNBLINDED = "unblinded.json"
+PLAN = "the block statistics of config.yaml"
 
 Facts = dict[str, Any]
 
@@ -64,8 +65,8 @@ def is_unblinded(study: Path) -> bool:
     return (study / FOLDER / UNBLINDED).is_file()
 
 
-def blind_state(study: Path, *, blinding: bool) -> BlindState:
-    """The state of a study, with what changed since it was unblinded."""
+def blind_state(study: Path, *, blinding: bool, statistics: Mapping[str, Any]) -> BlindState:
+    """The state of a study, with what changed since it was unblinded; ``statistics`` is the plan in force (see :func:`arm_digests`)."""
     if not blinding:
         return BlindState(blinding=False, unblinded=False)
     if not is_unblinded(study):
@@ -73,13 +74,17 @@ def blind_state(study: Path, *, blinding: bool) -> BlindState:
     kept = _read(study / FOLDER / UNBLINDED)
     changed = []
     for arm in (IMAGING, RECORDS):
-        now, then = arm_digests(study, arm), kept[arm]["sha256"]
+        now, then = arm_digests(study, arm, statistics), kept[arm]["sha256"]
         changed += sorted(f"{name} ({arm})" for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     return BlindState(blinding=True, unblinded=True, changed=tuple(changed))
 
 
-def arm_digests(study: Path, arm: str) -> dict[str, str]:
-    """SHA-256 of each table of an arm, without the columns of the other; of the records' files and decisions too."""
+def arm_digests(study: Path, arm: str, statistics: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each table of an arm, without the columns of the other; of the records' files and the analysis plan too.
+
+    The plan is the block ``statistics`` of the resolved configuration with every default written out. It belongs to the arm of the
+    records: whoever locks it has not seen an image, and what an analysis is told beforehand must not move once results are seen.
+    """
     digests = {}
     for table, foreign in TABLES_OF_ARM[arm].items():
         path = study / "results" / "tables" / f"{table}.tsv"
@@ -88,6 +93,7 @@ def arm_digests(study: Path, arm: str) -> dict[str, str]:
     if arm == RECORDS:
         for path in sorted((study / "records").glob("*.csv")):
             digests[f"records/{hashlib.sha256(path.name.encode()).hexdigest()[:8]}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        digests[PLAN] = hashlib.sha256(json.dumps(statistics, sort_keys=True).encode()).hexdigest()
     return digests
 
 
@@ -98,7 +104,7 @@ def table_digest(text: str, without: tuple[str, ...] = ()) -> str:
     return hashlib.sha256("\n".join("\t".join(line[k] for k in kept) for line in lines).encode()).hexdigest()
 
 
-def lock(study: Path, arm: str, who: str, facts: Mapping[str, Any]) -> Path:
+def lock(study: Path, arm: str, who: str, facts: Mapping[str, Any], *, statistics: Mapping[str, Any]) -> Path:
     """Freeze an arm: write ``locks/<arm>_<utc>.lock.json``, chained to the lock before it.
 
     Raises
@@ -108,7 +114,7 @@ def lock(study: Path, arm: str, who: str, facts: Mapping[str, Any]) -> Path:
     """
     if is_unblinded(study):
         raise BlindingError("The study is unblinded; a lock would promise nothing.", code="LOCK_UNBLINDED")
-    digests = arm_digests(study, arm)
+    digests = arm_digests(study, arm, statistics)
     missing = [f"{table}.tsv" for table in TABLES_OF_ARM[arm] if f"{table}.tsv" not in digests]
     if missing:
         raise BlindingError(f"There is no {' and no '.join(missing)}.", remedy="Run the workflow first.", code="LOCK_NOTHING")
@@ -134,7 +140,7 @@ def latest_lock(study: Path, arm: str) -> Path | None:
     return max((study / FOLDER).glob(f"{arm}_*.lock.json"), default=None)
 
 
-def unblind(study: Path, who: str) -> Path:
+def unblind(study: Path, who: str, *, statistics: Mapping[str, Any]) -> Path:
     """Let images and records meet: both arms must be locked and unchanged.
 
     Raises
@@ -149,7 +155,7 @@ def unblind(study: Path, who: str) -> Path:
         path = latest_lock(study, arm)
         if path is None:
             raise BlindingError(f"The arm {arm} is not locked.", remedy=f"Run: hqsm lock {arm} STUDY", code="UNBLIND_NO_LOCK")
-        then, now = _read(path)["sha256"], arm_digests(study, arm)
+        then, now = _read(path)["sha256"], arm_digests(study, arm, statistics)
         changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
         if changed:
             raise BlindingError(

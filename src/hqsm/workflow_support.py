@@ -208,7 +208,7 @@ def close_run(study: OpenStudy, *, succeeded: bool) -> int:
                 rejected.append((f"sub-{visit.participant}/ses-{visit.session}", facts["reason"]))
         elif succeeded is False:
             rejected.append((f"sub-{visit.participant}/ses-{visit.session}", "did not finish; see logs/"))
-    stamp = blind_state(Path(), blinding=study.config.blinding).stamp()
+    stamp = blind_state(Path(), blinding=study.config.blinding, statistics=study.stage_parameters["statistics"]).stamp()
     _stamp_tables(stamp)
     write_run_record(
         study.stage_parameters,

@@ -13,6 +13,8 @@ from hqsm.blinding import arm_digests, blind_state, latest_lock, lock, table_dig
 from hqsm.cli import main
 from hqsm.code_digest import module_closure
 from hqsm.commands.run import REPOSITORY
+from hqsm.config.statistics import StatisticsParams
+from hqsm.config.study import as_plain
 from hqsm.errors import BlindingError
 from hqsm.phantom.clinical import simulate_participants, write_records
 from hqsm.provenance import write_run_record
@@ -21,6 +23,9 @@ from hqsm.tables import TABLES, read_frame, write_rows
 
 JOIN = frozenset({"annual_change", "regression", "explants", "exclusions", "study_report", "all"})
 """The rules that may see images and records; `visit_tables` joins the records' groups only where nothing is blinded."""
+
+
+PLAN = as_plain(StatisticsParams())
 
 
 def tiny_study(folder: Path, *, blinding: bool = True) -> Path:
@@ -154,10 +159,10 @@ def test_unblinding_needs_both_locks(study: Path, capsys: pytest.CaptureFixture[
     assert main(["lock", "imaging", str(study), "--who", "AB"]) == 0
     assert main(["unblind", str(study), "--who", "AB"]) == 4
     assert "The arm records is not locked" in capsys.readouterr().err
-    assert blind_state(study, blinding=True).sealed
+    assert blind_state(study, blinding=True, statistics=PLAN).sealed
     assert main(["lock", "records", str(study), "--who", "CD"]) == 0
     assert main(["unblind", str(study), "--who", "AB"]) == 0
-    assert not blind_state(study, blinding=True).sealed
+    assert not blind_state(study, blinding=True, statistics=PLAN).sealed
     assert main(["unblind", str(study), "--who", "AB"]) == 4
     assert main(["lock", "records", str(study), "--who", "AB"]) == 4
     assert main(["verify", str(study)]) == 0
@@ -166,46 +171,71 @@ def test_unblinding_needs_both_locks(study: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("change", ["lic", "exposure", "record"])
 def test_unblinding_is_refused_when_anything_changed_after_its_lock(study: Path, change: str) -> None:
     for arm in ("imaging", "records"):
-        lock(study, arm, "AB", {})
+        lock(study, arm, "AB", {}, statistics=PLAN)
     if change == "record":
         path = study / "records" / "transfusions.csv"
         path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     else:
         with_tables(study, **({"lic": 5.1} if change == "lic" else {"iron": 101.0}))
     with pytest.raises(BlindingError, match="changed after the arm") as caught:
-        unblind(study, "AB")
+        unblind(study, "AB", statistics=PLAN)
     assert caught.value.code == "UNBLIND_CHANGED"
-    lock(study, "records" if change != "lic" else "imaging", "AB", {})
-    unblind(study, "AB")
+    lock(study, "records" if change != "lic" else "imaging", "AB", {}, statistics=PLAN)
+    unblind(study, "AB", statistics=PLAN)
 
 
 def test_the_groups_of_the_records_are_not_part_of_the_imaging_lock(study: Path) -> None:
-    before = arm_digests(study, "imaging")
+    before = arm_digests(study, "imaging", PLAN)
     with_tables(study, group="thalassemia")
-    assert arm_digests(study, "imaging") == before
+    assert arm_digests(study, "imaging", PLAN) == before
     with_tables(study, lic=5.1)
-    assert arm_digests(study, "imaging") != before
+    assert arm_digests(study, "imaging", PLAN) != before
     assert table_digest("a\tb\n1\t2\n", ("b",)) == table_digest("a\n1\n")
 
 
 def test_a_change_after_unblinding_is_stamped_and_a_new_lock_does_not_wash_it_off(study: Path) -> None:
     for arm in ("imaging", "records"):
-        lock(study, arm, "AB", {})
-    unblind(study, "AB")
-    assert blind_state(study, blinding=True).stamp() == ""
+        lock(study, arm, "AB", {}, statistics=PLAN)
+    unblind(study, "AB", statistics=PLAN)
+    assert blind_state(study, blinding=True, statistics=PLAN).stamp() == ""
     with_tables(study, group="thalassemia", lic=5.0)
-    assert blind_state(study, blinding=True).stamp() == ""
+    assert blind_state(study, blinding=True, statistics=PLAN).stamp() == ""
     with_tables(study, group="thalassemia", lic=4.9)
-    stamp = blind_state(study, blinding=True).stamp()
+    stamp = blind_state(study, blinding=True, statistics=PLAN).stamp()
     assert "lic.tsv (imaging)" in stamp
     assert "CHANGED AFTER UNBLINDING" in stamp
     with pytest.raises(BlindingError):
-        lock(study, "imaging", "AB", {})
+        lock(study, "imaging", "AB", {}, statistics=PLAN)
     files = stamped({"index.html": b"<html><body>x</body></html>", "methods.md": b"m", "figures/a.svg": b"<svg/>"}, stamp)
     assert files["index.html"].startswith(b'<html><body><p class="box"')
     assert b"CHANGED AFTER UNBLINDING" in files["methods.md"]
     with_tables(study, group="thalassemia", lic=5.0)
-    assert blind_state(study, blinding=True).stamp() == ""
+    assert blind_state(study, blinding=True, statistics=PLAN).stamp() == ""
+
+
+def test_the_analysis_plan_is_frozen_with_the_records(study: Path) -> None:
+    for arm in ("imaging", "records"):
+        lock(study, arm, "AB", {}, statistics=PLAN)
+    with pytest.raises(BlindingError, match="the block statistics of config.yaml changed after the arm records was locked"):
+        unblind(study, "AB", statistics={**PLAN, "confidence_level": 0.9})
+    unblind(study, "AB", statistics=PLAN)
+    assert blind_state(study, blinding=True, statistics=PLAN).stamp() == ""
+    assert "statistics" in blind_state(study, blinding=True, statistics={**PLAN, "bootstrap_seed": 1}).stamp()
+
+
+def test_the_commands_freeze_the_plan_of_the_study(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arm in ("imaging", "records"):
+        assert main(["lock", arm, str(study), "--who", "AB"]) == 0
+    config = study / "config.yaml"
+    before = config.read_text(encoding="utf-8")
+    config.write_text(before + "statistics:\n  equivalence_margin_mg_g: 3.0\n", encoding="utf-8")
+    assert main(["unblind", str(study), "--who", "AB"]) == 4
+    assert "the block statistics" in capsys.readouterr().err
+    config.write_text(before + "report:\n  viewer: false\n", encoding="utf-8")
+    assert main(["unblind", str(study), "--who", "AB"]) == 0
+    config.write_text(before + "statistics:\n  equivalence_margin_mg_g: 3.0\n", encoding="utf-8")
+    assert main(["verify", str(study)]) == 1
+    assert "CHANGED AFTER UNBLINDING: the block statistics" in capsys.readouterr().out
 
 
 def test_a_table_that_was_edited_by_hand_is_not_locked(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +248,8 @@ def test_a_table_that_was_edited_by_hand_is_not_locked(study: Path, capsys: pyte
 def test_locking_again_keeps_the_old_lock_and_chains_to_it(study: Path) -> None:
     import hashlib
 
-    first = lock(study, "imaging", "AB", {})
-    second = lock(study, "imaging", "AB", {})
+    first = lock(study, "imaging", "AB", {}, statistics=PLAN)
+    second = lock(study, "imaging", "AB", {}, statistics=PLAN)
     assert first != second == latest_lock(study, "imaging")
     facts = json.loads(second.read_text(encoding="utf-8"))
     assert facts["previous_sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()

@@ -4,11 +4,11 @@ from hqsm.stage import run_cohort_stage
 def work(job):
     from pathlib import Path
 
-    from hqsm.blinding import blind_state
+    from hqsm.blinding import is_unblinded
     from hqsm.dicom_out.export import export_visit
     from hqsm.errors import InputError
 
-    if blind_state(Path(), blinding=job.params.blinding).sealed:
+    if job.params.blinding and not is_unblinded(Path()):
         raise InputError(
             "The study is blinded: no liver iron leaves it before it is unblinded.",
             remedy="Lock both arms and run hqsm unblind first.",

@@ -25,7 +25,7 @@ def work(job):
     )
     folder = Path(job.output.report).parent
     Path(job.output.figures_folder).mkdir(parents=True, exist_ok=True)
-    state = blind_state(Path(), blinding=job.params.blinding)
+    state = blind_state(Path(), blinding=job.params.blinding, statistics=job.params.stages["statistics"])
     if state.sealed:
         name = job.params.stages["study"]["name"]
         page = render_blinded_report(tables["visits"], records["findings"], name, versions())

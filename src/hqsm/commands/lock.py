@@ -1,7 +1,7 @@
 """Freeze an arm of a blinded study by hash: `hqsm lock imaging STUDY --who AB`, `hqsm lock records STUDY --who AB`.
 
 imaging  visits.tsv and lic.tsv, without the columns that come from the records
-records  exposure.tsv and every file of records/
+records  exposure.tsv, every file of records/ and the analysis plan: the block statistics of the configuration
 A lock is a file in STUDY/locks; locking again keeps the old one. Exit status 4 when the lock is refused.
 """
 
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
         "versions": versions(),
         "code_digests": record[1]["code_digests"],
     }
-    path = lock(options.study, options.arm, options.who, facts)
+    path = lock(options.study, options.arm, options.who, facts, statistics=as_plain(config.statistics))
     append_audit(options.study, "lock", {"arm": options.arm, "who": options.who, "lock": path.name, "lock_sha256": sha256_of(path)})
     frozen = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-    sys.stdout.write(f"locked {options.arm}: {len(frozen)} tables and files, written: locks/{path.name}\n")
+    sys.stdout.write(f"locked {options.arm}: {len(frozen)} items ({', '.join(sorted(frozen))}), written: locks/{path.name}\n")
     return 0

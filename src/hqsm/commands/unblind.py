@@ -20,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Unblind and note it in the audit trail."""
     from hqsm.blinding import unblind
+    from hqsm.config.study import as_plain
     from hqsm.errors import BlindingError
     from hqsm.provenance import append_audit, sha256_of
     from hqsm.study_config import study_config
 
-    if not study_config(options.study).blinding:
+    config = study_config(options.study)
+    if not config.blinding:
         raise BlindingError("The study is not blinded.", remedy="There is nothing to unblind.", code="LOCK_OPEN")
-    path = unblind(options.study, options.who)
+    path = unblind(options.study, options.who, statistics=as_plain(config.statistics))
     append_audit(options.study, "unblind", {"who": options.who, "unblinded_sha256": sha256_of(path)})
     sys.stdout.write("unblinded; run the workflow to make the joined tables and the report\n")
     return 0

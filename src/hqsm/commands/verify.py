@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check everything, say what is wrong."""
     from hqsm.blinding import blind_state, broken_lock
+    from hqsm.config.study import as_plain
     from hqsm.provenance import audit_head, broken_audit, edited_outputs, last_record
     from hqsm.study_config import study_config
 
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
         return _trace(options.study, options.trace, record[1])
     wrong = [text for text in (broken_audit(options.study), broken_lock(options.study)) if text]
     wrong += edited_outputs(options.study, record[1])
-    stamp = blind_state(options.study, blinding=study_config(options.study).blinding).stamp()
+    config = study_config(options.study)
+    stamp = blind_state(options.study, blinding=config.blinding, statistics=as_plain(config.statistics)).stamp()
     wrong += [stamp] if stamp else []
     if wrong:
         sys.stdout.write("\n".join(["Not as it was made:", *(f"  {text}" for text in wrong)]) + "\n")
