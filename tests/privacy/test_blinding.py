@@ -216,7 +216,7 @@ def test_a_change_after_unblinding_is_stamped_and_a_new_lock_does_not_wash_it_of
 def test_the_analysis_plan_is_frozen_with_the_records(study: Path) -> None:
     for arm in ("imaging", "records"):
         lock(study, arm, "AB", {}, statistics=PLAN)
-    with pytest.raises(BlindingError, match="the block statistics of config.yaml changed after the arm records was locked"):
+    with pytest.raises(BlindingError, match=r"the block statistics of config\.yaml changed after the arm records was locked"):
         unblind(study, "AB", statistics={**PLAN, "confidence_level": 0.9})
     unblind(study, "AB", statistics=PLAN)
     assert blind_state(study, blinding=True, statistics=PLAN).stamp() == ""

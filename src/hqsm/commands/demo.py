@@ -10,7 +10,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("folder", type=Path, help="folder that gets the study and its truth")
-    parser.add_argument("--participants", type=int, default=8)
+    parser.add_argument(
+        "--participants", type=int, default=9, help="participants (9: five with thalassaemia, three transplants, a control)"
+    )
     parser.add_argument("--size", choices=("demo", "tiny"), default="demo", help="matrix size of the scans")
 
 

@@ -52,9 +52,9 @@ class SimulatedRecords:
 def simulate_participants(
     participants: int, visits: int, vendors: tuple[str, ...], seed: int
 ) -> tuple[list[SimulatedVisit], SimulatedRecords]:
-    """Visits to scan and records to write: about 60 % thalassaemia, 25 % transplant, the rest healthy."""
+    """Visits to scan and records to write: about 55 % thalassaemia, 30 % transplant, the rest healthy."""
     n_healthy = max(1, round(0.15 * participants)) if participants > 2 else 0
-    n_transplant = max(1, round(0.25 * participants)) if participants > 3 else 0
+    n_transplant = max(1, round(0.3 * participants)) if participants > 3 else 0
     groups = ["thalassemia"] * (participants - n_healthy - n_transplant)
     groups += ["transplant"] * n_transplant + ["healthy"] * n_healthy
     records = SimulatedRecords()
