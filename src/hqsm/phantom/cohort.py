@@ -18,7 +18,7 @@ from hqsm.phantom.dicom_writer import write_clutter, write_scan
 from hqsm.phantom.forward import ScanProtocol, simulate_abdomen, simulate_explant
 
 _SIZES = {
-    "demo": ((112, 88, 28), (3.2, 3.2, 6.0), 5),
+    "demo": ((96, 76, 24), (3.75, 3.75, 7.0), 5),
     "tiny": ((72, 56, 20), (5.0, 5.0, 8.4), 3),
 }
 _ECHO_TIMES_S = {
