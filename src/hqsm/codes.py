@@ -31,6 +31,9 @@ MEANINGS: dict[str, str] = {
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",
     "BIPOLAR_CORRECTED": "The echoes were read with alternating gradients; their odd/even phase was removed.",
+    "PROTOCOL_DEVIATION": "The acquisition differs from the protocol of the configuration.",
+    "SCANNER_CHANGED": "Scanner, software or field strength differ from this participant's visit before.",
+    "PROTOCOL_CHANGED": "Echo times, flip angle, repetition time or matrix differ from this participant's visit before.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",
     "INTERNAL_ERROR": "A stage stopped with an error of the program.",
 }

@@ -53,7 +53,8 @@ def visit_row(
         Status of each stage by name; a failed stage carries ``code`` and ``reason``.
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
-        and ``age_years`` on its day, NaN where unknown or for an explant.
+        and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
+        ``protocol_changes`` are lists of phrases.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
@@ -64,6 +65,12 @@ def visit_row(
     if volume_ml:
         doubt = volume_doubt(float(volume_ml), float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan")))
         codes += [doubt] if doubt else []
+    for name, code in (
+        ("protocol_deviations", "PROTOCOL_DEVIATION"),
+        ("scanner_changes", "SCANNER_CHANGED"),
+        ("protocol_changes", "PROTOCOL_CHANGED"),
+    ):
+        codes += [code] if record.get(name) else []
     status, reason, stage = "ok", "", ""
     doubts = [code for code in codes if code not in NOTES]
     if failed is not None:
@@ -97,6 +104,9 @@ def visit_row(
         "n_repetitions": gating.get("n_repetitions"),
         "n_accepted": gating.get("n_accepted"),
         "set_aside": "; ".join(echoes.get("set_aside", [])),
+        "readout": echoes.get("readout", {}).get("polarity", ""),
+        "protocol_deviations": "; ".join(record.get("protocol_deviations", [])),
+        "changes_since_last_visit": "; ".join([*record.get("scanner_changes", []), *record.get("protocol_changes", [])]),
     }
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.cohort import lic_row, liver_region_rows, unusable_row, visit_row
+from hqsm.config.protocol import ProtocolParams
 from hqsm.config.records import RecordsParams
 from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
+from hqsm.protocol import changes_by_visit, deviations, expected_protocol
 from hqsm.records.data import Records, empty_records
 from hqsm.records.exposure import age_years
 from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
 from hqsm.stage import read_status
 from hqsm.tables import write_rows
+from hqsm.units import milliseconds_to_s
 
 _STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron")
 
@@ -52,6 +55,7 @@ def write_visit_tables(
     lic: Path,
     regions: Path,
     sealed: bool = False,
+    protocol: ProtocolParams | None = None,
 ) -> None:
     """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
 
@@ -61,6 +65,9 @@ def write_visit_tables(
     groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
     kinds = {(r["participant_id"], r["session_id"]): r["visit_type"] for r in records.visits.to_dict(orient="records")}
     decisions = read_decisions(Path("decisions.csv"))
+    protocol = protocol or ProtocolParams()
+    tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
+    changed = _changes(found, explant, tolerance_s)
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
@@ -75,6 +82,15 @@ def write_visit_tables(
         specimen, _ = scan_setting(explant, session)
         if specimen == "in_vivo":
             record |= _body(records, name, label)
+        facts = statuses["gated_echoes"]
+        if not facts["failed"]:
+            wanted = expected_protocol(protocol, participant, session)
+            scanner, sequence = changed.get((participant, session), ([], []))
+            record |= {
+                "protocol_deviations": deviations(facts, wanted, echo_time_tolerance_s=tolerance_s),
+                "scanner_changes": scanner,
+                "protocol_changes": sequence,
+            }
         decision = decisions.get((name, label))
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
         row["n_files"] = int(what)
@@ -86,6 +102,16 @@ def write_visit_tables(
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
     write_rows(regions, "liver_regions", region_rows)
+
+
+def _changes(found: list[list[str]], explant: ExplantParams, tolerance_s: float) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+    """What changed since each participant's visit before; explants, which have a protocol of their own, are left out."""
+    visits = [
+        (participant, session, read_status(Path(f"results/work/sub-{participant}_ses-{session}/gated_echoes.json")))
+        for participant, session, _ in found
+        if session and scan_setting(explant, session)[0] == "in_vivo"
+    ]
+    return changes_by_visit(visits, echo_time_tolerance_s=tolerance_s)
 
 
 def _body(records: Records, participant_id: str, session_id: str) -> dict[str, float]:

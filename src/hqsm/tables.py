@@ -75,6 +75,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("n_repetitions", "integer", "", "Repetitions of the acquisition"),
         ("n_accepted", "integer", "", "Repetitions that were combined"),
         ("set_aside", "text", "", "Series in the folder that were not used, by name"),
+        ("readout", "text", "", "unipolar, bipolar (corrected) or not-checked"),
+        ("protocol_deviations", "text", "", "What differs from the protocol of the configuration"),
+        ("changes_since_last_visit", "text", "", "Scanner, software and protocol that differ from the participant's visit before"),
     ),
     "lic": _columns(
         *_ID,

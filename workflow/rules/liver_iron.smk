@@ -61,6 +61,7 @@ rule visit_page:
             name: STAGES[name]
             for name in ("gating", "fatwater", "liver", "susceptibility", "lic")
         },
+        protocol=STAGES["protocol"],
         explant=STAGES["explant"],
         code=CODE["visit_page"],
     script:
@@ -92,6 +93,7 @@ rule visit_tables:
         without_records=STUDY.sealed,
         decisions=STUDY.decisions_content(),
         parameters=STAGES["records"],
+        protocol=STAGES["protocol"],
         explant=STAGES["explant"],
         code=CODE["visit_tables"],
     script:

@@ -4,6 +4,7 @@ from hqsm.stage import run_cohort_stage
 def work(job):
     from pathlib import Path
 
+    from hqsm.config.protocol import ProtocolParams
     from hqsm.config.report import ReportParams
     from hqsm.config.study import block
     from hqsm.report.assemble import assemble_visit_page
@@ -18,6 +19,7 @@ def work(job):
         f"ses-{job.wildcards.session}",
         job.params.stages,
         viewer=params.viewer,
+        protocol=block(ProtocolParams, job.params.protocol),
     )
     page = Path(job.output.page)
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ def work(job):
     from pathlib import Path
 
     from hqsm.cohort_tables import write_visit_tables
+    from hqsm.config.protocol import ProtocolParams
     from hqsm.config.records import RecordsParams
     from hqsm.config.study import ExplantParams, block
 
@@ -15,6 +16,7 @@ def work(job):
         visits=Path(job.output.visits),
         lic=Path(job.output.lic),
         regions=Path(job.output.regions),
+        protocol=block(ProtocolParams, job.params.protocol),
         sealed=job.params.without_records,
     )
 

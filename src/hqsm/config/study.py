@@ -17,6 +17,7 @@ from hqsm.config.gating import GatingParams
 from hqsm.config.intake import IntakeParams
 from hqsm.config.lic import LicParams
 from hqsm.config.liver import LiverParams
+from hqsm.config.protocol import ProtocolParams
 from hqsm.config.records import RecordsParams
 from hqsm.config.report import ReportParams
 from hqsm.config.statistics import StatisticsParams
@@ -57,6 +58,7 @@ class StudyConfig:
     explant: ExplantParams = ExplantParams()
     intake: IntakeParams = IntakeParams()
     dicom: DicomParams = DicomParams()
+    protocol: ProtocolParams = ProtocolParams()
     gating: GatingParams = GatingParams()
     fatwater: FatWaterParams = FatWaterParams()
     liver: LiverParams = LiverParams()

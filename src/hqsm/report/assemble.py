@@ -11,21 +11,25 @@ import numpy as np
 
 from hqsm.archive import load_noun
 from hqsm.bids import read_echoes
+from hqsm.config.protocol import ProtocolParams
 from hqsm.data import Regions, Susceptibility, WaterFat
+from hqsm.protocol import deviations, expected_protocol
 from hqsm.provenance import versions
 from hqsm.report.visit_page import VisitPage, thumbnail
 from hqsm.stage import read_status
+from hqsm.units import milliseconds_to_s
 
 Facts = dict[str, Any]
 
 
 def assemble_visit_page(
-    paths: Any, participant_id: str, session_id: str, stages: Facts, *, viewer: bool
+    paths: Any, participant_id: str, session_id: str, stages: Facts, *, viewer: bool, protocol: ProtocolParams | None = None
 ) -> tuple[VisitPage, Facts, dict[str, Facts]]:
     """The page's content, the summary for the index, and the statuses of the stages.
 
     ``paths`` names the stages' files: ``echoes``, ``fit_status`` ... are status files, the others results; an empty
-    result is the placeholder of a stage that failed. ``viewer`` says whether the visit gets an interactive viewer.
+    result is the placeholder of a stage that failed. ``viewer`` says whether the visit gets an interactive viewer;
+    ``protocol`` is what the acquisition is compared with.
     """
     statuses = {
         "gated_echoes": read_status(paths.echoes),
@@ -68,9 +72,7 @@ def assemble_visit_page(
             for name in ("mask_source", "readers", "no_liver_because", "references", "excluded_shares")
             if statuses["regions"].get(name)
         },
-        acquisition={
-            k: v for k, v in echoes_facts.items() if k not in {"failed", "stage", "codes", "gating", "placeholders", "echo_times_s"}
-        },
+        acquisition=_acquisition(echoes_facts, protocol or ProtocolParams(), participant_id, session_id),
         iron=statuses["liver_iron"].get("row", {}),
         parameters=stages,
         versions=versions(),
@@ -78,6 +80,27 @@ def assemble_visit_page(
     if visit.fit is not None and viewer:
         visit = replace(visit, viewer=f"{participant_id}_{session_id}_viewer.html")
     return visit, _summary(visit), statuses
+
+
+def _acquisition(facts: Facts, protocol: ProtocolParams, participant_id: str, session_id: str) -> Facts:
+    """Facts of the acquisition that the page shows, with what differs from the protocol."""
+    unshown = {"failed", "stage", "codes", "gating", "placeholders", "echo_times_s"}
+    shown = {name: value for name, value in facts.items() if name not in unshown}
+    readout = facts.get("readout")
+    if readout:
+        shown["readout"] = str(readout["polarity"]).replace("-", " ")
+        if readout["polarity"] == "bipolar":
+            slopes = ", ".join(f"{slope:+.2f}" for slope in readout["slope_rad_per_axis"])
+            shown["readout"] += (
+                f"; odd/even phase of {readout['rms_rad']:.2f} rad RMS removed ({readout['constant_rad']:+.2f} rad, "
+                f"{slopes} rad across x, y, z); unexplained signal {100 * readout['unexplained_before']:.1f} % before, "
+                f"{100 * readout['unexplained_after']:.1f} % after"
+            )
+    if not facts.get("failed"):
+        wanted = expected_protocol(protocol, participant_id.removeprefix("sub-"), session_id.removeprefix("ses-"))
+        tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
+        shown["protocol_deviations"] = deviations(facts, wanted, echo_time_tolerance_s=tolerance_s)
+    return shown
 
 
 def _summary(visit: VisitPage) -> Facts:

@@ -26,6 +26,7 @@ _FACTS = {
     "software": "software",
     "field_strength_tesla": "field strength [T]",
     "convention": "read as",
+    "readout": "readout",
     "repetition_time_s": "repetition time [s]",
     "flip_angle_degrees": "flip angle [degrees]",
     "n_files": "files in the folder",
