@@ -272,6 +272,58 @@ def test_dicom_that_is_no_segmentation_is_left_alone(tmp_path: Path, grid: Voxel
     assert pydicom.dcmread(tmp_path / "image.dcm").Modality == "SEG"
 
 
+def structure_set(drawn: np.ndarray, grid: VoxelGrid, *, lift_voxels: float = 0.0, kind: str = "CLOSED_PLANAR") -> FileDataset:
+    """A structure set: the outline of each label's rectangle on each slice, half a voxel outside its voxels' centres."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = generate_uid(), ExplicitVRLittleEndian
+    made = FileDataset("rt", {}, file_meta=meta, preamble=b"\0" * 128)
+    made.SOPClassUID, made.SOPInstanceUID, made.Modality = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, "RTSTRUCT"
+    made.StructureSetROISequence, made.ROIContourSequence = Sequence(), Sequence()
+    lps = np.diag([-1.0, -1.0, 1.0]) @ grid.affine_mm[:3]
+    for number, name in ((1, "Liver"), (2, "vessels"), (3, "Kidney")):
+        named, region = Dataset(), Dataset()
+        named.ROINumber, named.ROIName, region.ReferencedROINumber, region.ContourSequence = number, name, number, Sequence()
+        made.StructureSetROISequence.append(named)
+        made.ROIContourSequence.append(region)
+        for k in range(drawn.shape[2]):
+            # the vessel lies in the liver: the liver's contours are its box and, cut out of it, the vessel's
+            for value in {1: (1, 2), 2: (2,), 3: ()}[number]:
+                places = np.argwhere((drawn[:, :, k] > 0) if value == 1 else (drawn[:, :, k] == value))
+                if not len(places):
+                    continue
+                (i0, j0), (i1, j1) = places.min(axis=0) - 0.5, places.max(axis=0) + 0.5
+                corners = np.array([[i0, j0], [i1, j0], [i1, j1], [i0, j1]])
+                contour = Dataset()
+                world = np.column_stack([corners, np.full(4, k + lift_voxels), np.ones(4)]) @ lps.T
+                contour.ContourGeometricType, contour.NumberOfContourPoints = kind, 4
+                contour.ContourData = [f"{v:.4f}" for v in world.ravel()]
+                region.ContourSequence.append(contour)
+    return made
+
+
+def test_contours_are_filled_where_they_were_drawn_with_their_holes(tmp_path: Path, grid: VoxelGrid, drawn: np.ndarray) -> None:
+    structure_set(drawn, grid).save_as(tmp_path / "reader-A.dcm", enforce_file_format=True)
+    check(read_readings(tmp_path, grid), drawn, "A")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"lift_voxels": 0.4}, "do not lie on the scan's slices"),
+        ({"lift_voxels": 40.0}, "outside the scan"),
+        ({"kind": "POINT"}, "not closed and planar"),
+    ],
+)
+def test_contours_of_another_scan_are_refused(
+    tmp_path: Path, grid: VoxelGrid, drawn: np.ndarray, fault: dict[str, object], words: str
+) -> None:
+    structure_set(drawn, grid, **fault).save_as(tmp_path / "rt.dcm", enforce_file_format=True)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=words) as caught:
+        read_readings(tmp_path, grid)
+    assert caught.value.code == "MASK_FILE"
+
+
 def write_slicer(path: Path, labels: np.ndarray, grid: VoxelGrid, first: tuple[int, int, int]) -> None:
     """As 3D Slicer saves: LPS, cropped to the box with something in it, a vessel overlapping in a second layer."""
     nrrd = pytest.importorskip("nrrd")

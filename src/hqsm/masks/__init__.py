@@ -73,12 +73,15 @@ def read_file(path: Path, grid: VoxelGrid, *, resample: bool = False) -> dict[st
         from hqsm.masks.spheres import read_spheres
 
         return read_spheres(path, grid)
-    volume = read_volume(path)
-    if volume is None:
-        return None
+    drawn = _read_contours(path, grid) if name.endswith(".dcm") or not path.suffix else None
+    if drawn is None:
+        volume = read_volume(path)
+        if volume is None:
+            return None
+        drawn = place(volume, grid, path.name, resample=resample)
     masks: dict[str, Mask] = {}
     strangers = []
-    for label, mask in place(volume, grid, path.name, resample=resample).items():
+    for label, mask in drawn.items():
         known = known_name(label, path.name)
         if known is None:
             strangers.append(label)
@@ -107,7 +110,21 @@ def read_volume(path: Path) -> LabelVolume | None:
 
         return read_nrrd_segmentation(path)
     if name.endswith(".dcm") or not path.suffix:
-        from hqsm.masks.dicom_seg import read_dicom_seg
+        from hqsm.masks.dicom_file import SEGMENTATION, open_dicom, placed
+        from hqsm.masks.dicom_seg import read_segments
 
-        return read_dicom_seg(path)
+        dataset = open_dicom(path)
+        if dataset is not None and dataset.SOPClassUID == SEGMENTATION:
+            return placed(read_segments, dataset, path.name)
     return None
+
+
+def _read_contours(path: Path, grid: VoxelGrid) -> dict[str, Mask] | None:
+    """Masks by written name of a structure set; None for a file that is none."""
+    from hqsm.masks.dicom_file import STRUCTURE_SET, open_dicom, placed
+    from hqsm.masks.dicom_rtstruct import read_structures
+
+    dataset = open_dicom(path)
+    if dataset is None or dataset.SOPClassUID != STRUCTURE_SET:
+        return None
+    return placed(lambda found: read_structures(found, grid), dataset, path.name)

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hqsm.dicom.guarded import READABLE, read_guarded
-from hqsm.errors import InputError
+from hqsm.masks.dicom_file import Unplaceable
 from hqsm.masks.placing import LabelVolume
 
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-_LARGEST_MB = 512.0
 _MOST_SLICES = 4096
 
 
-class _Unplaceable(ValueError):
-    """What is wrong, in words of ours."""
-
-
-def read_dicom_seg(path: Path) -> LabelVolume | None:
-    """A segmentation object; None for a file that is not DICOM or holds something else.
+def read_segments(dataset: Any) -> LabelVolume:
+    """The labelled volume of a segmentation.
 
     Raises
     ------
-    InputError
-        ``MASK_FILE`` if frames lack their position or are not evenly spaced.
+    Unplaceable
+        If frames are not evenly spaced or span too many slices; other errors where an attribute lacks.
     """
-    try:
-        dataset: Any = read_guarded(path, _LARGEST_MB)
-    except InputError as refused:
-        if refused.code == "DICOM_NOT":
-            return None
-        raise InputError(refused.problem, remedy=refused.remedy, code="MASK_FILE") from None
-    if str(dataset.get("SOPClassUID", "")) != _SEGMENTATION:
-        return None
-    if str(dataset.file_meta.get("TransferSyntaxUID", "")) not in READABLE:
-        raise InputError(f"{path.name} is compressed.", remedy="Export it uncompressed.", code="MASK_FILE")
-    try:
-        return _volume(dataset)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        # the message of a foreign error can repeat a value of the header; those raised here say what is wrong
-        why = error if type(error) is _Unplaceable else type(error).__name__
-        raise InputError(
-            f"{path.name} is a DICOM segmentation that cannot be placed ({why}).",
-            remedy="Export it again, or as NIfTI.",
-            code="MASK_FILE",
-        ) from error
-
-
-def _volume(dataset: Any) -> LabelVolume:
     shared, frames = dataset.SharedFunctionalGroupsSequence[0], list(dataset.PerFrameFunctionalGroupsSequence)
 
     def group(frame: Any, name: str) -> Any:
@@ -67,9 +36,9 @@ def _volume(dataset: Any) -> LabelVolume:
     lowest = int(np.argmin(heights))
     slices = np.rint((heights - heights[lowest]) / spacing).astype(int)
     if np.abs(heights - heights[lowest] - slices * spacing).max() > 0.05:
-        raise _Unplaceable("its frames are not evenly spaced")
+        raise Unplaceable("its frames are not evenly spaced")
     if int(slices.max()) >= _MOST_SLICES:
-        raise _Unplaceable(f"its frames span {int(slices.max()) + 1} slices")
+        raise Unplaceable(f"its frames span {int(slices.max()) + 1} slices")
     pixels = np.asarray(dataset.pixel_array)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if str(dataset.get("SegmentationType", "BINARY")) == "FRACTIONAL":

@@ -42,8 +42,12 @@ def place(volume: LabelVolume, grid: VoxelGrid, file: str, *, resample: bool) ->
     Raises
     ------
     InputError
-        ``MASK_GRID`` if the voxel centres differ (and ``resample`` is False) or if something drawn lies outside the scan.
+        ``MASK_GRID`` if the voxel centres differ (and ``resample`` is False) or if something drawn lies outside the scan;
+        ``MASK_FILE`` if the file's affine places no voxel.
     """
+    axes = volume.affine_mm[:3, :3]
+    if not np.isfinite(volume.affine_mm).all() or abs(np.linalg.det(axes)) < 1e-9:
+        raise InputError(f"{file} does not say where its voxels are.", remedy="Export it again.", code="MASK_FILE")
     shape = volume.layers[0].shape
     to_file = np.linalg.inv(volume.affine_mm) @ grid.affine_mm
     same_lattice, difference_mm = _same_lattice(to_file, volume.affine_mm, grid)

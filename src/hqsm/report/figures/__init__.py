@@ -13,6 +13,7 @@ from hqsm.report.figures import (
     histology,
     prediction,
     readers,
+    repeatability,
     trajectories,
 )
 from hqsm.report.figures.base import ReportData, StudyFigure
@@ -26,5 +27,6 @@ FIGURES: tuple[Callable[[ReportData], StudyFigure | None], ...] = (
     agreement.draw,
     explants.draw,
     histology.draw,
+    repeatability.draw,
     readers.draw,
 )
