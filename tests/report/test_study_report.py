@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from hqsm.config.study import as_plain, load_config
-from hqsm.report.figures import added_variable, flow
+from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
 from hqsm.report.page import Cell, number, page, table
 from hqsm.report.qc_index import outliers, render_qc_index
@@ -176,3 +176,29 @@ def test_tables_escape_and_align() -> None:
     assert "&lt;script&gt;" in html
     assert html.count('<td class="n ') == 2
     assert "<script>alert" not in page("t", table(("a",), [("<script>alert(1)</script>",)]), "")
+
+
+def test_repeats_are_drawn_with_the_scan_that_they_repeat() -> None:
+    def scan(session: str, value: float, **more: Any) -> dict[str, Any]:
+        return {
+            "participant_id": "sub-1",
+            "session_id": session,
+            "qc_status": "ok",
+            "lic_hqsm_mg_g": value,
+            "lic_r2star_mg_g": value,
+            **more,
+        }
+
+    lic = [scan("ses-1", 5.0, field_strength_t=1.5), scan("ses-2", 5.5, field_strength_t=1.5), scan("ses-3", 6.0, field_strength_t=3.0)]
+    visits = [
+        {"participant_id": "sub-1", "session_id": f"ses-{k}", "visit_type": kind, "acq_date": f"2021-03-0{k}", "convention": "ge"}
+        for k, kind in ((1, "control"), (2, "repeat"), (3, "repeat"))
+    ]
+    tables = {"visits": frame_of("visits", visits), "lic": frame_of("lic", lic)}
+    pairs = repeatability.repeat_pairs(ReportData(tables=tables))
+    assert list(pairs["comparison"]) == ["repeat", "cross_field"]
+    assert list(pairs["lic_hqsm_again_mg_g"] - pairs["lic_hqsm_first_mg_g"]) == [0.5, 1.0]
+    drawn = repeatability.draw(ReportData(tables=tables))
+    assert drawn is not None
+    assert b"another field strength" in drawn.svg
+    assert repeatability.draw(ReportData(tables={**tables, "lic": frame_of("lic", lic[:1])})) is None

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("folder", type=Path, help="folder that gets the study and its truth")
     parser.add_argument(
-        "--participants", type=int, default=9, help="participants (9: five with thalassaemia, three transplants, a control)"
+        "--participants", type=int, default=10, help="participants (10: five with thalassaemia, three transplants, two controls)"
     )
     parser.add_argument("--size", choices=("demo", "tiny"), default="demo", help="matrix size of the scans")
 
