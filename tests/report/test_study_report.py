@@ -179,17 +179,11 @@ def test_tables_escape_and_align() -> None:
 
 
 def test_repeats_are_drawn_with_the_scan_that_they_repeat() -> None:
-    def scan(session: str, value: float, **more: Any) -> dict[str, Any]:
-        return {
-            "participant_id": "sub-1",
-            "session_id": session,
-            "qc_status": "ok",
-            "lic_hqsm_mg_g": value,
-            "lic_r2star_mg_g": value,
-            **more,
-        }
+    def scan(session: str, value: float, tesla: float) -> dict[str, Any]:
+        values = {"lic_hqsm_mg_g": value, "lic_r2star_mg_g": value}
+        return {"participant_id": "sub-1", "session_id": session, "qc_status": "ok", "field_strength_t": tesla, **values}
 
-    lic = [scan("ses-1", 5.0, field_strength_t=1.5), scan("ses-2", 5.5, field_strength_t=1.5), scan("ses-3", 6.0, field_strength_t=3.0)]
+    lic = [scan("ses-1", 5.0, 1.5), scan("ses-2", 5.5, 1.5), scan("ses-3", 6.0, 3.0)]
     visits = [
         {"participant_id": "sub-1", "session_id": f"ses-{k}", "visit_type": kind, "acq_date": f"2021-03-0{k}", "convention": "ge"}
         for k, kind in ((1, "control"), (2, "repeat"), (3, "repeat"))
