@@ -10,6 +10,9 @@ import pytest
 
 from hqsm.data import VoxelGrid
 
+# numba cannot change its number of threads once they run, and the stages that tests run in this process set it to one
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
