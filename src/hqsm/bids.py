@@ -11,11 +11,13 @@ import numpy as np
 
 import hqsm
 from hqsm.arrays import AnyArray
-from hqsm.data import AcquisitionInfo, MultiEcho, VoxelGrid
+from hqsm.data import AcquisitionInfo, MultiEcho, RepeatedMultiEcho, VoxelGrid
 from hqsm.errors import InputError
 from hqsm.nifti import load_volume, save_volume
 
 BIDS_VERSION = "1.10.0"
+UNGATED = "ungated"
+"""Label (acq-) of repetitions that were not gated; its runs are repetitions of one scan."""
 _NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*")
 """Files of the contract for which BIDS has no suffix; listed in .bidsignore so that a validator passes."""
 
@@ -30,6 +32,18 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
+def write_repetitions(folder: Path, prefix: str, repeated: RepeatedMultiEcho, info: AcquisitionInfo) -> None:
+    """Write every repetition as it was acquired: ``<prefix>_acq-ungated_run-<r>_echo-<k>_part-<p>_MEGRE``."""
+    for r in range(repeated.n_repetitions):
+        one = MultiEcho(
+            signal=repeated.signal[..., r],
+            echo_times_s=repeated.echo_times_s,
+            field_strength_tesla=repeated.field_strength_tesla,
+            grid=repeated.grid,
+        )
+        write_echoes(folder, f"{prefix}_acq-{UNGATED}_run-{r + 1}", one, info)
+
+
 def write_echoes(folder: Path, prefix: str, echoes: MultiEcho, info: AcquisitionInfo) -> None:
     """Write every echo as magnitude and phase [rad] with its sidecar: ``<prefix>_echo-<k>_part-<p>_MEGRE``."""
     for k, echo_time_s in enumerate(echoes.echo_times_s):
@@ -42,6 +56,7 @@ def write_echoes(folder: Path, prefix: str, echoes: MultiEcho, info: Acquisition
                 "MagneticFieldStrength": echoes.field_strength_tesla,
                 "Manufacturer": info.manufacturer,
                 "BodyPart": "LIVER",
+                "OffResonanceSign": 1,
                 "Units": "rad" if part == "phase" else "arbitrary",
                 "NoiseStandardDeviation": None if np.isnan(echoes.noise_sd) else echoes.noise_sd,
             }
@@ -57,8 +72,8 @@ def write_echoes(folder: Path, prefix: str, echoes: MultiEcho, info: Acquisition
 
 
 def read_echoes(folder: Path) -> MultiEcho:
-    """Read what :func:`write_echoes` wrote; echoes are ordered by their echo time, not by their name."""
-    sidecars = sorted(folder.glob("*_part-mag_MEGRE.json"))
+    """Read the gated echoes that :func:`write_echoes` wrote; echoes are ordered by their echo time, not by their name."""
+    sidecars = sorted(path for path in folder.glob("*_part-mag_MEGRE.json") if f"_acq-{UNGATED}_" not in path.name)
     if not sidecars:
         raise InputError(f"No *_part-mag_MEGRE images in {folder}.", remedy="Run the visit again.", code="BIDS_NO_ECHOES")
     entries = sorted(((json.loads(p.read_text(encoding="utf-8")), p) for p in sidecars), key=lambda e: e[0]["EchoTime"])

@@ -111,7 +111,7 @@ def without_file_names(text: str, job: Any) -> str:
     wildcards = getattr(job, "wildcards", None)
     if wildcards is None:
         return text
-    for parent in ("rois", "dicom"):
+    for parent in ("rois", "dicom", "bids"):
         folder = Path(parent) / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
         names = [path.name for path in sorted(folder.rglob("*"))]
         for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):

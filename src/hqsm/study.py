@@ -44,7 +44,7 @@ class StudyIndex:
 
     visits: tuple[VisitFolder, ...]
     unusable: tuple[tuple[str, str], ...]
-    """Folders under ``dicom/`` that cannot be visits, each with its reason."""
+    """Folders under ``dicom/`` or ``bids/`` that cannot be visits, each with its reason."""
     records: dict[str, str]
     """Hash of each file in ``records/``."""
 
@@ -54,7 +54,7 @@ class StudyIndex:
 
 
 def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[StudyIndex, dict[str, Any]]:
-    """Look at ``dicom/sub-*/ses-*``, ``rois/`` and ``records/``.
+    """Look at ``dicom/sub-*/ses-*`` (or ``bids/``), ``rois/`` and ``records/``.
 
     Parameters
     ----------
@@ -73,11 +73,28 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     hashes: dict[str, str] = {}
     visits: list[VisitFolder] = []
     unusable: list[tuple[str, str]] = []
-    root = (study / "dicom").resolve()
-    for position, participant_dir in enumerate(_folders(study / "dicom"), start=1):
+    for source in ("dicom", "bids"):
+        _discover_visits(study, source, known, hashes, visits, unusable)
+    records: dict[str, str] = {}
+    for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
+        if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
+            name = path.name if RECORD_NAME.match(path.name) else _nameless("records", position)
+            records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
+    return index, {"hashes": hashes}
+
+
+def _discover_visits(
+    study: Path, source: str, known: dict[str, str], hashes: dict[str, str], visits: list[VisitFolder], unusable: list[tuple[str, str]]
+) -> None:
+    """Add the visits below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``."""
+    root = (study / source).resolve()
+    for position, participant_dir in enumerate(_folders(study / source), start=1):
         name = participant_dir.name
+        if source == "bids" and not name.startswith("sub-"):
+            continue  # derivatives, code, sourcedata
         if not name.startswith("sub-") or not LABEL.match(name[4:]):
-            unusable.append((_nameless("dicom", position), "The folder is not named sub-<letters and digits>; rename it."))
+            unusable.append((_nameless(source, position), "The folder is not named sub-<letters and digits>; rename it."))
             continue
         if not participant_dir.resolve().is_relative_to(root):
             unusable.append((name, _LINK))
@@ -93,25 +110,34 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
             if not session_dir.resolve().is_relative_to(root):
                 unusable.append((f"{name}/{label}", _LINK))
                 continue
+            if any((v.participant, v.session) == (name[4:], label[4:]) for v in visits):
+                unusable.append((f"{name}/{label}", "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."))
+                continue
             rois = study / "rois" / name / label
             content, n_files = _tree_hash(session_dir, known, hashes)
+            if source == "bids":
+                content = _with_inherited_sidecars(content, study / source, participant_dir)
             visits.append(
                 VisitFolder(
                     participant=name[4:],
                     session=label[4:],
-                    folder=f"dicom/{name}/{label}",
+                    folder=f"{source}/{name}/{label}",
                     content=content,
                     rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
                     n_files=n_files,
                 )
             )
-    records: dict[str, str] = {}
-    for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
-        if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
-            name = path.name if RECORD_NAME.match(path.name) else _nameless("records", position)
-            records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
-    return index, {"hashes": hashes}
+
+
+def _with_inherited_sidecars(content: str, *folders: Path) -> str:
+    """The fingerprint of a BIDS session together with the sidecars above it that it may inherit."""
+    inherited = [path for folder in folders for path in sorted(folder.glob("*MEGRE.json"))]
+    if not inherited:
+        return content
+    digest = hashlib.blake2b(content.encode(), digest_size=12)
+    for path in inherited:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def write_index(path: Path, index: StudyIndex, cache: dict[str, Any], extra: dict[str, Any]) -> None:

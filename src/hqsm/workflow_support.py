@@ -44,7 +44,7 @@ TABLE_NAMES = (
 )
 
 STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.dicom.reader", "hqsm.physio", "hqsm.gating.gate", "hqsm.bipolar", "hqsm.derivatives"),
+    "gated_echoes": ("hqsm.bids_input", "hqsm.physio", "hqsm.gating.gate", "hqsm.bipolar", "hqsm.derivatives"),
     "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
     "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
     "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
@@ -84,6 +84,10 @@ class OpenStudy:
     def visit_paths(self, pattern: str) -> list[str]:
         """The pattern's path for every visit that was found."""
         return [pattern.format(participant=v.participant, session=v.session) for v in self.index.visits]
+
+    def visit_folder(self, wildcards: Any) -> str:
+        """The visit's folder, below dicom/ or bids/."""
+        return self.index.visit(wildcards.participant, wildcards.session).folder
 
     def visit_content(self, wildcards: Any) -> str:
         """Fingerprint of a visit's files."""
@@ -188,7 +192,7 @@ def _refuse_an_empty_study(index: StudyIndex) -> None:
     if not index.visits:
         found = "; ".join(f"{name}: {reason}" for name, reason in index.unusable) or "nothing"
         raise ConfigError(
-            f"No visit was found under dicom/ (found: {found}).",
+            f"No visit was found under dicom/ or bids/ (found: {found}).",
             remedy="Put each visit's DICOM into dicom/sub-<P>/ses-<S>/, or name the study with --directory STUDY.",
             code="STUDY_EMPTY",
         )

@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "hqsm"
 EDGES = {
     "archive",
     "bids",
+    "bids_input",
     "blinding",
     "cli",
     "commands",

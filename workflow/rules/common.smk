@@ -33,6 +33,7 @@ wildcard_constraints:
     session="[A-Za-z0-9]+",
 
 
+visit_folder = STUDY.visit_folder  # where a visit's images are: below dicom/ or bids/
 visit_paths = STUDY.visit_paths  # a pattern's path for every visit that was found
 visit_content = (
     STUDY.visit_content

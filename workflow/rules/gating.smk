@@ -1,7 +1,7 @@
 rule gated_echoes:
-    # raw DICOM of one visit -> its navigator-gated complex echoes as BIDS
+    # raw DICOM (or BIDS) of one visit -> its navigator-gated complex echoes as BIDS
     input:
-        visit=ancient("dicom/sub-{participant}/ses-{session}"),
+        visit=ancient(visit_folder),
     output:
         bids_folder=directory(BIDS),
         gating=f"{MAPS}_desc-gating.tsv",

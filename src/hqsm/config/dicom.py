@@ -21,6 +21,8 @@ class DicomParams:
     """Files larger than this are left aside, and none is inflated or decoded to more [MB]."""
     repeated_series: Literal["last", "repetitions"] = "last"
     """A protocol run more than once: take the last complete run, or take the runs as repetitions of one scan."""
+    keep_repetitions: bool = False
+    """Also write every repetition, ungated, into results/bids (acq-ungated, one run per repetition)."""
     smallest_odd_even_phase_rad: Annotated[float, Field(ge=0, le=4)] = 0.05
     """Phase that alternates between odd and even echoes (bipolar readouts) is removed above this RMS [rad]; 4 never does."""
     reverse_phase_of: tuple[ConventionName, ...] = ()

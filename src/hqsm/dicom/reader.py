@@ -101,7 +101,7 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         grid=grid_of(acquisition),
         repetition_times_of_day_s=times_of_day_s,
     )
-    return VisitAcquisition(echoes=echoes, info=info, navigator=_navigator(folder, echoes.n_repetitions))
+    return VisitAcquisition(echoes=echoes, info=info, navigator=read_navigator(folder, echoes.n_repetitions))
 
 
 def _notes(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...]:
@@ -114,7 +114,8 @@ def _notes(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
+def read_navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
+    """The visit's navigator.csv; None without one, or for a single repetition."""
     found = sorted(folder.rglob("navigator.csv"))
     if not found or n_repetitions == 1:
         return None
