@@ -10,7 +10,7 @@ def test_conjugate_gradient_finds_the_closed_form_solution_with_and_without_prec
     b = rng.standard_normal(30)
     expected = np.linalg.solve(matrix, b)
     plain = conjugate_gradient(lambda x: matrix @ x, b, tolerance=1e-10, max_iterations=500)
-    scaled = conjugate_gradient(lambda x: matrix @ x, b, inverse_diagonal=1 / np.diag(matrix), tolerance=1e-10, max_iterations=500)
+    scaled = conjugate_gradient(lambda x: matrix @ x, b, precondition=lambda r: r / np.diag(matrix), tolerance=1e-10, max_iterations=500)
     np.testing.assert_allclose(plain.x, expected, rtol=1e-6)
     np.testing.assert_allclose(scaled.x, expected, rtol=1e-6)
     assert scaled.converged

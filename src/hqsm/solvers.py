@@ -15,7 +15,7 @@ def conjugate_gradient(
     right_hand_side: FloatArray,
     *,
     start: FloatArray | None = None,
-    inverse_diagonal: FloatArray | None = None,
+    precondition: Callable[[FloatArray], FloatArray] | None = None,
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
@@ -29,21 +29,21 @@ def conjugate_gradient(
         b.
     start
         First guess; zero if None.
-    inverse_diagonal
-        Inverse of A's diagonal, or an estimate of it: the preconditioner of Jacobi; none if None.
+    precondition
+        r -> M r, M symmetric positive definite and near A's inverse; none if None.
     tolerance
         Arrived when |b - A x| <= tolerance * |b| in the preconditioner's norm.
     max_iterations
         Iterations at most.
     """
     b = right_hand_side
-    scale = np.ones_like(b) if inverse_diagonal is None else inverse_diagonal
+    near_inverse = precondition if precondition is not None else lambda residual: residual
     x = np.zeros_like(b) if start is None else start.astype(b.dtype, copy=True)
     r = b - apply(x) if start is not None else b.copy()
-    z = scale * r
+    z = near_inverse(r)
     p = z.copy()
     rz = _inner(r, z)
-    bb = _inner(b, scale * b)
+    bb = _inner(b, near_inverse(b))
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration = 0
@@ -52,7 +52,7 @@ def conjugate_gradient(
         step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p
         r -= b.dtype.type(step) * ap
-        z = scale * r
+        z = near_inverse(r)
         new = _inner(r, z)
         p = z + b.dtype.type(new / rz) * p
         rz = new

@@ -17,7 +17,14 @@ AIR_PPM = 9.4
 """Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
 _FAT_SD_PPM = 0.6
 _LIVER_SD_PPM = 5.0
-_GAS_SD_PPM = 4.0
+_LUNG_PPM = 7.0
+"""Lung at end-expiration, a quarter tissue and the rest air: between 6 and 8 ppm (docs/susceptibility.md)."""
+_LUNG_SD_PPM = 2.0
+_INSIDE_GAS_SD_PPM = 0.7
+_SURFACE_SD_PPM = 1.0
+_SMALLEST_POCKET_ML = 2.0
+_SMALLEST_LUNG_ML = 60.0
+_NEAR_MM = 8.0
 _STRONG_R2STAR_PER_S_AT_1T5 = 80.0
 _FALLBACKS = ("muscle", "aorta", "fat")
 
@@ -108,31 +115,80 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
 
 
 def source_prior(maps: WaterFat, regions: Regions, params: SusceptibilityParams) -> total_field.SourcePrior:
-    """What may be strong and where: air, gas and lung without signal; iron by R2*; the liver and fat as organs."""
+    """What may be strong and where: air, gas and lung without signal; iron by R2*; liver, lungs and fat as organs.
+
+    A voxel that the surface of the body, a lung or gas cuts through is air or lung in the share of signal that it lacks: they
+    are thousands, so that a mean that is off on one side pulls on every organ. (A lung whose first voxels over the dome of
+    the liver counted as tissue cost 0.4 ppm of every liver.)
+    """
     body = regions.body
-    amplitude = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat)))
+    amplitude = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))).astype(np.float32)
     bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     liver_zone = ndimage.binary_dilation(regions.liver_whole, iterations=2) & body
-    # lung and gas give little signal, but so does iron: only what is faint at TE = 0 and not liver counts
-    faint = (~body | (amplitude < 0.35 * bright)) & ~liver_zone
     outer = _connected_to_border(~body)
-    mean = np.where(outer, AIR_PPM, np.where(faint, 0.7 * AIR_PPM, 0.0)).astype(np.float32)
+    # lung and gas give little signal, but so does iron: only what is faint at TE = 0 and not liver counts
+    faint = (~body | (amplitude < 0.35 * bright)) & ~regions.liver_whole & ~outer
+    mean = np.where(outer, AIR_PPM, np.where(faint, 0.5 * AIR_PPM, 0.0)).astype(np.float32)
     sd = np.full(body.shape, params.tissue_sd_ppm, np.float32)
     sd = np.maximum(sd, params.tissue_sd_ppm * np.clip(iron, 0, 4))
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
-    sd[faint] = _GAS_SD_PPM
-    sd[outer] = 0.2
-    rim = ndimage.binary_dilation(outer, iterations=1) & ~outer
-    sd[rim] = np.maximum(sd[rim], 1.0)  # voxels that the skin cuts through are part air
+    sd[faint] = 0.5 * AIR_PPM
     organs = []
     if regions.liver_whole.any():
-        organs.append(total_field.organ(regions.liver_whole, _LIVER_SD_PPM))
-    fat_share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1) * (body & ~faint)
+        organs.append(total_field.Organ(share=regions.liver_whole.astype(np.float32), level_sd_ppm=_LIVER_SD_PPM))
+    tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
+    for pocket, lung in _pockets(faint, maps.grid.voxel_volume_ml):
+        level_ppm = _LUNG_PPM if lung else AIR_PPM
+        surface = _surface(pocket)
+        core = pocket & ~surface
+        # lung gives some signal of its own
+        own = min(float(np.median(tissue[core])), 0.5) if core.any() else 0.0
+        share = np.where(surface, np.clip((1 - tissue) / (1 - own), 0, 1), pocket).astype(np.float32)
+        mean[pocket | surface] = level_ppm * share[pocket | surface]
+        sd[pocket] = _INSIDE_GAS_SD_PPM
+        sd[surface] = _SURFACE_SD_PPM
+        if lung:
+            organs.append(total_field.Organ(share=share, level_sd_ppm=_LUNG_SD_PPM, goes_on=True))
+    surface = _surface(outer)
+    sd[outer] = 0.2
+    mean[surface] = (AIR_PPM * (1 - tissue))[surface]
+    sd[surface] = _SURFACE_SD_PPM
+    fat_share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32) * (body & ~faint)
     fat_share[fat_share < 0.3] = 0
     if fat_share.any():
-        organs.append((fat_share.astype(np.float32), _FAT_SD_PPM))
+        organs.append(total_field.Organ(share=fat_share, level_sd_ppm=_FAT_SD_PPM))
     return total_field.SourcePrior(mean_ppm=mean, sd_ppm=sd, organs=tuple(organs))
+
+
+def _surface(mask: Mask) -> Mask:
+    """Voxels on either side of a mask's surface; it cuts through them."""
+    cross = ndimage.generate_binary_structure(3, 1)
+    return np.asarray((ndimage.binary_dilation(mask, cross) & ~mask) | (ndimage.binary_dilation(~mask, cross) & mask))
+
+
+def _pockets(faint: Mask, voxel_volume_ml: float) -> list[tuple[Mask, bool]]:
+    """Connected pieces of what gives no signal inside the body, and whether each is large enough to be a lung.
+
+    What is smaller than 2 mL is left out: at that size gas, cortical bone and a vessel's flow void look alike.
+    """
+    labels, n = ndimage.label(faint)
+    volumes_ml = np.bincount(labels.ravel(), minlength=n + 1) * voxel_volume_ml
+    large = [k for k in range(1, n + 1) if volumes_ml[k] > _SMALLEST_POCKET_ML]
+    return [(np.asarray(labels == k), bool(volumes_ml[k] > _SMALLEST_LUNG_ML)) for k in large]
+
+
+def _tissue_fraction(amplitude: FloatArray, seen: Mask, voxel_size_mm: FloatArray) -> FloatArray:
+    """Share of each voxel that is tissue, 0..1: its signal at TE = 0 over that of the whole tissue voxels near it."""
+    whole = ndimage.binary_erosion(seen)
+    if not whole.any():
+        return seen.astype(np.float32)
+    sigma = _NEAR_MM / voxel_size_mm
+    near = ndimage.gaussian_filter(np.where(whole, amplitude, 0), sigma)
+    share = ndimage.gaussian_filter(whole.astype(np.float32), sigma)
+    typical = np.where(share > 0.02, near / np.maximum(share, 0.02), float(np.median(amplitude[whole])))
+    fraction: FloatArray = np.clip(amplitude / np.maximum(typical, 1e-6), 0, 1)
+    return fraction
 
 
 def _connected_to_border(outside: Mask) -> Mask:

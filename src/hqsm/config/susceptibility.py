@@ -17,7 +17,7 @@ class SusceptibilityParams:
     """``total-field``: all sources at once, body and surroundings. ``pdf-tikhonov``: background removed first."""
     reference: Literal["muscle", "fat", "aorta"] = "muscle"
     """Tissue whose susceptibility is zero (explants: always the medium around them)."""
-    max_iterations: Annotated[int, Field(ge=1, le=1000)] = 200
+    max_iterations: Annotated[int, Field(ge=1, le=2000)] = 400
     """Conjugate-gradient iterations at most."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     """Relative residual of the normal equations at which the iteration has arrived."""

@@ -17,15 +17,35 @@ by conjugate gradients; the standard deviations are the preconditioner.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hqsm import fourier
-from hqsm.arrays import AnyArray, FloatArray, Mask
+from hqsm.arrays import AnyArray, FloatArray
 from hqsm.data import Solution, TotalField
 from hqsm.dipole import DipoleOperator
 from hqsm.solvers import conjugate_gradient
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Organ:
+    """A region whose level is one unknown.
+
+    Attributes
+    ----------
+    share
+        (x, y, z) 0..1.
+    level_sd_ppm
+        Standard deviation of the level around the expected susceptibility.
+    goes_on
+        Whether it continues beyond the slab's ends as it is there, as the lungs do.
+    """
+
+    share: FloatArray
+    level_sd_ppm: float
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,12 +57,12 @@ class SourcePrior:
     mean_ppm, sd_ppm
         Expected susceptibility of a voxel and its standard deviation.
     organs
-        Shape (x, y, z, float 0..1) and standard deviation of the common level [ppm] of each organ.
+        Regions with a level of their own.
     """
 
     mean_ppm: FloatArray
     sd_ppm: FloatArray
-    organs: tuple[tuple[FloatArray, float], ...]
+    organs: tuple[Organ, ...]
 
 
 def invert(
@@ -87,11 +107,14 @@ def invert(
     beyond[inside] = False
     # air goes on as air; tissue beyond the slab's ends is of unknown kind
     sd[beyond] = np.where(mean[beyond] > 8, sd[beyond], np.maximum(sd[beyond], end_sd_ppm))
-    organs = [(np.pad(m.astype(np.float32), margins), s) for m, s in prior.organs]
+    organs = [
+        (np.pad(organ.share.astype(np.float32), margins, mode="edge" if organ.goes_on else "constant"), organ.level_sd_ppm)
+        for organ in prior.organs
+    ]
     weight = np.zeros(shape, np.float32)
     weight[inside] = np.where(total.mask, 1 / np.where(total.mask, noise_ppm, 1), 0)
     dipole = DipoleOperator(shape, total.grid.voxel_size_mm, total.grid.b0_direction)
-    shims = _harmonics(n)
+    shims = shim_fields(n, total.grid.voxel_size_mm)
     n_voxels = int(np.prod(shape))
     n_organs = len(organs)
 
@@ -124,7 +147,7 @@ def invert(
     solution = conjugate_gradient(
         normal,
         adjoint(weight**2 * rest),
-        inverse_diagonal=1 / _diagonal(dipole, weight, sd, organs, shims, shim_sd_ppm, inside),
+        precondition=_preconditioner(dipole, weight, sd, organs, shims, shim_sd_ppm, inside),
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
@@ -132,7 +155,7 @@ def invert(
     return np.ascontiguousarray(chi), solution
 
 
-def _diagonal(
+def _preconditioner(
     dipole: DipoleOperator,
     weight: FloatArray,
     sd: FloatArray,
@@ -140,28 +163,44 @@ def _diagonal(
     shims: list[FloatArray],
     shim_sd_ppm: float,
     inside: tuple[slice, ...],
-) -> FloatArray:
-    """Diagonal of A' w^2 A + I: exact for organs and shims, for voxels with the data weights of their surroundings.
+) -> Callable[[FloatArray], FloatArray]:
+    """Approximate inverse of the normal operator: its diagonal for voxels, its exact block for organs and shims.
 
-    A voxel's own column is its dipole field; the sum over voxels i of (w_i d_ij)^2 is a convolution of w^2 with d^2.
+    A voxel's own column is its dipole field; the sum over voxels i of (w_i d_ij)^2 is a convolution of w^2 with d^2. The fields
+    of organs and shims resemble each other, so that their diagonal alone would leave them for the last iterations.
     """
     impulse = np.zeros(dipole.shape, np.float32)
     impulse[0, 0, 0] = 1
     unit_field2 = dipole(impulse) ** 2
     spectrum = fourier.forward(unit_field2) * fourier.forward(weight**2)
-    voxels = 1 + sd**2 * np.maximum(fourier.inverse(spectrum, dipole.shape), 0)
-    w2 = weight[inside] ** 2
-    rest = [1 + level_sd**2 * np.sum((weight * dipole(mask)) ** 2, dtype=np.float64) for mask, level_sd in organs]
-    rest += [1 + shim_sd_ppm**2 * np.sum(w2 * polynomial**2, dtype=np.float64) for polynomial in shims]
-    return np.concatenate([voxels.ravel(), np.array(rest, np.float32)])
+    inverse_diagonal = 1 / (1 + sd**2 * np.maximum(fourier.inverse(spectrum, dipole.shape), 0)).ravel()
+    w = weight[inside]
+    columns = [np.float32(level_sd) * w * dipole(share)[inside] for share, level_sd in organs]
+    columns += [np.float32(shim_sd_ppm) * w * shim for shim in shims]
+    flat = np.array([column.ravel() for column in columns])
+    inverse_block = np.linalg.inv((flat @ flat.T).astype(np.float64) + np.eye(len(columns)))
+
+    def apply(residual: FloatArray) -> FloatArray:
+        n = inverse_diagonal.size
+        return np.concatenate([inverse_diagonal * residual[:n], (inverse_block @ residual[n:]).astype(np.float32)])
+
+    return apply
 
 
-def _harmonics(shape: tuple[int, ...]) -> list[FloatArray]:
-    """Polynomials up to second order over the images, in normalised coordinates -1..1 along each axis."""
-    u, v, w = np.meshgrid(*(np.linspace(-1, 1, k, dtype=np.float32) for k in shape), indexing="ij")
-    return [np.ones_like(u), u, v, w, u * v, u * w, v * w, u**2 - v**2, 2 * w**2 - u**2 - v**2]
+def shim_fields(shape: tuple[int, ...], voxel_size_mm: FloatArray) -> list[FloatArray]:
+    """The sixteen solid harmonics up to third order around the images' centre, about 1 at their ends.
 
-
-def organ(mask: Mask, level_sd_ppm: float) -> tuple[FloatArray, float]:
-    """An organ with a common level of its own."""
-    return mask.astype(np.float32), level_sd_ppm
+    A shim makes those up to second order; the body that goes on far beyond the modelled volume makes the third as well.
+    Distances are in mm over one common length: with a length per axis they would not obey Laplace's equation and could
+    pass for the field of a susceptibility that is spread over the body.
+    """
+    extent_mm = np.array(shape) * np.asarray(voxel_size_mm)
+    axes = [
+        ((np.arange(n) - (n - 1) / 2) * d / (extent_mm.max() / 2)).astype(np.float32) for n, d in zip(shape, voxel_size_mm, strict=True)
+    ]
+    u, v, w = np.meshgrid(*axes, indexing="ij")
+    second = [u * v, u * w, v * w, u**2 - v**2, 2 * w**2 - u**2 - v**2]
+    along = 4 * w**2 - u**2 - v**2
+    third = [w * (2 * w**2 - 3 * u**2 - 3 * v**2), u * along, v * along, w * (u**2 - v**2), u * v * w]
+    third += [u * (u**2 - 3 * v**2), v * (3 * u**2 - v**2)]
+    return [np.ones_like(u), u, v, w, *second, *third]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -88,7 +89,7 @@ def _one_visit(job: tuple[Path, Path, SimulatedVisit, int, str, bool]) -> dict[s
         temperature_celsius=20.0 if explant else 37.0,
         snr=40.0,
     )
-    visit_seed = int.from_bytes(f"{scan.participant}{scan.session}".encode(), "little") % 2**31 + seed
+    visit_seed = zlib.crc32(f"{scan.participant}/{scan.session}".encode()) + seed  # noise and breathing of this scan alone
     make = simulate_explant if explant else simulate_abdomen
     made = make(scan.liver, protocol, visit_seed, scan.anatomy_seed + 100 * seed)
     identity = f"{scan.participant}_{scan.session}"
