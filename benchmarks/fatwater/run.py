@@ -81,12 +81,12 @@ def pycsemri(scan, case, slices):
         data["images"] = data["images"][:, :, 0, 0, :]
         first = VARPRO_LUT(data, algo)
         last = fwFit_ComplexLS_1r2star(data, algo, first)
-        water, fat = (np.squeeze(last[key]) for key in ("wat_amp", "fat_amp"))
+        water, fat = (np.squeeze(last[key]) for key in ("water_amp", "fat_amp"))
         total = np.abs(water + fat)
         with np.errstate(all="ignore"):
             maps[0, :, :, k] = 100 * np.where(np.abs(water) > np.abs(fat), 1 - np.abs(water) / total, np.abs(fat) / total)
         maps[1, :, :, k] = np.squeeze(last["r2starmap"])
-        maps[2, :, :, k] = np.squeeze(last["fieldmap"])
+        maps[2, :, :, k] = np.squeeze(last["fm"])
     return maps, (time.process_time() - start) / len(slices)
 
 

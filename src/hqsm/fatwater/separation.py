@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numba
@@ -15,7 +14,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.field_init import initial_field
-from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_voxels
+from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -39,7 +38,7 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     n_echoes = echoes.echo_times_s.size
     if n_echoes < 2:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
-    numba.set_num_threads(max(1, min(n_threads, int(os.environ.get("NUMBA_NUM_THREADS", "1")))))
+    numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))
     finite = np.asarray(np.isfinite(echoes.signal).all(axis=3))
     signal = np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
@@ -134,11 +133,9 @@ def _many_echoes(
         params.field_smoothness,
     )
     n = voxels.shape[0]
-    double = voxels.astype(np.complex128)
-    none = np.zeros(n)
     kinds = np.full(n, FREE if separable else NO_FAT, np.int8)
-    linear, nonlinear, errors, residual = fit_voxels(
-        kinds, double, t, unknown_fat, start_hz.astype(np.float64), start_r2star, none, none, noise_sd
+    linear, nonlinear, errors, residual = fit_free(
+        np.ones(n, bool), voxels, t, unknown_fat, start_hz.astype(np.float64), start_r2star, noise_sd, separable
     )
     model = kinds.copy()
     # a fit that walked away to another minimum is started again from its neighbourhood, with the prior below
@@ -153,8 +150,10 @@ def _many_echoes(
             with np.errstate(invalid="ignore"):
                 if kind == NO_FAT:
                     uncertain &= ~(errors[:, 2] < params.pdff_se_for_no_fat_percent) | np.isnan(residual)
-            chosen = np.where(uncertain, kind, 0).astype(np.int8)
-            refit = fit_voxels(chosen, double, t, fat, start_again, again_r2star, prior_hz, prior_precision, noise_sd)
+            share = np.full(n, -1.0 if kind == CONSTRAINED else 0.0)
+            refit = fit_constrained(
+                uncertain, voxels, t, fat, start_again, again_r2star, prior_hz, prior_precision, share, noise_sd
+            )
             done = uncertain & np.isfinite(refit[3])
             for old, new in zip((linear, nonlinear, errors, residual), refit, strict=True):
                 old[done] = new[done]
