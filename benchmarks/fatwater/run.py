@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--pycsemri SLICES]`, one table per case.
 
 `pycsemri` (PyPI) runs beside it on the same data where it can be imported; `mri-fatwater` where a Python that accepts it does.
@@ -21,7 +22,9 @@ def ours(scan, case, n_threads):
     affine = np.diag([*scan.voxel_size_mm, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(case.shape) - 1) / 2
     grid = VoxelGrid(shape=case.shape, affine_mm=affine)
-    echoes = MultiEcho(signal=scan.signal, echo_times_s=case.echo_times_s, field_strength_tesla=case.tesla, grid=grid, noise_sd=scan.noise_sd)
+    echoes = MultiEcho(
+        signal=scan.signal, echo_times_s=case.echo_times_s, field_strength_tesla=case.tesla, grid=grid, noise_sd=scan.noise_sd
+    )
     wall, cpu = time.perf_counter(), time.process_time()
     fit = separate(echoes, FatWaterParams(), n_threads=n_threads)
     return fit, time.perf_counter() - wall, time.process_time() - cpu
@@ -30,7 +33,9 @@ def ours(scan, case, n_threads):
 def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored=None):
     liver = (scan.labels == LIVER) & where
     tissue = (scan.density > 50) & where
-    print(f"  {'band':>10} {'n':>6} | PDFF bias  RMSE   CRB  bound* gross% | R2* bias   RMSE    CRB  bound* | field  CRB | error/SE PDFF R2* field | none% | model 1 2 3 %")
+    print(
+        f"  {'band':>10} {'n':>6} | PDFF bias  RMSE   CRB  bound* gross% | R2* bias   RMSE    CRB  bound* | field  CRB | error/SE PDFF R2* field | none% | model 1 2 3 %"
+    )
     for low, high in BANDS:
         band = liver & (scan.r2star >= low) & (scan.r2star < high)
         n = band.sum()
@@ -51,7 +56,9 @@ def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored
         )
     low_iron = tissue & (scan.r2star < 350)
     wrong = np.abs(pdff - scan.pdff) > 30
-    print(f"  swapped tissue below 350 1/s: {100 * np.mean(wrong[low_iron]):.4f} %; liver alone {100 * np.mean(wrong[low_iron & liver]):.4f} %")
+    print(
+        f"  swapped tissue below 350 1/s: {100 * np.mean(wrong[low_iron]):.4f} %; liver alone {100 * np.mean(wrong[low_iron & liver]):.4f} %"
+    )
 
 
 def pycsemri(scan, case, slices):
@@ -102,18 +109,24 @@ def main():
         scan = simulate(case)
         body = scan.field_hz[scan.density > 50]
         spread = np.percentile(body, [0.5, 99.5])
-        print(f"{name}: {case.tesla} T, SNR {case.snr}, {case.shape}, field p0.5/p99.5 {spread[0]:.0f}/{spread[1]:.0f} Hz, {body.min():.0f}..{body.max():.0f}")
+        print(
+            f"{name}: {case.tesla} T, SNR {case.snr}, {case.shape}, field p0.5/p99.5 {spread[0]:.0f}/{spread[1]:.0f} Hz, {body.min():.0f}..{body.max():.0f}"
+        )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         if not options.once:
             ours(scan, case, options.threads)
         fit, wall, cpu = ours(scan, case, options.threads)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f" hqsm: {wall:.2f} s wall, {cpu:.2f} s CPU, peak memory {after:.2f} GB ({before:.2f} before)")
+        print(
+            f" hqsm: {wall:.2f} s wall, {cpu:.2f} s CPU, peak memory {after:.2f} GB ({before:.2f} before), R2* limit {fit.r2star_limit_per_s:.0f} 1/s"
+        )
         se = (fit.pdff_se_percent, fit.r2star_se_per_s, fit.field_se_hz)
         report(case, scan, fit.pdff_percent, fit.r2star_per_s, fit.field_hz, scan.labels != LUNG, se, fit.model, fit.censored)
         if options.pycsemri:
             maps, per_slice = pycsemri(scan, case, options.pycsemri)
-            print(f" pycsemri: {per_slice:.2f} s CPU per slice = {per_slice * case.shape[2]:.1f} s for the volume, {per_slice * case.shape[2] / cpu:.1f} times ours")
+            print(
+                f" pycsemri: {per_slice:.2f} s CPU per slice = {per_slice * case.shape[2]:.1f} s for the volume, {per_slice * case.shape[2] / cpu:.1f} times ours"
+            )
             report(case, scan, *maps, np.isfinite(maps[2]))
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """A simulated abdomen for fat-water separation: numpy and scipy only, no code of the package under test.
 
 160 x 128 x 32 voxels of 2.4 x 2.4 x 6 mm by default. The liver is tiled with blocks of 14 mm that hold every pair of R2*
@@ -41,6 +42,7 @@ class Case:
     shape: tuple = (160, 128, 32)
     n_echoes: int = 6
     seed: int = 1
+    iron_by_block: bool = False
 
     @property
     def echo_times_s(self):
@@ -57,6 +59,7 @@ CASES = {
         Case("A3hi", 3.0, 1.0e-3, 1.0e-3, 60),
         Case("A15x64", 1.5, 1.2e-3, 1.6e-3, 40, shape=(160, 128, 64)),
         Case("A15op", 1.5, 1.2e-3, 2.3e-3, 40),
+        Case("A15blocks", 1.5, 1.2e-3, 1.6e-3, 40, iron_by_block=True),
         Case("S15", 1.5, 1.2e-3, 1.6e-3, 40, shape=(96, 80, 12)),
     )
 }
@@ -120,7 +123,10 @@ def dipole_field_ppm(chi, voxel_mm):
     """Field of a map by convolution, in plane padded with its corner's value, along z taken as periodic."""
     chi = (chi - chi[0, 0, 0]).astype(np.float32)
     n = [2 * chi.shape[0], 2 * chi.shape[1], chi.shape[2]]
-    kx, ky = (fft.fftfreq(m, d)[:, None] if i == 0 else fft.fftfreq(m, d)[None, :] for i, (m, d) in enumerate(zip(n[:2], voxel_mm[:2], strict=True)))
+    kx, ky = (
+        fft.fftfreq(m, d)[:, None] if i == 0 else fft.fftfreq(m, d)[None, :]
+        for i, (m, d) in enumerate(zip(n[:2], voxel_mm[:2], strict=True))
+    )
     kz = fft.rfftfreq(n[2], voxel_mm[2])[None, None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         kernel = 1 / 3 - kz**2 / (kx[..., None] ** 2 + ky[..., None] ** 2 + kz**2)
@@ -165,10 +171,13 @@ def simulate(case, noise=True):
     r2star = np.where(liver, block[..., 0] * texture, r2star)
     pdff = np.where(liver, block[..., 1] * texture, pdff)
     chi = values[everything, 3]
-    chi[:, :, margin : margin + nz][liver] += 2.5e-3 * block[..., 0][liver] / tesla_factor
+    # liver iron of 2.5 ppm per 1000 1/s: the mean level everywhere, or each block its own (steps that no liver has)
+    iron = block[..., 0] if case.iron_by_block else np.full(case.shape, 350.0)
+    everything_liver = everything == LIVER
+    chi[everything_liver] += 2.5e-3 * 350.0 / tesla_factor
+    chi[:, :, margin : margin + nz][liver] += 2.5e-3 * (iron[liver] - 350.0) / tesla_factor
     field = dipole_field_ppm(chi, voxel_mm)[:, :, margin : margin + nz] * case.tesla * GAMMA_HZ_PER_T * 1e-6
     field = shimmed(field, density > 50)
-    field *= 1.0
     t = case.echo_times_s
     x, y, z = (np.linspace(-1, 1, n) for n in case.shape)
     phase = 0.5 + 0.7 * x[:, None, None] - 0.4 * y[None, :, None] + 0.5 * z[None, None, :] ** 2

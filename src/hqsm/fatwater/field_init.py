@@ -23,6 +23,8 @@ N_LABELS = N_MINIMA * N_SHIFTS
 N_FIELDS = 64
 _N_SWEEPS = 12
 _IMPOSSIBLE = 1e3
+_PRICE_OF_A_FIELD = 0.003
+"""Enough to settle the whole period of an island; more would drag dark, iron-loaded tissue into a swap nearer zero."""
 _MODEL_ERROR = 5e-4
 """Share of the signal's energy that the model itself may miss (spectrum, flow, partial volume)."""
 
@@ -230,10 +232,10 @@ def initial_field(
     shifts = (np.arange(N_SHIFTS) - N_SHIFTS // 2) * span_hz
     scale_hz = 6.0 * field_strength_tesla / 1.5
     labels_hz = (wrapped[:, :, None] + shifts[None, None, :]).reshape(fields.shape[0], N_LABELS).astype(np.float32)
-    unary = (np.repeat(costs, N_SHIFTS, axis=1) + (0.05 / scale_hz) * np.abs(labels_hz)).astype(np.float32)
+    unary = (np.repeat(costs, N_SHIFTS, axis=1) + (_PRICE_OF_A_FIELD / scale_hz) * np.abs(labels_hz)).astype(np.float32)
     distance = np.array([*voxel_size_mm, *voxel_size_mm])
     weights = (smoothness / scale_hz * 3.0 / distance).astype(np.float32)
-    truncation_hz = 12 * scale_hz
+    truncation_hz = 25 * scale_hz
     # what the neighbours can ever say is bounded: a label that costs more than that cannot be the answer
     order = np.argsort(unary, axis=1, kind="stable")
     labels_hz = np.take_along_axis(labels_hz, order, axis=1)
