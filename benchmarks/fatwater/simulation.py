@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """A simulated abdomen for fat-water separation: numpy and scipy only, no code of the package under test.
 
 160 x 128 x 32 voxels of 2.4 x 2.4 x 6 mm by default. The liver is tiled with blocks of 14 mm that hold every pair of R2*

@@ -28,6 +28,8 @@ _UNCERTAIN_SHARE = 0.5
 _N_PRIOR_PASSES = 2
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _R2STAR_RANGE_PER_S = 2000.0
+_LARGEST_RELATIVE_SE = 1.0
+_LEAST_LOCAL_SNR = 2.5
 
 
 def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1) -> WaterFat:
@@ -81,7 +83,7 @@ def r2star_limit_per_s(echo_times_s: FloatArray, snr: float) -> float:
     mean = (squared * echo_times_s).sum(axis=1) / squared.sum(axis=1)
     information = (squared * (echo_times_s - mean[:, None]) ** 2).sum(axis=1) * snr**2
     with np.errstate(divide="ignore"):
-        measurable = np.flatnonzero(1 / np.sqrt(information) <= raster)
+        measurable = np.flatnonzero(1 / np.sqrt(information) <= _LARGEST_RELATIVE_SE * raster)
     return float(raster[measurable[-1]]) if measurable.size else 1.0 / float(echo_times_s[0])
 
 
@@ -138,8 +140,7 @@ def _many_echoes(
     separable: bool,
 ) -> WaterFat:
     t = np.asarray(echoes.echo_times_s, dtype=np.float64)
-    index = np.full(usable.shape, -1, np.int64)
-    index[usable] = np.arange(int(usable.sum()))
+    index = _numbered(usable)
     voxels = np.ascontiguousarray(signal[usable].astype(np.complex64))
     unknown_fat = fat if separable else np.zeros_like(fat)
     start_hz, start_r2star, _ = initial_field(
@@ -190,6 +191,13 @@ def _many_echoes(
                 old[done] = new[done]
             model[done] = NO_FAT
     return _assemble(echoes, usable, voxels, noise_sd, model, linear, nonlinear, errors, residual, separable=separable)
+
+
+def _numbered(usable: AnyArray) -> IntArray:
+    """(x, y, z) number of each usable voxel in raster order, -1 elsewhere."""
+    index = np.full(usable.shape, -1, np.int64)
+    index[usable] = np.arange(int(usable.sum()))
+    return index
 
 
 class _Neighbourhood:
@@ -319,7 +327,14 @@ def _assemble(
     limit = r2star_limit_per_s(echoes.echo_times_s, float(np.nanmedian(np.abs(linear.sum(axis=1)))) / noise_sd)
     strong = (np.abs(voxels) > 3 * noise_sd).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        censored = fitted & (nonlinear[:, 1] > limit)
+        # two echoes that the neighbourhood as a whole does not show above the noise hold no decay
+        neighbourhood = _Neighbourhood(_numbered(usable), echoes.grid.voxel_size_mm)
+        everything = neighbourhood.total(np.ones(fitted.size))
+        lit = np.zeros(fitted.size, np.int64)
+        for e in range(voxels.shape[1]):
+            power = neighbourhood.total(np.abs(voxels[:, e]).astype(np.float64) ** 2) / everything
+            lit += power > (2 + _LEAST_LOCAL_SNR**2) * noise_sd**2
+        censored = fitted & ((nonlinear[:, 1] > limit) | (lit < 2))
         energy = np.linalg.norm(voxels, axis=1)
         relative = np.sqrt(residual) / energy
         # a fat fraction that is uncertain by half of its whole range is no measurement
