@@ -87,6 +87,7 @@ def pycsemri(scan, case, slices):
         }
         data["images"] = data["images"][:, :, 0, 0, :]
         first = VARPRO_LUT(data, algo)
+        first["masksignal"] = (np.abs(data["images"]).max(axis=-1) > 5 * scan.noise_sd).astype(float)
         last = fwFit_ComplexLS_1r2star(data, algo, first)
         water, fat = (np.squeeze(last[key]) for key in ("water_amp", "fat_amp"))
         total = np.abs(water + fat)
