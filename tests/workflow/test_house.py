@@ -70,9 +70,7 @@ def is_edge(name: str) -> bool:
 
 @pytest.mark.parametrize("name", [m for m in modules() if m != "__init__" and not is_edge(m)])
 def test_science_imports_no_files_and_no_formats(name: str) -> None:
-    # numba's thread count comes from the environment: the one exception
-    allowed = {"os"} if name == "fatwater.separation" else set()
-    assert not {m.split(".")[0] for m in imported(name)} & (FORBIDDEN - allowed)
+    assert not {m.split(".")[0] for m in imported(name)} & FORBIDDEN
 
 
 @pytest.mark.parametrize("name", [m for m in modules() if not m.startswith("config") and m != "__init__"])

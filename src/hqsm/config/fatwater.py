@@ -19,7 +19,7 @@ class FatWaterParams:
     """Voxels whose strongest echo is below this multiple of the noise are not fitted."""
     field_smoothness: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight of field continuity between neighbours against the voxel's own misfit."""
-    pdff_se_for_constraint_percent: Annotated[float, Field(gt=0)] = 8.0
+    pdff_se_for_constraint_percent: Annotated[float, Field(gt=0)] = 4.0
     """Above this standard error of the fat fraction, fat and water share one phase and the field a local prior."""
     pdff_se_for_no_fat_percent: Annotated[float, Field(gt=0)] = 25.0
     """Above this standard error even so, fat is given up: R2* and field only."""

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
-from hqsm.fatwater.fit import FREE, fit_voxels
+from hqsm.fatwater.fit import fit_free
 
 R2STAR_CANDIDATES_PER_S = (30.0, 120.0, 350.0, 700.0)
 N_MINIMA = 3
@@ -23,6 +23,8 @@ N_LABELS = N_MINIMA * N_SHIFTS
 N_FIELDS = 64
 _N_SWEEPS = 12
 _IMPOSSIBLE = 1e3
+_PRICE_OF_A_FIELD = 0.003
+"""Enough to settle the whole period of an island; more would drag dark, iron-loaded tissue into a swap nearer zero."""
 _MODEL_ERROR = 5e-4
 """Share of the signal's energy that the model itself may miss (spectrum, flow, partial volume)."""
 
@@ -36,42 +38,54 @@ def projection_bases(echo_times_s: FloatArray, fat: ComplexArray) -> ComplexArra
     return np.ascontiguousarray(np.stack(bases))
 
 
-@numba.njit(cache=True, parallel=True, fastmath=False)
+@numba.njit(cache=True, parallel=True, fastmath=True)
 def _candidates(
-    signal: AnyArray, demodulation: AnyArray, bases: AnyArray, step_hz: float, scale: float
+    signal: AnyArray, projectors: AnyArray, lag_of: AnyArray, cosines: AnyArray, sines: AnyArray, step_hz: float, scale: float
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """The lowest minima of each voxel's cost over the field.
+
+    With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
+    a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
+    """
     n_voxels, n_echoes = signal.shape
-    n_fields = demodulation.shape[0]
-    n_bases = bases.shape[0]
+    n_lags, n_fields = cosines.shape
+    n_bases = projectors.shape[0]
     fields = np.zeros((n_voxels, N_MINIMA), np.float32)
     costs = np.full((n_voxels, N_MINIMA), np.float32(1e6), np.float32)
     decays = np.zeros((n_voxels, N_MINIMA), np.int8)
     for v in numba.prange(n_voxels):
-        energy = 0.0
+        energy = np.float32(0.0)
         for e in range(n_echoes):
             energy += signal[v, e].real ** 2 + signal[v, e].imag ** 2
-        residual = np.empty(n_fields)
-        which = np.empty(n_fields, np.int8)
+        explained = np.full(n_fields, np.float32(-1.0), np.float32)
+        which = np.zeros(n_fields, np.int8)
+        real = np.empty(n_lags, np.float32)
+        imag = np.empty(n_lags, np.float32)
+        values = np.empty(n_fields, np.float32)
+        for b in range(n_bases):
+            constant = np.float32(0.0)
+            real[:] = 0
+            imag[:] = 0
+            for n in range(n_echoes):
+                constant += projectors[b, n, n].real * (signal[v, n].real ** 2 + signal[v, n].imag ** 2)
+                for m in range(n):
+                    c = 2 * np.conj(signal[v, n]) * projectors[b, n, m] * signal[v, m]
+                    real[lag_of[n, m]] += c.real
+                    imag[lag_of[n, m]] += c.imag
+            values[:] = constant
+            for k in range(n_lags):
+                cr = real[k]
+                ci = imag[k]
+                for j in range(n_fields):
+                    values[j] += cr * cosines[k, j] - ci * sines[k, j]
+            for j in range(n_fields):
+                if values[j] > explained[j]:
+                    explained[j] = values[j]
+                    which[j] = b
         for k in range(n_fields):
-            best = -1.0
-            chosen = 0
-            for b in range(n_bases):
-                w = 0j
-                f = 0j
-                for e in range(n_echoes):
-                    y = signal[v, e] * demodulation[k, e]
-                    w += np.conj(bases[b, e, 0]) * y
-                    f += np.conj(bases[b, e, 1]) * y
-                explained = w.real**2 + w.imag**2 + f.real**2 + f.imag**2
-                if explained > best:
-                    best = explained
-                    chosen = b
-            residual[k] = energy - best
-            which[k] = chosen
-        for k in range(n_fields):
-            before = residual[k - 1]
-            after = residual[(k + 1) % n_fields]
-            here = residual[k]
+            before = energy - explained[k - 1]
+            after = energy - explained[(k + 1) % n_fields]
+            here = energy - explained[k]
             if here <= before and here < after:
                 curvature = before - 2 * here + after
                 offset = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
@@ -94,58 +108,67 @@ def _candidates(
 def _message_passing(
     fields: AnyArray,
     unary: AnyArray,
+    counts: AnyArray,
     neighbours: AnyArray,
     weights: AnyArray,
     truncation_hz: float,
     n_sweeps: int,
 ) -> AnyArray:  # pragma: no cover - compiled
-    """TRW-S over voxels in raster order; ``neighbours`` (voxel, 6): three earlier ones, then three later ones."""
+    """TRW-S over voxels in raster order; ``neighbours`` (voxel, 6): three earlier ones, then three later ones.
+
+    The first ``counts[v]`` labels of voxel v are in play; ``weights`` (6,) by direction.
+    """
     n_voxels, n_labels = fields.shape
     messages = np.zeros((n_voxels, 6, n_labels), np.float32)  # message INTO the voxel from that neighbour
     opposite = np.array([3, 4, 5, 0, 1, 2])
     belief = np.empty(n_labels, np.float32)
+    mine = np.empty(n_labels, np.float32)
+    truncation = np.float32(truncation_hz)
     for _ in range(n_sweeps):
         for direction in range(2):
             for step in range(n_voxels):
                 v = step if direction == 0 else n_voxels - 1 - step
                 earlier = 0
                 later = 0
+                count = counts[v]
+                for a in range(count):
+                    belief[a] = unary[v, a]
                 for d in range(6):
                     if neighbours[v, d] >= 0:
                         if d < 3:
                             earlier += 1
                         else:
                             later += 1
-                share = np.float32(1.0) / max(earlier, later, 1)
-                for a in range(n_labels):
-                    belief[a] = unary[v, a]
-                    for d in range(6):
-                        if neighbours[v, d] >= 0:
+                        for a in range(count):
                             belief[a] += messages[v, d, a]
+                share = np.float32(1.0) / np.float32(max(earlier, later, 1))
                 start = 3 if direction == 0 else 0
                 for d in range(start, start + 3):
                     u = neighbours[v, d]
-                    if u < 0:
+                    if u < 0 or counts[u] < 2:
                         continue
-                    weight = weights[v, d]
+                    weight = weights[d]
+                    smallest = np.float32(1e30)
+                    for a in range(count):
+                        mine[a] = share * belief[a] - messages[v, d, a]
+                        smallest = min(smallest, mine[a])
+                    limit = smallest + weight * truncation
                     lowest = np.float32(1e30)
-                    for b in range(n_labels):
-                        best = np.float32(1e30)
-                        for a in range(n_labels):
-                            difference = abs(fields[v, a] - fields[u, b])
-                            if difference > truncation_hz:
-                                difference = np.float32(truncation_hz)
-                            cost = share * belief[a] - messages[v, d, a] + weight * difference
-                            best = min(best, cost)
-                        messages[u, opposite[d], b] = best
+                    into = opposite[d]
+                    for b in range(counts[u]):
+                        best = limit
+                        field = fields[u, b]
+                        for a in range(count):
+                            best = min(best, mine[a] + weight * abs(fields[v, a] - field))
+                        messages[u, into, b] = best
                         lowest = min(lowest, best)
-                    for b in range(n_labels):
-                        messages[u, opposite[d], b] -= lowest
+                    for b in range(counts[u]):
+                        messages[u, into, b] -= lowest
     labels = np.zeros(n_voxels, np.int64)
     # final labels in raster order, each given the choices already made and the messages of what is still open
     for v in range(n_voxels):
         lowest = np.float32(1e30)
-        for a in range(n_labels):
+        for a in range(counts[v]):
             cost = unary[v, a]
             for d in range(6):
                 u = neighbours[v, d]
@@ -153,7 +176,7 @@ def _message_passing(
                     continue
                 if d < 3:
                     difference = abs(fields[v, a] - fields[u, labels[u]])
-                    cost += weights[v, d] * min(difference, np.float32(truncation_hz))
+                    cost += weights[d] * min(difference, truncation)
                 else:
                     cost += messages[v, d, a]
             if cost < lowest:
@@ -203,33 +226,49 @@ def initial_field(
     field_hz, r2star_per_s, margin
         (voxel,) field; R2* candidate that came with it; how much worse the best alternative field's misfit is.
     """
+    fields, costs, r2stars, span_hz = minima(signal, echo_times_s, fat, noise_sd, field_strength_tesla)
+    # the same misfit at whole periods; a mild price on |f| settles what nothing else does
+    wrapped = np.mod(fields + span_hz / 2, span_hz) - span_hz / 2
+    shifts = (np.arange(N_SHIFTS) - N_SHIFTS // 2) * span_hz
+    scale_hz = 6.0 * field_strength_tesla / 1.5
+    labels_hz = (wrapped[:, :, None] + shifts[None, None, :]).reshape(fields.shape[0], N_LABELS).astype(np.float32)
+    unary = (np.repeat(costs, N_SHIFTS, axis=1) + (_PRICE_OF_A_FIELD / scale_hz) * np.abs(labels_hz)).astype(np.float32)
+    distance = np.array([*voxel_size_mm, *voxel_size_mm])
+    weights = (smoothness / scale_hz * 3.0 / distance).astype(np.float32)
+    truncation_hz = 25 * scale_hz
+    # what the neighbours can ever say is bounded: a label that costs more than that cannot be the answer
+    order = np.argsort(unary, axis=1, kind="stable")
+    labels_hz = np.take_along_axis(labels_hz, order, axis=1)
+    unary = np.take_along_axis(unary, order, axis=1)
+    counts = (unary <= unary[:, :1] + weights.sum() * truncation_hz).sum(axis=1)
+    table = neighbour_table(index)
+    chosen = _message_passing(labels_hz, unary, counts, table, weights, truncation_hz, _N_SWEEPS)
+    rows = np.arange(fields.shape[0])
+    minimum = order[rows, chosen] // N_SHIFTS
+    others = costs.copy()
+    others[rows, minimum] = np.inf
+    margin = others.min(axis=1) - costs[rows, minimum]
+    return labels_hz[rows, chosen], r2stars[rows, minimum], margin
+
+
+def minima(
+    signal: ComplexArray, echo_times_s: FloatArray, fat: ComplexArray, noise_sd: float, field_strength_tesla: float
+) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Each voxel's best fields within one period: (voxel, minimum) field [Hz], misfit, R2* [1/s], and the period [Hz]."""
     spacing_s = float(np.diff(echo_times_s).min())
     period_hz = 1.0 / spacing_s
     uniform = np.allclose(np.diff(echo_times_s), spacing_s, rtol=0.02)
     span_hz = period_hz if uniform else min(2 * period_hz, 1000.0 * field_strength_tesla)
     n_fields = N_FIELDS if uniform else 2 * N_FIELDS
     raster_hz = np.arange(n_fields) * span_hz / n_fields
-    demodulation = np.exp(-2j * np.pi * np.outer(raster_hz, echo_times_s)).astype(np.complex64)
-    bases = projection_bases(echo_times_s, fat).astype(np.complex64)
-    fields, costs, decays = _candidates(signal, demodulation, bases, span_hz / n_fields, 2 * noise_sd**2)
-    fields, costs, r2stars = _refined(signal, echo_times_s, fat, noise_sd, fields, costs, decays)
-    # the same misfit at whole periods; a mild price on |f| settles what nothing else does
-    wrapped = np.mod(fields + span_hz / 2, span_hz) - span_hz / 2
-    shifts = (np.arange(N_SHIFTS) - N_SHIFTS // 2) * span_hz
-    labels_hz = (wrapped[:, :, None] + shifts[None, None, :]).reshape(fields.shape[0], N_LABELS).astype(np.float32)
-    scale_hz = 6.0 * field_strength_tesla / 1.5
-    unary = np.repeat(costs, N_SHIFTS, axis=1) + (0.05 / scale_hz) * np.abs(labels_hz)
-    table = neighbour_table(index)
-    distance = np.array([*voxel_size_mm, *voxel_size_mm])
-    per_hz = smoothness / scale_hz * 3.0 / distance
-    weights = np.broadcast_to(per_hz.astype(np.float32), table.shape).copy()
-    chosen = _message_passing(labels_hz, unary.astype(np.float32), table, weights, 12 * scale_hz, _N_SWEEPS)
-    rows = np.arange(fields.shape[0])
-    minimum = chosen // N_SHIFTS
-    others = costs.copy()
-    others[rows, minimum] = np.inf
-    margin = others.min(axis=1) - costs[rows, minimum]
-    return labels_hz[rows, chosen], r2stars[rows, minimum], margin
+    bases = projection_bases(echo_times_s, fat)
+    projectors = np.einsum("bni,bmi->bnm", bases, bases.conj()).astype(np.complex64)
+    differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
+    lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
+    turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
+    cosines, sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
+    found = _candidates(signal, projectors, lag_of.reshape(differences.shape), cosines, sines, span_hz / n_fields, 2 * noise_sd**2)
+    return *_refined(signal, echo_times_s, fat, noise_sd, *found), span_hz
 
 
 def _refined(
@@ -242,23 +281,19 @@ def _refined(
     decays: IntArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Each minimum fitted with a free R2*: on a few R2* values alone a swapped minimum can look the better one."""
-    double = signal.astype(np.complex128)
     energy = (np.abs(signal) ** 2).sum(axis=1)
     scale = 2 * noise_sd**2 + _MODEL_ERROR * energy
-    none = np.zeros(signal.shape[0])
     start_r2star = np.array(R2STAR_CANDIDATES_PER_S)[decays]
+    found = costs < 1e6
     fields, costs = fields.astype(np.float64), np.full(costs.shape, _IMPOSSIBLE)
     r2stars = start_r2star.copy()
-    found = np.ones(costs.shape, bool)
     for k in range(N_MINIMA):
-        # slots that no minimum filled keep decay 0 at field 0: harmless, they are fitted like the others
-        kinds = np.full(signal.shape[0], FREE, np.int8)
-        _, nonlinear, _, residual = fit_voxels(
-            kinds, double, echo_times_s, fat, fields[:, k].copy(), start_r2star[:, k].copy(), none, none, noise_sd
+        _, nonlinear, _, residual = fit_free(
+            found[:, k], signal, echo_times_s, fat, fields[:, k].copy(), start_r2star[:, k].copy(), noise_sd, True
         )
         with np.errstate(invalid="ignore"):
-            found[:, k] = np.isfinite(residual) & (nonlinear[:, 1] > -30) & (nonlinear[:, 1] < 3000)
-        fields[:, k] = np.where(found[:, k], nonlinear[:, 0], fields[:, k])
-        r2stars[:, k] = np.where(found[:, k], nonlinear[:, 1], start_r2star[:, k])
-        costs[:, k] = np.where(found[:, k], residual / scale, _IMPOSSIBLE)
+            good = np.isfinite(residual) & (nonlinear[:, 1] > -30) & (nonlinear[:, 1] < 3000)
+        fields[:, k] = np.where(good, nonlinear[:, 0], fields[:, k])
+        r2stars[:, k] = np.where(good, nonlinear[:, 1], start_r2star[:, k])
+        costs[:, k] = np.where(good, residual / scale, _IMPOSSIBLE)
     return fields, costs, np.maximum(r2stars, 0)

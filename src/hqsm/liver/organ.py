@@ -99,7 +99,7 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     fat = known & (pdff > 0.5) & (decay < 300)
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas
-    dark = decay > 0.5 * maps.r2star_limit_per_s
+    dark = decay > 0.5 / float(echoes.echo_times_s[0])
     tissue = body & ~fat & (lit | (dark & (first > 4 * noise_sd)))
     return Features(
         brightness=_cleaned(brightness, grid),

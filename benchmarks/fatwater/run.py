@@ -1,0 +1,135 @@
+# ruff: noqa: E501
+"""Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--pycsemri SLICES]`, one table per case.
+
+`pycsemri` (PyPI) runs beside it on the same data where it can be imported; `mri-fatwater` where a Python that accepts it does.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+from simulation import CASES, LIVER, LUNG, cramer_rao, simulate
+
+BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100))
+
+
+def ours(scan, case, n_threads):
+    from hqsm.config.fatwater import FatWaterParams
+    from hqsm.data import MultiEcho, VoxelGrid
+    from hqsm.fatwater.separation import separate
+
+    affine = np.diag([*scan.voxel_size_mm, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(case.shape) - 1) / 2
+    grid = VoxelGrid(shape=case.shape, affine_mm=affine)
+    echoes = MultiEcho(
+        signal=scan.signal, echo_times_s=case.echo_times_s, field_strength_tesla=case.tesla, grid=grid, noise_sd=scan.noise_sd
+    )
+    wall, cpu = time.perf_counter(), time.process_time()
+    fit = separate(echoes, FatWaterParams(), n_threads=n_threads)
+    return fit, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored=None):
+    liver = (scan.labels == LIVER) & where
+    tissue = (scan.density > 50) & where
+    print(
+        f"  {'band':>10} {'n':>6} | PDFF bias  RMSE   CRB  bound* gross% | R2* bias   RMSE    CRB  bound* | field  CRB | error/SE PDFF R2* field | none% | model 1 2 3 %"
+    )
+    for low, high in BANDS:
+        band = liver & (scan.r2star >= low) & (scan.r2star < high)
+        n = band.sum()
+        crb = cramer_rao(case, scan.r2star[band], scan.pdff[band], scan.density[band], scan.noise_sd)
+        tight = cramer_rao(case, scan.r2star[band], scan.pdff[band], scan.density[band], scan.noise_sd, constrained=True)
+        rms = [np.sqrt(np.mean(b**2)) for b in (*crb, *tight[:2])]
+        ep, er, ef = (a[band] - b[band] for a, b in ((pdff, scan.pdff), (r2star, scan.r2star), (field, scan.field_hz)))
+        gross = 100 * np.mean(np.abs(ep[np.isfinite(ep)]) > 30)
+        ratio = ["", "", ""]
+        if se is not None:
+            ratio = [f"{np.nanstd(e / s[band]):.2f}" for e, s in zip((ep, er, ef), se, strict=True)]
+        missing = f"{100 * np.mean(~np.isfinite(ep)):.1f}/{100 * np.mean(~np.isfinite(er)):.1f}"
+        orders = "" if model is None else " ".join(f"{100 * np.mean(model[band] == m):.0f}" for m in (1, 2, 3))
+        rp, rr, rf = (np.sqrt(np.nanmean(e**2)) for e in (ep, er, ef))
+        print(
+            f"  {low:>4}-{high:<5} {n:>6} | {np.nanmean(ep):>8.2f} {rp:>6.2f} {rms[0]:>6.2f} {rms[3]:>6.2f} {gross:>6.3f} | {np.nanmean(er):>7.2f} {rr:>7.1f}"
+            f" {rms[1]:>6.1f} {rms[4]:>6.1f} | {rf:>5.2f} {rms[2]:>5.2f} | {' '.join(ratio)} | {missing} | {orders}"
+        )
+    low_iron = tissue & (scan.r2star < 350)
+    wrong = np.abs(pdff - scan.pdff) > 30
+    print(
+        f"  swapped tissue below 350 1/s: {100 * np.mean(wrong[low_iron]):.4f} %; liver alone {100 * np.mean(wrong[low_iron & liver]):.4f} %"
+    )
+
+
+def pycsemri(scan, case, slices):
+    from pycsemri.fwFit_ComplexLS_1r2star import fwFit_ComplexLS_1r2star
+    from pycsemri.VARPRO_LUT import VARPRO_LUT
+    from simulation import AMPLITUDES, PEAKS_PPM
+
+    algo = {
+        "species": [{"frequency": [0.0], "relAmps": [1.0]}, {"frequency": PEAKS_PPM.tolist(), "relAmps": AMPLITUDES.tolist()}],
+        "range_fm": [-400.0 * case.tesla / 1.5, 400.0 * case.tesla / 1.5],
+        "NUM_FMS": 161,
+        "range_r2star": [0.0, 1000.0],
+        "NUM_R2STARS": 21,
+        "SUBSAMPLE": 4,
+        "NUM_ITERS": 40,
+    }
+    maps = np.full((3, *case.shape), np.nan)
+    start = time.process_time()
+    for k in slices:
+        data = {
+            "images": scan.signal[:, :, k, :].reshape(*case.shape[:2], 1, 1, -1).astype(np.complex128),
+            "TE": case.echo_times_s,
+            "FieldStrength": case.tesla,
+            "PrecessionIsClockwise": 1,
+            "mask": np.ones(case.shape[:2]),
+        }
+        data["images"] = data["images"][:, :, 0, 0, :]
+        first = VARPRO_LUT(data, algo)
+        first["masksignal"] = (np.abs(data["images"]).max(axis=-1) > 5 * scan.noise_sd).astype(float)
+        last = fwFit_ComplexLS_1r2star(data, algo, first)
+        water, fat = (np.squeeze(last[key]) for key in ("water_amp", "fat_amp"))
+        total = np.abs(water + fat)
+        with np.errstate(all="ignore"):
+            maps[0, :, :, k] = 100 * np.where(np.abs(water) > np.abs(fat), 1 - np.abs(water) / total, np.abs(fat) / total)
+        maps[1, :, :, k] = np.squeeze(last["r2starmap"])
+        maps[2, :, :, k] = np.squeeze(last["fm"])
+    return maps, (time.process_time() - start) / len(slices)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=["A15", "A3", "A15lo"])
+    parser.add_argument("--pycsemri", type=int, nargs="*", default=[], metavar="SLICE")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--once", action="store_true", help="no warming run")
+    options = parser.parse_args()
+    for name in options.cases:
+        case = CASES[name]
+        scan = simulate(case)
+        body = scan.field_hz[scan.density > 50]
+        spread = np.percentile(body, [0.5, 99.5])
+        print(
+            f"{name}: {case.tesla} T, SNR {case.snr}, {case.shape}, field p0.5/p99.5 {spread[0]:.0f}/{spread[1]:.0f} Hz, {body.min():.0f}..{body.max():.0f}"
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        if not options.once:
+            ours(scan, case, options.threads)
+        fit, wall, cpu = ours(scan, case, options.threads)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(
+            f" hqsm: {wall:.2f} s wall, {cpu:.2f} s CPU, peak memory {after:.2f} GB ({before:.2f} before), R2* limit {fit.r2star_limit_per_s:.0f} 1/s"
+        )
+        se = (fit.pdff_se_percent, fit.r2star_se_per_s, fit.field_se_hz)
+        report(case, scan, fit.pdff_percent, fit.r2star_per_s, fit.field_hz, scan.labels != LUNG, se, fit.model, fit.censored)
+        if options.pycsemri:
+            maps, per_slice = pycsemri(scan, case, options.pycsemri)
+            print(
+                f" pycsemri: {per_slice:.2f} s CPU per slice = {per_slice * case.shape[2]:.1f} s for the volume, {per_slice * case.shape[2] / cpu:.1f} times ours"
+            )
+            report(case, scan, *maps, np.isfinite(maps[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from hqsm.errors import InputError
+from hqsm.r2star import arlo, log_linear, noise_floor
+
+T = 1.2e-3 + 1.6e-3 * np.arange(6)
+
+
+def noisy(r2star: float, snr: float, n: int = 20_000, t: np.ndarray = T) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    signal = snr * np.exp(-r2star * t) + rng.standard_normal((n, t.size)) + 1j * rng.standard_normal((n, t.size))
+    return np.abs(signal)
+
+
+@pytest.mark.parametrize("r2star", [30.0, 200.0, 600.0])
+def test_every_estimator_returns_a_noise_free_decay(r2star: float) -> None:
+    decay = 1e6 * np.exp(-r2star * T)[None]
+    assert log_linear.estimate(decay, T)[0] == pytest.approx(r2star, rel=1e-9)
+    for model in ("plain", "truncated", "noise-floor"):
+        assert noise_floor.estimate(decay, T, 1.0, model=model)[0] == pytest.approx(r2star, rel=1e-3)
+    # Simpson's rule over an exponential is off by (R2* dt)^4 / 180
+    assert arlo.estimate(decay, T)[0] == pytest.approx(r2star, rel=1e-4 + (r2star * 1.6e-3) ** 4 / 60)
+
+
+def test_the_mean_magnitude_of_noise_alone_is_that_of_rayleigh_and_chi() -> None:
+    assert noise_floor.mean_magnitude(np.array([0.0]))[0] == pytest.approx(np.sqrt(np.pi / 2))
+    # four coils: chi with eight degrees of freedom
+    assert noise_floor.mean_magnitude(np.array([0.0]), coils=4)[0] == pytest.approx(2.7415, rel=1e-4)
+    assert noise_floor.mean_magnitude(np.array([10.0]))[0] == pytest.approx(10.05, abs=0.002)
+
+
+def test_the_noise_floor_biases_the_plain_fit_and_not_the_model_that_knows_it() -> None:
+    data = noisy(600, 40)
+    assert np.nanmean(noise_floor.estimate(data, T, 1.0, model="plain")) < 580
+    assert abs(np.nanmean(noise_floor.estimate(data, T, 1.0)) - 600) < 12
+    assert abs(np.nanmedian(noise_floor.estimate(data, T, 1.0)) - 600) < 8
+
+
+def test_uneven_echoes_are_refused_by_arlo_alone() -> None:
+    t = np.array([1e-3, 2e-3, 4e-3, 5e-3])
+    decay = np.exp(-100 * t)[None]
+    with pytest.raises(InputError):
+        arlo.estimate(decay, t)
+    assert log_linear.estimate(decay, t)[0] == pytest.approx(100)
+
+
+def test_voxels_of_noise_have_no_number() -> None:
+    assert np.isnan(noise_floor.estimate(np.full((1, 6), 1.2), T, 1.0)).all()
