@@ -375,8 +375,14 @@ def write_frame(path: Path, table: str, frame: pd.DataFrame) -> None:
     write_rows(path, table, rows)
 
 
-def read_frame(path: Path, table: str) -> pd.DataFrame:
-    """Read a table of the contract back; identifiers stay text, numbers become float64, ``n/a`` NaN or empty text."""
+def read_frame(path: Path, table: str, *, complete: bool = True) -> pd.DataFrame:
+    """Read a table of the contract back; identifiers stay text, numbers become float64, ``n/a`` NaN or empty text.
+
+    Raises
+    ------
+    InputError
+        ``TABLE_MISSING``; ``TABLE_COLUMN`` if a column is not there, unless ``complete`` is False (tables of another version).
+    """
     import pandas as pd
 
     try:
@@ -384,6 +390,8 @@ def read_frame(path: Path, table: str) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.", remedy="Run the workflow first.", code="TABLE_MISSING") from error
     for column in TABLES[table]:
+        if column.name not in frame and not complete:
+            continue
         if column.name not in frame:
             raise InputError(f"{path.name} has no column {column.name}.", remedy="Run the workflow again.", code="TABLE_COLUMN")
         text = frame[column.name].replace(MISSING, "")

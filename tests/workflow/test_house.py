@@ -36,6 +36,7 @@ EDGES = {
     "report",
     "stage",
     "study",
+    "study_status",
     "study_config",
     "tables",
     "workflow_support",
