@@ -10,7 +10,7 @@ import pandas as pd
 
 KEYS = (
     *("what", "item", "participant_id", "session_id", "start_session", "end_session", "field_strength_t", "analysis", "setting"),
-    *("comparison", "confounder", "method", "term", "quantity", "region", "reader", "kind", "reader_a", "reader_b", "left_out", "removed"),
+    *("comparison", "confounder", "method", "term", "quantity", "region", "reader", "kind", "reader_a", "reader_b"),
 )
 """Columns that say what a row is about; those that a table has, in its own order, are its key."""
 
@@ -65,6 +65,8 @@ def _keyed(frame: pd.DataFrame | None) -> dict[str, dict[str, object]]:
     if frame is None:
         return {}
     columns = [name for name in frame.columns if name in KEYS]
+    if "participant_id" in columns and "field_strength_t" in columns:
+        columns.remove("field_strength_t")  # there it is a fact of the visit
     rows: dict[str, dict[str, object]] = {}
     for row in frame.to_dict(orient="records"):
         words = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in columns]
@@ -126,4 +128,5 @@ def _difference(a: object, b: object, tolerance: float) -> tuple[float, float] |
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return "n/a" if np.isnan(value) else f"{value:.6g}"
-    return str(value) if value else "n/a"
+    text = str(value) if value else "n/a"
+    return text if len(text) <= 60 else f"{text[:57]}..."
