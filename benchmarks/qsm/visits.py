@@ -20,7 +20,7 @@ from hqsm.config.gating import GatingParams
 from hqsm.config.liver import LiverParams
 from hqsm.data import Regions, WaterFat
 from hqsm.fatwater.separation import separate
-from hqsm.gating import gate
+from hqsm.gating.gate import gate
 from hqsm.liver import find_regions
 from hqsm.phantom.forward import LiverState, ScanProtocol, TruthMaps, simulate_abdomen, simulate_explant
 
@@ -127,7 +127,7 @@ SETS = {"develop": develop, "judge": judge, "explants": explants}
 
 def load(case: Case, cache: Path) -> Visit:
     """The visit of a case, from the cache or made now."""
-    modules = ("hqsm.phantom.forward", "hqsm.fatwater.separation", "hqsm.liver", "hqsm.gating")
+    modules = ("hqsm.phantom.forward", "hqsm.fatwater.separation", "hqsm.liver", "hqsm.gating.gate")
     digest = code_digest(*modules) + repr(case)
     path = cache / f"{case.name}-{hashlib.sha256(digest.encode()).hexdigest()[:12]}.pkl"
     if path.is_file():
@@ -161,5 +161,5 @@ def _make(case: Case) -> Visit:
     echoes, _ = gate(scan.echoes, None, GatingParams())
     maps = separate(echoes, FatWaterParams(), temperature_celsius=temperature)
     specimen = "in_vitro" if case.explant else "in_vivo"
-    regions = find_regions(echoes, maps, None, LiverParams(), specimen=specimen)
+    regions = find_regions(echoes, maps, {}, LiverParams(), specimen=specimen)
     return Visit(case=case, maps=maps, regions=regions, truth=scan.truth)
