@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from hqsm.commands.run import REPOSITORY, run_workflow
 from hqsm.phantom.accuracy import score
 from hqsm.phantom.cohort import simulate_study, truth_folder
+from hqsm.study import describe_changes, discover, read_index
 from hqsm.tables import TABLES
-from hqsm.workflow_support import TABLE_NAMES
+from hqsm.workflow_support import LAST_RUN, TABLE_NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -23,11 +26,18 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle, delimiter="\t"))
 
 
-def planned(study: Path, *further: str) -> str:
-    """What a dry run would do."""
+def planned(study: Path, *further: str, package: Path | None = None) -> str:
+    """What a dry run would do, with another copy of the package if one is named."""
+    environment = {**os.environ, **({"PYTHONPATH": str(package)} if package else {})}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study), "-n"]
     command += ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default"), *further]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def counts(plan: str) -> dict[str, int]:
+    """Jobs by rule of a dry run."""
+    lines = [line.split() for line in plan.splitlines()]
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit() and words[0] != "total"}
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +87,117 @@ def test_susceptibility_rises_with_iron_with_a_slope_near_one(study: Path) -> No
     assert all(0.8 < slope < 1.2 for slope in slopes.values()), slopes
 
 
-def test_a_second_run_does_nothing_and_a_new_file_reruns_only_its_visit(study: Path) -> None:
+def opening(study: Path) -> str:
+    """What a run says at its start, of what is new, changed and removed."""
+    return describe_changes(read_index(study / LAST_RUN)[0], discover(study)[0])
+
+
+IMAGES = ("gated_echoes", "water_fat", "regions", "susceptibility")
+N_VISITS = 15
+
+
+def test_a_second_run_does_nothing(study: Path) -> None:
     assert "Nothing to be done" in planned(study)
+
+
+def test_a_file_that_is_touched_and_not_changed_reruns_nothing(study: Path) -> None:
+    for path in (next((study / "dicom/sub-0101/ses-01").rglob("I[0-9]*")), study / "records" / "visits.csv"):
+        os.utime(path)
+    assert "Nothing to be done" in planned(study)
+
+
+def test_a_new_file_in_a_visit_reruns_that_visit_and_the_cohort(study: Path) -> None:
     extra = study / "dicom" / "sub-0101" / "ses-02" / "note.txt"
     extra.write_text("x", encoding="utf-8")
-    plan = planned(study)
+    plan, said = planned(study), opening(study)
     extra.unlink()
-    counts = dict(line.split()[:2] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
-    assert counts["gated_echoes"] == "1"
-    assert counts["water_fat"] == "1"
-    assert "exposure" not in counts
+    found = counts(plan)
+    assert {rule: found[rule] for rule in (*IMAGES, "liver_iron", "visit_page")} == dict.fromkeys((*IMAGES, "liver_iron", "visit_page"), 1)
+    assert found["visit_tables"] == found["regression"] == found["study_report"] == 1
+    assert "exposure" not in found
+    assert "1 changed (sub-0101/ses-02)" in said
 
 
-def test_a_changed_parameter_of_lic_leaves_the_images_alone(study: Path) -> None:
-    plan = planned(study, "--config", 'lic={"r2star_calibration": "hankins2009"}')
-    counts = dict(line.split()[:2] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
-    assert counts["liver_iron"] == "15"
-    assert counts.get("water_fat", "0") in {"0", "1"}  # the rejected visit left nothing to start from and is tried again
+def test_a_new_visit_costs_one_visit_and_the_cohort(study: Path) -> None:
+    new = study / "dicom" / "sub-0101" / "ses-09"
+    shutil.copytree(study / "dicom" / "sub-0101" / "ses-02", new)
+    plan, said = planned(study), opening(study)
+    shutil.rmtree(new)
+    found = counts(plan)
+    assert all(found[rule] == 1 for rule in (*IMAGES, "liver_iron", "visit_page", "visit_tables"))
+    assert "exposure" not in found
+    assert "1 new (sub-0101/ses-09)" in said
+
+
+def test_a_removed_visit_reruns_the_cohort_alone(study: Path) -> None:
+    visit = study / "dicom" / "sub-0102" / "ses-02"
+    visit.rename(study / "away")
+    plan, said = planned(study), opening(study)
+    (study / "away").rename(visit)
+    found = counts(plan)
+    assert found["visit_tables"] == 1
+    assert not set(found) & set(IMAGES)
+    assert "1 removed (sub-0102/ses-02)" in said
+
+
+def test_a_mask_reruns_what_follows_from_it(study: Path) -> None:
+    mask = study / "rois" / "sub-0101" / "ses-01" / "liver.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"x")
+    found = counts(planned(study))
+    shutil.rmtree(study / "rois")
+    assert found["regions"] == found["susceptibility"] == found["liver_iron"] == found["visit_tables"] == 1
+    assert "gated_echoes" not in found
+    assert "water_fat" not in found
+
+
+def test_a_record_reruns_no_image(study: Path) -> None:
+    record = study / "records" / "transfusions.csv"
+    before = record.read_bytes()
+    record.write_bytes(before + b"\n")
+    plan, said = planned(study), opening(study)
+    record.write_bytes(before)
+    found = counts(plan)
+    assert found["exposure"] == 1
+    assert not set(found) & {*IMAGES, "liver_iron"}
+    assert "records changed: transfusions.csv" in said
+
+
+def test_a_decision_reruns_the_tables_alone(study: Path) -> None:
+    decisions = study / "decisions.csv"
+    decisions.write_text("participant_id,session_id,decision,who,when,why\n0101,02,exclude,AB,2026-01-02,moved\n", encoding="utf-8")
+    found = counts(planned(study))
+    decisions.unlink()
+    assert found["visit_tables"] == 1
+    assert not set(found) & {*IMAGES, "liver_iron"}
+
+
+@pytest.mark.parametrize(
+    ("config", "reruns", "leaves"),
+    [
+        ('lic={"r2star_calibration": "hankins2009"}', ("liver_iron", "visit_tables"), IMAGES),
+        ('susceptibility={"reference": "fat"}', ("susceptibility", "liver_iron"), ("gated_echoes", "water_fat", "regions")),
+        ('statistics={"bootstrap_draws": 300}', ("regression",), (*IMAGES, "liver_iron", "exposure")),
+    ],
+)
+def test_a_parameter_reruns_its_stage_and_what_follows(study: Path, config: str, reruns: tuple[str, ...], leaves: tuple[str, ...]) -> None:
+    found = counts(planned(study, "--config", config))
+    for rule in reruns:
+        assert found[rule] == (N_VISITS if rule in {*IMAGES, "liver_iron"} else 1), rule
+    for rule in leaves:
+        # the rejected visit left nothing to go on from: it is tried again from its images
+        assert found.get(rule, 0) <= (rule in IMAGES), rule
+
+
+def test_changed_code_reruns_the_stages_that_use_it(study: Path, tmp_path: Path) -> None:
+    package = tmp_path / "src"
+    shutil.copytree(REPOSITORY / "src", package, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    assert "Nothing to be done" in planned(study, package=package)
+    module = package / "hqsm" / "lic.py"
+    module.write_text(module.read_text(encoding="utf-8") + "\n\ndef another() -> int:\n    return 1\n", encoding="utf-8")
+    found = counts(planned(study, package=package))
+    assert found["liver_iron"] == N_VISITS
+    assert all(found.get(rule, 0) <= 1 for rule in IMAGES)  # the rejected visit is tried again from its images
 
 
 def test_maps_are_float_with_nan_and_share_the_echoes_grid(study: Path) -> None:
