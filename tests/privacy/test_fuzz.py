@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hqsm.config.dicom import DicomParams
@@ -98,6 +98,7 @@ def test_one_damaged_file(vendor: str, edits: list[tuple[str, int, bytes]]) -> N
 
 @fuzz(12, 300)
 @given(vendor=st.sampled_from(["siemens", "ge", "philips"]), edits=damage(), everywhere=st.booleans(), which=st.integers(0, 71))
+@example(vendor="siemens", edits=[("write", 337, bytes(8))], everywhere=False, which=0)  # an element without representation
 def test_a_visit_with_damage_in_one_file_or_in_all(vendor: str, edits: list[tuple[str, int, bytes]], everywhere: bool, which: int) -> None:
     folder = Path(tempfile.mkdtemp())
     try:

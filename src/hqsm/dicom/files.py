@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,7 +153,10 @@ def look_through(folder: Path, params: DicomParams) -> FolderContent:
         if path.name.endswith(_SIDE_FILES):
             continue
         n_files += 1
-        made = _look_at(path, folder, params)
+        with warnings.catch_warnings():
+            # what pydicom makes of a damaged header: the file is read or named as damaged, a log is no place for it
+            warnings.simplefilter("ignore")
+            made = _look_at(path, folder, params)
         if isinstance(made, SetAside):
             aside.append(made)
             continue
