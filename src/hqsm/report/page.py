@@ -32,7 +32,7 @@ th,td{padding:.28rem .6rem;text-align:left;border-bottom:1px solid var(--line);v
 thead th{white-space:nowrap;border-bottom:2px solid var(--line)}
 th.sortable{cursor:pointer}th.sortable:after{content:" \\2195";color:#9aa7b4}
 th[aria-sort=ascending]:after{content:" \\2191";color:var(--ink)}th[aria-sort=descending]:after{content:" \\2193";color:var(--ink)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.id{white-space:nowrap}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.id{white-space:nowrap}td.why{min-width:24rem}
 tbody tr:hover{background:#f6f8fa}.wide{overflow-x:auto}
 figure{margin:.8rem 0 1.4rem}figure img{display:block;max-width:100%;height:auto}
 .cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0}

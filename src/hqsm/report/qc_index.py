@@ -73,7 +73,7 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
                 Cell(text=row["acq_date"] or "–", css="id"),
                 row["scanner"] or "–",
                 *metrics,
-                row["reason"] if row["status"] != "ok" else "",
+                Cell(text=row["reason"] if row["status"] != "ok" else "", css="why"),
             )
         )
     counts = visits["status"].value_counts()
