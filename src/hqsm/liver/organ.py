@@ -16,6 +16,7 @@ from scipy import ndimage
 from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
+from hqsm.liver.pieces import Edges, find_edges, without_neighbours
 
 _DECAY_OFFSET_PER_S = 15.0
 """Added to the decay before its logarithm: the noise of a decay is about constant below this and relative above it."""
@@ -44,12 +45,15 @@ class Features:
         Fat fraction / 100; NaN where it is not known.
     tissue
         Body without fat, lung and gas.
+    edges
+        Of the first echo.
     """
 
     brightness: FloatArray
     log_decay: FloatArray
     pdff: FloatArray
     tissue: Mask
+    edges: Edges
 
 
 def magnitude_decay_per_s(echoes: MultiEcho, noise_sd: float) -> FloatArray:
@@ -106,6 +110,7 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
         log_decay=_cleaned(np.log(decay + np.float32(_DECAY_OFFSET_PER_S)), grid),
         pdff=np.where(known, _cleaned(np.where(known, pdff, 0), grid), np.nan).astype(np.float32),
         tissue=np.asarray(ndimage.median_filter(tissue.astype(np.uint8), size=_box(grid, 9.0)) > 0) & body,
+        edges=find_edges(first, noise_sd, grid),
     )
 
 
@@ -137,7 +142,7 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
         organ = _refined(found, best, body, right_mm, grid, neck_mm)
         if solidity(organ, grid) >= _LEAST_SOLIDITY:
             break
-    return organ
+    return without_neighbours(organ, found.edges, found.log_decay, grid)
 
 
 def _modes(found: Features, where: Mask, most: int = 6) -> list[tuple[float, float]]:
