@@ -16,7 +16,7 @@ from scipy import ndimage
 from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
-from hqsm.liver.pieces import Edges, find_edges, without_neighbours
+from hqsm.liver.pieces import Edges, find_edges, snapped, without_neighbours
 
 _DECAY_OFFSET_PER_S = 15.0
 """Added to the decay before its logarithm: the noise of a decay is about constant below this and relative above it."""
@@ -142,7 +142,8 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
         organ = _refined(found, best, body, right_mm, grid, neck_mm)
         if solidity(organ, grid) >= _LEAST_SOLIDITY:
             break
-    return without_neighbours(organ, found.edges, found.log_decay, grid)
+    organ = without_neighbours(organ, found.edges, found.log_decay, grid)
+    return snapped(organ, found.edges, found.tissue | organ, grid)
 
 
 def _modes(found: Features, where: Mask, most: int = 6) -> list[tuple[float, float]]:
