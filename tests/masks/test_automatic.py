@@ -140,14 +140,15 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
     import nibabel as nib
 
     images = {}
-    for path in sorted(folder.glob("*.json")):
-        volume = nib.load(path.with_suffix(".nii.gz"))
-        kind = "phase" if path.stem.endswith("_ph") else "magnitude"
-        images[kind, json.loads(path.read_text(encoding="utf-8"))["EchoTime"]] = volume
-    times = sorted({time for _, time in images})
+    for path in sorted(folder.glob("*_e[12]*.json")):
+        if path.stem.endswith(("_e1", "_e2", "_e1_ph", "_e2_ph")):
+            kind = "phase" if path.stem.endswith("_ph") else "magnitude"
+            images[kind, round(json.loads(path.read_text(encoding="utf-8"))["EchoTime"], 6)] = nib.load(path.with_suffix(".nii.gz"))
+    times = sorted(time for kind, time in images if kind == "phase")
+    rad = np.pi / 4096 if folder.name.startswith("siemens") else 1e-3
     signal = np.stack(
         [
-            np.asarray(images["magnitude", t].dataobj, np.float32) * np.exp(1j * np.pi / 4096 * np.asarray(images["phase", t].dataobj))
+            np.asarray(images["magnitude", t].dataobj, np.float32) * np.exp(1j * rad * np.asarray(images["phase", t].dataobj))
             for t in times
         ],
         axis=3,
@@ -160,17 +161,22 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["siemens_01", "siemens_02"])
-def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "largest_share"),
+    # kidneys were outlined in every slice in the first and third, in one in the others; the outlines' own rim is 2 to 5 %
+    [("siemens_01", 0.02), ("siemens_02", 0.02), ("philips_01", 0.03), ("philips_04", 0.03), ("philips_11", 0.07)],
+)
+def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str, largest_share: float) -> None:
     echoes, kidneys = real_two_echo_abdomen(real_data_dir / "ukat_b0_dualecho_3vendor_nifti" / name)
     found = find_regions(echoes, separate(echoes, FatWaterParams()), {}, LiverParams(), specimen="in_vivo")
     assert found.codes == ("MASK_AUTOMATIC",), found.reason
     # a coronal slab has no back, so what lies at its rear is no muscle and the spinal canal is no aorta
     assert found.references == {}
     # a slab of 50 mm holds a part of the liver
-    assert 300 < found.liver_whole.sum() * echoes.grid.voxel_volume_ml < 1000
-    assert kidneys.sum() > 1000
-    assert (found.liver_whole & kidneys).sum() < 0.02 * kidneys.sum()
+    assert 150 < found.liver_whole.sum() * echoes.grid.voxel_volume_ml < 1000
+    assert kidneys.sum() > 700
+    assert (found.liver_whole & kidneys).sum() < largest_share * kidneys.sum()
+    assert (found.liver & kidneys).sum() < 0.005 * found.liver.sum()
 
 
 def box(low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:

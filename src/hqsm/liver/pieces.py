@@ -25,7 +25,7 @@ _WEAK = 3.0
 """Gradient in multiples of the organ's own median below which there is no edge."""
 _OTHER_DECAY, _OTHER_BRIGHTNESS = 0.2, 0.2
 """Difference of logarithms from the organ's above which a piece is not of its kind."""
-_BORDER_MM = 14.0
+_BORDER_MM, _RIM_MM = 14.0, 5.0
 _SMALLEST_ML = 2.0
 _PART_OF_ORGAN = 0.25
 """A piece larger than this share of the largest one is a lobe, whatever vessel or fissure bounds it."""
@@ -72,7 +72,8 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
         return organ
     gradient = edges.gradient_per_mm
     median = float(np.median(gradient[deep]))
-    labels = joined(basins(gradient, organ, grid), gradient, _WEAK * median, log_decay, grid)
+    inner = depth_mm(organ, grid) > _RIM_MM
+    labels = joined(basins(gradient, organ, grid), gradient, _WEAK * median, log_decay, grid, inner)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     main = int(np.argmax(sizes))
@@ -86,7 +87,7 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
         waiting.discard(number)
         piece = labels == number
         accepted = faces[number] > 0 and not (
-            _is_of(labels == other, piece, labels == main, gradient < _WEAK * median)
+            runs_into(labels == other, piece, labels == main, gradient < _WEAK * median)
             or _is_other(piece, labels == main, median, edges, log_decay, grid)
         )
         labels[piece] = main if accepted else other
@@ -100,18 +101,22 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
 
 
 def snapped(organ: Mask, edges: Edges, within: Mask, grid: VoxelGrid) -> Mask:
-    """The organ with its surface on the steepest gradient near it: from 4 mm inside to 6 mm outside, in ``within``.
+    """The organ with its surface on the steepest gradient near it: from 4 mm inside to 5 mm outside, in ``within``.
 
     What tells organs apart is smoothed, and where a dark organ meets bright ones that takes off its outermost voxels.
+    It grows onto the ramp of an edge alone: where it touches something like it, nothing says where it ends.
     """
-    markers = np.zeros(organ.shape, np.int32)
-    markers[~(dilated(organ, grid, _OUTWARD_MM) & within)] = 2
-    markers[eroded(organ, grid, _INWARD_MM)] = 1
-    moved: Mask = np.asarray(watershed(edges.gradient_per_mm, markers=markers)) == 1  # type: ignore[no-untyped-call]
-    return moved
+    inside = eroded(organ, grid, _INWARD_MM)
+    if not inside.any():
+        return organ
+    gradient = edges.gradient_per_mm
+    markers = np.where(inside, 1, np.where(dilated(organ, grid, _OUTWARD_MM) & within, 0, 2))
+    moved: Mask = np.asarray(watershed(gradient, markers=markers)) == 1  # type: ignore[no-untyped-call]
+    ramp = gradient > _WEAK * float(np.median(gradient[inside]))
+    return moved & (organ | ramp)
 
 
-def _is_of(other: Mask, piece: Mask, main: Mask, calm: Mask) -> bool:
+def runs_into(other: Mask, piece: Mask, main: Mask, calm: Mask) -> bool:
     """Whether a piece runs into what was found to be something else more openly than into the organ."""
     to_other, to_main = (int((_border(piece, mask, (~calm).astype(np.float32)) == 0).sum()) for mask in (other, main))
     return to_other > to_main
@@ -177,10 +182,13 @@ def interfaces(labels: IntArray, gradient: FloatArray) -> dict[tuple[int, int], 
     return {(int(pair // n), int(pair % n)): (int(f), float(m)) for pair, f, m in zip(pairs, faces, mean, strict=True)}
 
 
-def joined(labels: IntArray, gradient: FloatArray, weak_per_mm: float, log_decay: FloatArray, grid: VoxelGrid) -> IntArray:
+def joined(
+    labels: IntArray, gradient: FloatArray, weak_per_mm: float, log_decay: FloatArray, grid: VoxelGrid, inner: Mask
+) -> IntArray:
     """Labels after the weakest borders have gone, one after the other, up to a mean gradient of ``weak_per_mm``.
 
-    Two pieces of some size whose mean decay differs stay apart, however weak the edge between them.
+    Two pieces of some size whose mean decay differs stay apart, however weak the edge between them. Borders count in
+    ``inner`` alone: near the organ's surface its own edge would speak.
     """
     n = int(labels.max()) + 1
     size = np.bincount(labels.ravel(), minlength=n).astype(float)
@@ -188,7 +196,7 @@ def joined(labels: IntArray, gradient: FloatArray, weak_per_mm: float, log_decay
     least = (_SMALLEST_ML + 1) / grid.voxel_volume_ml
     near: dict[int, dict[int, tuple[int, float]]] = {}
     queue: list[tuple[float, int, int, int]] = []
-    for (a, b), (faces, mean) in interfaces(labels, gradient).items():
+    for (a, b), (faces, mean) in interfaces(np.where(inner, labels, 0), gradient).items():
         near.setdefault(a, {})[b] = near.setdefault(b, {})[a] = (faces, mean * faces)
         queue.append((mean, a, b, faces))
     heapq.heapify(queue)
