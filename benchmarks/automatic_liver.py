@@ -53,7 +53,8 @@ def main(first_anatomy: int) -> None:
         overlaps.append(overlap)
         purities.append(purity)
         print(f"LIC {lic:g}, PDFF {pdff:g} %, {tesla:g} T: Dice {overlap:.3f}, read inside {purity:.2%} {found.reason}", flush=True)
-    print(f"{len(overlaps)} visits: Dice {min(overlaps):.3f} to {max(overlaps):.3f}, mean {np.mean(overlaps):.3f}; read inside {np.nanmin(purities):.2%} or more")
+    mean, least = np.mean(overlaps), np.nanmin(purities)
+    print(f"{len(overlaps)} visits: Dice {min(overlaps):.3f} to {max(overlaps):.3f}, mean {mean:.3f}; read inside {least:.2%} or more")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ CASES = (
     Case(name="coronal 3 T, body 9", **CORONAL, field_strength_tesla=3, lic_mg_g=3, body=9),
 )
 FINE_MM = 1.3
-"""The body moves by linear interpolation between its own voxels: with slices of 3.7 mm that smears lung over dome and alone adds 1 to 3 1/s."""
+"""The body moves by interpolation between its own voxels: 3.7 mm of them smear lung over dome, which alone adds 1 to 3 1/s."""
 COLOURS = {"plain average": "#D55E00", "average, phase aligned": "#E69F00", "gated": "#0072B2"}
 
 

@@ -112,4 +112,7 @@ def test_the_standard_amplitude_takes_its_millimetres_from_the_images(tmp_path: 
 def test_a_class_of_the_breath_is_no_displacement(tmp_path: Path) -> None:
     enhanced(tmp_path, amplitude=False)
     assert read_amplitude(tmp_path) is None
-    assert gate(moving_object(POSITION_MM), None, GatingParams(), read_respiratory_record(tmp_path, TIMES_S, GatingParams()))[1].source == "images"
+    assert (
+        gate(moving_object(POSITION_MM), None, GatingParams(), read_respiratory_record(tmp_path, TIMES_S, GatingParams()))[1].source
+        == "images"
+    )

@@ -27,6 +27,8 @@ _LEAST_SOLIDITY = 0.7
 """Share of its convex hull below which what was grown has leaked into its neighbours."""
 _FAINT = 0.3
 """Signal at TE = 0, as a share of that of soft tissue, below which a voxel is lung or gas."""
+_ABOVE_NOISE = 2.2
+"""Median magnitude over noise SD of tissue that is dark at every echo; that of noise alone is 1.2."""
 _LARGEST_DEEP_FAT_SHARE = 0.75
 """Share of voxels deep in the body that can be fat; above it the separation has swapped water and fat."""
 
@@ -104,7 +106,7 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas
     dark = decay > 0.5 / float(echoes.echo_times_s[0])
-    tissue = body & ~fat & (lit | (dark & (first > 4 * noise_sd)))
+    tissue = body & ~fat & (lit | (dark & (_cleaned(first, grid) > _ABOVE_NOISE * noise_sd)))
     return Features(
         brightness=_cleaned(brightness, grid),
         log_decay=_cleaned(np.log(decay + np.float32(_DECAY_OFFSET_PER_S)), grid),

@@ -26,7 +26,7 @@ _WEAK = 3.0
 _OTHER_DECAY, _OTHER_BRIGHTNESS = 0.2, 0.2
 """Difference of logarithms from the organ's above which a piece is not of its kind."""
 _BORDER_MM, _RIM_MM = 14.0, 5.0
-_SMALLEST_ML = 2.0
+_SMALLEST_ML, _FEWEST_VOXELS = 2.0, 8
 _PART_OF_ORGAN = 0.25
 """A piece larger than this share of the largest one is a lobe, whatever vessel or fissure bounds it."""
 _GAPS = 0.2
@@ -77,7 +77,7 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     main = int(np.argmax(sizes))
-    other = labels.max() + 1
+    other, sealed = int(labels.max()) + 1, int(labels.max()) + 2
     waiting = set(np.flatnonzero(sizes).tolist()) - {main}
     while waiting:
         borders = interfaces(labels, gradient)
@@ -85,13 +85,21 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
         faces = {n: borders.get((min(n, main), max(n, main)), (0, 0.0))[0] for n in waiting}
         number = max(faces, key=lambda n: (faces[n], -n))
         waiting.discard(number)
-        piece = labels == number
-        accepted = faces[number] > 0 and not (
-            runs_into(labels == other, piece, labels == main, gradient < _WEAK * median)
-            or _is_other(piece, labels == main, median, edges, log_decay, grid)
-        )
-        labels[piece] = main if accepted else other
-    removed = labels == other
+        piece, accepted = labels == number, labels == main
+        if not faces[number]:
+            labels[piece] = sealed if (borders.get((number, sealed), (0, 0.0))[0]) else other
+        elif runs_into(labels == other, piece, accepted, gradient < _WEAK * median) or _is_unlike(
+            piece, accepted, median, edges, log_decay, grid
+        ):
+            labels[piece] = other
+        else:
+            labels[piece] = sealed if _is_sealed(piece, accepted, gradient, median, grid) else main
+    lobes, n_lobes = ndimage.label(labels == sealed)
+    for lobe in range(1, n_lobes + 1):
+        # what is alike, closed off and as large as that is a lobe behind a fissure, not a muscle behind a rib
+        if (lobes == lobe).sum() > _PART_OF_ORGAN * (labels == main).sum():
+            labels[lobes == lobe] = main
+    removed = labels >= other
     if not removed.any():
         return organ
     kept = organ & ~removed
@@ -122,8 +130,8 @@ def runs_into(other: Mask, piece: Mask, main: Mask, calm: Mask) -> bool:
     return to_other > to_main
 
 
-def _is_other(piece: Mask, main: Mask, median: float, edges: Edges, log_decay: FloatArray, grid: VoxelGrid) -> bool:
-    """Whether a piece differs from the organ's largest one by more than chance and iron's texture allow."""
+def _is_unlike(piece: Mask, main: Mask, median: float, edges: Edges, log_decay: FloatArray, grid: VoxelGrid) -> bool:
+    """Whether a piece's decay, or its brightness across the border, differs from the organ's beyond chance and texture."""
     n = int(piece.sum())
     if n * grid.voxel_volume_ml < _SMALLEST_ML:
         return False
@@ -135,14 +143,17 @@ def _is_other(piece: Mask, main: Mask, median: float, edges: Edges, log_decay: F
         return True
     calm = edges.gradient_per_mm < _WEAK * median
     here, there = dilated(main, grid, _BORDER_MM) & piece & calm, dilated(piece, grid, _BORDER_MM) & main & calm
-    if min(int(here.sum()), int(there.sum())) > 8:
-        step = float(np.median(edges.log_signal[here]) - np.median(edges.log_signal[there]))
-        if abs(step) > _OTHER_BRIGHTNESS:
-            return True
-    if n > _PART_OF_ORGAN * main.sum():
+    if min(int(here.sum()), int(there.sum())) <= _FEWEST_VOXELS:
         return False
-    border = _border(piece, main, edges.gradient_per_mm)
-    area_mm2 = border.size * grid.voxel_volume_ml ** (2 / 3) * 100
+    return abs(float(np.median(edges.log_signal[here]) - np.median(edges.log_signal[there]))) > _OTHER_BRIGHTNESS
+
+
+def _is_sealed(piece: Mask, main: Mask, gradient: FloatArray, median: float, grid: VoxelGrid) -> bool:
+    """Whether nearly all of the border between a piece and the organ is an edge."""
+    if piece.sum() * grid.voxel_volume_ml < _SMALLEST_ML:
+        return False
+    border = _border(piece, main, gradient)
+    area_mm2 = border.size * (1e3 * grid.voxel_volume_ml) ** (2 / 3)
     return area_mm2 > _LEAST_BORDER_MM2 and float(np.quantile(border, _GAPS)) > _WEAK * median
 
 
@@ -150,7 +161,7 @@ def _border(a: Mask, b: Mask, gradient: FloatArray) -> FloatArray:
     """Gradient at every face between two masks."""
     found = []
     for axis in range(3):
-        one, other, slope = (np.moveaxis(v, axis, 0) for v in (a, b, gradient))
+        one, other, slope = np.moveaxis(a, axis, 0), np.moveaxis(b, axis, 0), np.moveaxis(gradient, axis, 0)
         larger = np.maximum(slope[:-1], slope[1:])
         found += [larger[one[:-1] & other[1:]], larger[other[:-1] & one[1:]]]
     return np.concatenate(found)
@@ -182,9 +193,7 @@ def interfaces(labels: IntArray, gradient: FloatArray) -> dict[tuple[int, int], 
     return {(int(pair // n), int(pair % n)): (int(f), float(m)) for pair, f, m in zip(pairs, faces, mean, strict=True)}
 
 
-def joined(
-    labels: IntArray, gradient: FloatArray, weak_per_mm: float, log_decay: FloatArray, grid: VoxelGrid, inner: Mask
-) -> IntArray:
+def joined(labels: IntArray, gradient: FloatArray, weak_per_mm: float, log_decay: FloatArray, grid: VoxelGrid, inner: Mask) -> IntArray:
     """Labels after the weakest borders have gone, one after the other, up to a mean gradient of ``weak_per_mm``.
 
     Two pieces of some size whose mean decay differs stay apart, however weak the edge between them. Borders count in
