@@ -27,7 +27,7 @@ Method = Literal[
 class PdfParams:
     """Projection onto dipole fields (Liu et al., NMR Biomed 2011;24:1129)."""
 
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     """Relative residual of the normal equations at which the iteration has arrived."""
     max_iterations: Annotated[int, Field(ge=1, le=2000)] = 200
     """Conjugate-gradient iterations at most."""
@@ -37,7 +37,7 @@ class PdfParams:
 class LbvParams:
     """Laplacian boundary value (Zhou et al., NMR Biomed 2014;27:312)."""
 
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Relative residual of Laplace's equation at which the iteration has arrived."""
     max_iterations: Annotated[int, Field(ge=1, le=5000)] = 1000
     """Conjugate-gradient iterations at most."""

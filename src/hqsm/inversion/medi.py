@@ -73,7 +73,6 @@ def _linearised(
     The derivative of w^2 |exp(ia) - exp(ib)|^2 is 2 w^2 sin(a - b); its Gauss-Newton curvature is 2 w^2 because |exp(ia)| = 1.
     """
     diffusivity = smooth_here / np.sqrt((smooth_here * gradient(chi, voxel_size_mm)) ** 2 + np.float32(_SMOOTHING))
-    diffusivity *= smooth_here
     data = np.float32(2 * data_weight) * weight**2
 
     def normal(x: FloatArray) -> FloatArray:
