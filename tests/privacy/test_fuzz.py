@@ -22,6 +22,7 @@ from hqsm.config.records import RecordsParams
 from hqsm.config.study import load_config
 from hqsm.dicom.guarded import read_guarded, without_identity
 from hqsm.dicom.reader import read_visit
+from hqsm.dicom.survey import as_text, survey
 from hqsm.errors import HqsmError
 from hqsm.intake.filing import take_in
 from hqsm.intake.keys import open_keys
@@ -107,6 +108,7 @@ def test_a_visit_with_damage_in_one_file_or_in_all(vendor: str, edits: list[tupl
             (folder / f"{k}").write_bytes(damaged(content, edits) if everywhere or k == which % len(files) else content)
         with contextlib.suppress(HqsmError):
             read_visit(folder, DicomParams(largest_file_mb=8.0))
+        assert as_text(survey(folder, DicomParams(largest_file_mb=8.0)))
         (folder / "source").mkdir()
         for k in range(min(4, len(files))):
             (folder / f"{k}").rename(folder / "source" / f"{k}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -65,8 +66,15 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         If the folder holds no complex multi-echo acquisition, an incomplete one, two patients, or headers whose values
         cannot be used (``DICOM_DAMAGED``).
     """
-    try:
+    with unusable_values_named():
         return _read_visit(folder, params)
+
+
+@contextmanager
+def unusable_values_named() -> Iterator[None]:
+    """Whatever values of a header lead to becomes an :class:`InputError` that repeats none of them."""
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError, NotImplementedError) as error:
         # what a header may contain has no end; the message of the exception can hold a value of it
         raise InputError(

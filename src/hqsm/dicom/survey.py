@@ -13,7 +13,7 @@ from hqsm.config.dicom import DicomParams
 from hqsm.data import SetAside
 from hqsm.dicom.files import look_through
 from hqsm.dicom.frames import Frame, Header, Leftover, frames_of
-from hqsm.dicom.reader import Acquisition, field_strength_tesla, grid_of, notes_of, plan, summarised
+from hqsm.dicom.reader import Acquisition, field_strength_tesla, grid_of, notes_of, plan, summarised, unusable_values_named
 from hqsm.errors import InputError
 
 COLUMNS = ("series", "vendor", "images", "echoes ms", "parts", "repetitions", "matrix", "spacing mm", "plane", "use")
@@ -45,9 +45,9 @@ def survey(folder: Path, params: DicomParams) -> Survey:
     refusal, used, notes = "", tuple[str, ...](), tuple[str, ...]()
     acquisition: Acquisition | None = None
     try:
-        with np.errstate(invalid="ignore", over="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"), unusable_values_named():
             acquisition = plan(content, frames, rest, params)
-        used, notes = _facts(acquisition), notes_of(content, acquisition)
+            used, notes = _facts(acquisition), notes_of(content, acquisition)
     except InputError as error:
         refusal = str(error)
     people = {
@@ -134,7 +134,10 @@ def _matrix(header: Header, images: list[Frame]) -> str:
 
 def _spacing(header: Header) -> str:
     spacing = header.get("PixelSpacing")
-    return " x ".join(f"{float(v):.3g}" for v in spacing) if spacing else "-"
+    try:
+        return " x ".join(f"{float(v):.3g}" for v in spacing) if spacing else "-"
+    except (TypeError, ValueError):
+        return "?"
 
 
 def _plane(frame: Frame) -> str:
