@@ -239,7 +239,7 @@ def small_visit() -> tuple[WaterFat, Regions, np.ndarray]:
         residual=nothing,
         model=nothing.astype(np.int8),
         censored=nothing > 0,
-        r2star_limit_per_s=nothing + 1000,
+        r2star_limit_per_s=1000.0,
         field_strength_tesla=1.5,
         grid=grid,
     )

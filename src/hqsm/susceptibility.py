@@ -66,7 +66,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         methods = {"inversion": "total-field"}
         solutions = {"inversion": solution}
     else:
-        chi, known, solutions = two_step.invert(total, _magnitude(maps, params.medi.edge_echo_time_ms), params)
+        chi, known, solutions = two_step.invert(total, magnitude_image(maps, params.medi.edge_echo_time_ms), params)
         valid = regions.body & known
         methods = dict(zip(("background_field", "inversion"), params.method.split("+"), strict=True))
     if not all(solution.converged for solution in solutions.values()):
@@ -113,7 +113,7 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
     return total, noise_ppm.astype(np.float32)
 
 
-def _magnitude(maps: WaterFat, echo_time_ms: float) -> FloatArray:
+def magnitude_image(maps: WaterFat, echo_time_ms: float) -> FloatArray:
     """Magnitude of an echo (x, y, z), from the maps: iron darkens it, so that it has the liver's edges."""
     decay = np.exp(-np.nan_to_num(maps.r2star_per_s) * milliseconds_to_s(echo_time_ms))
     at_zero = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat)))
