@@ -29,13 +29,13 @@ import numpy as np
 import pandas as pd
 import visits
 
-from hqsm.config.susceptibility import MediParams, SusceptibilityParams
+from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.report.map_montage import save_montage
 from hqsm.susceptibility import magnitude_image, total_field_of
 
 HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
-OURS = ("total-field", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
+OURS = ("total-field", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
 JUDGE = ("j1", "j7", "j11", "j13")
 FORWARD_CHI_PPM = (0.5, 1.5, 3.0)
@@ -202,7 +202,7 @@ def exchange(visit: visits.Visit, folder: Path) -> None:
     echo_times_s = visit.echo_times_s
     for name, volume in (
         ("field_ppm", np.where(total.mask, total.field_ppm, 0)),
-        ("magnitude", magnitude_image(visit.maps, MediParams().edge_echo_time_ms)),
+        ("magnitude", magnitude_image(visit.maps)),
         ("noise", np.where(total.mask, noise_ppm, 0)),
     ):
         volume.astype(np.float64).ravel(order="F").tofile(folder / f"{name}.f64")
