@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from conftest import make_grid
-from hqsm.data import TotalField
+from hqsm.data import TotalField, VoxelGrid
 from hqsm.inversion import total_field
-from hqsm.inversion.total_field import Organ, SourcePrior, shim_fields
+from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourceModel, SourcePrior, solid_harmonics
 from spheres import sphere
 
 
 @pytest.mark.parametrize(("shape", "voxel_size_mm"), [((24, 24, 24), (2, 2, 2)), ((40, 30, 12), (2.5, 2.5, 7.0))])
 def test_what_a_shim_makes_obeys_laplaces_equation(shape: tuple[int, int, int], voxel_size_mm: tuple[float, float, float]) -> None:
     """Third-order polynomials have exact second differences, so that the sum of them is zero to rounding."""
-    fields = shim_fields(shape, np.array(voxel_size_mm))
+    fields = solid_harmonics(shape, np.array(voxel_size_mm))
     assert len(fields) == 16
     flat = np.array([field.ravel() for field in fields])
     assert np.linalg.matrix_rank(flat.astype(float), tol=1e-3) == 16
@@ -34,7 +34,7 @@ def test_what_a_shim_makes_obeys_laplaces_equation(shape: tuple[int, int, int], 
 def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_over_it(kind: str, chi_ppm: float) -> None:
     grid = make_grid(kind, (44, 44, 26))
     share, field = sphere(grid, 16.0, chi_ppm)
-    shims = shim_fields(grid.shape, grid.voxel_size_mm)
+    shims = solid_harmonics(grid.shape, grid.voxel_size_mm)
     field = field + 0.3 * shims[8] - 0.2 * shims[4] + 0.1 * shims[2]
     rng = np.random.default_rng(1)
     mask = np.ones(grid.shape, bool)
@@ -49,9 +49,134 @@ def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_ov
         mean_ppm=np.zeros(grid.shape, np.float32),
         sd_ppm=np.full(grid.shape, 0.1, np.float32),
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
+        beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
-    chi, solution = total_field.invert(
-        total, noise, prior, padding_mm=30.0, end_sd_ppm=0.1, shim_sd_ppm=2.0, tolerance=1e-4, max_iterations=400
+    posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
+    assert posterior.solution.converged
+    inside, outside = share > 0.99, share == 0
+    assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(chi_ppm, rel=0.03)
+    assert np.median(posterior.regional_ppm[inside]) - np.median(posterior.regional_ppm[outside]) == pytest.approx(chi_ppm, rel=0.15)
+
+
+def small_problem(kind: str = "oblique", *, smooth_sd_ppm: float = 0.3) -> tuple[TotalField, np.ndarray, SourcePrior]:
+    grid = make_grid(kind, (10, 10, 6))
+    rng = np.random.default_rng(3)
+    mask = np.zeros(grid.shape, bool)
+    mask[2:-2, 2:-2] = True
+    total = TotalField(
+        field_ppm=(0.05 * mask * rng.standard_normal(grid.shape)).astype(np.float32),
+        weight=mask.astype(np.float32),
+        mask=mask,
+        grid=grid,
     )
-    assert solution.converged
-    assert np.median(chi[share > 0.99]) - np.median(chi[share == 0]) == pytest.approx(chi_ppm, rel=0.03)
+    organ = np.zeros(grid.shape, np.float32)
+    organ[4:8, 3:7, 2:5] = 1
+    prior = SourcePrior(
+        mean_ppm=np.where(mask, 0, 9.4).astype(np.float32),
+        sd_ppm=np.full(grid.shape, 0.2, np.float32),
+        organs=(Organ(share=organ, level_sd_ppm=2.0), Organ(share=organ[::-1].copy(), level_sd_ppm=1.0, goes_on=True)),
+        smooth=(Smooth(sd_ppm=mask * np.float32(smooth_sd_ppm), spacing_mm=12.0),),
+        beyond=Beyond(padding_mm=4.0, spacing_mm=20.0),
+    )
+    return total, np.full(grid.shape, 0.1, np.float32), prior
+
+
+@pytest.mark.parametrize("kind", ["axial", "oblique", "coronal"])
+def test_the_normal_operator_is_symmetric_and_positive(kind: str) -> None:
+    total, noise, prior = small_problem(kind)
+    model = SourceModel(total, noise, prior)
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal(model.n_unknowns).astype(np.float32) for _ in range(2))
+    assert np.vdot(a, model.normal(b)) == pytest.approx(np.vdot(b, model.normal(a)), rel=1e-3)
+    assert np.vdot(a, model.normal(a)) > np.vdot(a, a)
+
+
+def test_the_value_of_a_functional_is_the_weighted_sum_of_the_map() -> None:
+    total, noise, prior = small_problem()
+    model = SourceModel(total, noise, prior)
+    rng = np.random.default_rng(5)
+    unknowns = rng.standard_normal(model.n_unknowns).astype(np.float32)
+    weights = rng.standard_normal(total.grid.shape).astype(np.float32)
+    deviation = model.susceptibility_ppm(unknowns) - prior.mean_ppm
+    assert np.vdot(model.functional(weights), unknowns) == pytest.approx(np.vdot(weights, deviation), rel=1e-3)
+
+
+def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> None:
+    total, noise, prior = small_problem()
+    weights = np.zeros(total.grid.shape, np.float32)
+    weights[4:8, 3:7, 2:5] = 1 / 48
+    posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
+    model = SourceModel(total, noise, prior)
+    coarse = posterior.standard_deviation_ppm(weights)
+    functional = model.functional(weights).astype(np.float64)
+    # a naive twin: the whole matrix, column by column
+    identity = np.eye(model.n_unknowns, dtype=np.float32)
+    matrix = np.array([model.normal(column) for column in identity], np.float64)
+    x = np.linalg.solve((matrix + matrix.T) / 2, functional)
+    assert coarse == pytest.approx(np.sqrt(functional @ x), rel=0.05)
+    assert 0 < coarse < 2.0
+
+
+def test_the_body_goes_on_beyond_an_oblique_slab_along_b0_and_not_along_its_normal() -> None:
+    grid = make_grid("oblique", (24, 40, 8))
+    ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[None, :, None], grid.shape)
+    total = TotalField(
+        field_ppm=np.zeros(grid.shape, np.float32),
+        weight=np.ones(grid.shape, np.float32),
+        mask=np.ones(grid.shape, bool),
+        grid=grid,
+    )
+    prior = SourcePrior(mean_ppm=ramp.copy(), sd_ppm=np.full(grid.shape, 0.1, np.float32), beyond=Beyond(padding_mm=16.0))
+    model = SourceModel(total, np.full(grid.shape, 0.1, np.float32), prior)
+    last = model.inside[2].stop - 1
+    # 25 degrees of tilt: one slice of 4 mm farther along B0, the body lies 4 tan(25) mm away in plane
+    b0 = grid.b0_direction
+    expected = -4 * b0[1] / b0[2] / 2
+    middle = (slice(model.inside[0].start, model.inside[0].stop), slice(model.inside[1].start + 12, model.inside[1].stop - 12))
+    step = model.mean_ppm[(*middle, last + 1)] - model.mean_ppm[(*middle, last)]
+    assert abs(expected) > 0.8
+    np.testing.assert_allclose(step, expected, atol=1e-3)
+
+
+def test_what_no_body_can_make_is_left_out_and_the_sphere_keeps_its_susceptibility() -> None:
+    grid = make_grid("axial", (44, 44, 26))
+    share, field = sphere(grid, 16.0, 2.0)
+    rng = np.random.default_rng(2)
+    field = field + 0.02 * rng.standard_normal(grid.shape)
+    field[4:9, 30:36, 4:9] += 3.4  # a swap of water and fat: the field of no source
+    total = TotalField(
+        field_ppm=field.astype(np.float32), weight=np.ones(grid.shape, np.float32), mask=np.ones(grid.shape, bool), grid=grid
+    )
+    prior = SourcePrior(
+        mean_ppm=np.zeros(grid.shape, np.float32),
+        sd_ppm=np.full(grid.shape, 0.1, np.float32),
+        organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
+        beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
+    )
+    posterior = total_field.invert(total, np.full(grid.shape, 0.02, np.float32), prior, tolerance=1e-4, max_iterations=400)
+    assert posterior.outlier_share > 0.5 * 5 * 6 * 5 / field.size
+    inside, outside = share > 0.99, share == 0
+    assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(2.0, rel=0.05)
+
+
+def test_small_voxels_are_solved_on_larger_ones_and_refined_to_the_same_susceptibility() -> None:
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    grid = VoxelGrid(shape=(58, 57, 20), affine_mm=affine - np.array([[0, 0, 0, 42.0], [0, 0, 0, 42.0], [0, 0, 0, 28.5], [0, 0, 0, 0]]))
+    share, field = sphere(grid, 16.0, 2.0)
+    rng = np.random.default_rng(6)
+    total = TotalField(
+        field_ppm=(field + 0.02 * rng.standard_normal(grid.shape)).astype(np.float32),
+        weight=np.ones(grid.shape, np.float32),
+        mask=np.ones(grid.shape, bool),
+        grid=grid,
+    )
+    prior = SourcePrior(
+        mean_ppm=np.zeros(grid.shape, np.float32),
+        sd_ppm=np.full(grid.shape, 0.1, np.float32),
+        organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
+        beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
+    )
+    posterior = total_field.invert(total, np.full(grid.shape, 0.02, np.float32), prior, tolerance=1e-4, max_iterations=400)
+    assert posterior.chi_ppm.shape == grid.shape
+    inside, outside = share > 0.99, share == 0
+    assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(2.0, rel=0.03)

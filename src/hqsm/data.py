@@ -74,6 +74,14 @@ class VoxelGrid(_Frozen):
         direction: FloatArray = axes.T @ np.array([0.0, 0.0, 1.0])
         return direction
 
+    def binned(self, factors: tuple[int, ...]) -> VoxelGrid:
+        """The grid whose voxels are ``factors`` times larger, the last ones reaching beyond this grid if need be."""
+        affine = self.affine_mm.copy()
+        affine[:3, :3] = self.affine_mm[:3, :3] * np.array(factors)
+        affine[:3, 3] += self.affine_mm[:3, :3] @ ((np.array(factors) - 1) / 2)
+        x, y, z = (-(-n // f) for n, f in zip(self.shape, factors, strict=True))
+        return VoxelGrid(shape=(x, y, z), affine_mm=affine)
+
     def matches(self, other: VoxelGrid, tolerance_mm: float = 1e-3) -> bool:
         """Whether the two grids hold the same voxels: equal shape, every corner within ``tolerance_mm``."""
         if self.shape != other.shape:
@@ -541,6 +549,10 @@ class Susceptibility(_Frozen):
         Convergence of each iterative stage, by stage: (n_iterations, relative_residual, converged).
     codes
         Quality codes, e.g. ``CHI_NOT_CONVERGED``.
+    liver_se_ppm
+        Standard error of liver minus reference [ppm], null space, masks and model included; NaN where the method has none.
+    liver_regional_ppm
+        Liver minus reference by the estimate of regions alone [ppm], a second opinion; NaN where the method has none.
     """
 
     chi_ppm: FloatArray
@@ -551,6 +563,8 @@ class Susceptibility(_Frozen):
     solutions: dict[str, tuple[int, float, bool]]
     grid: VoxelGrid
     codes: tuple[str, ...] = ()
+    liver_se_ppm: float = float("nan")
+    liver_regional_ppm: float = float("nan")
 
     def __post_init__(self) -> None:
         self._freeze()
@@ -599,5 +613,5 @@ class LiverIron:
         """The columns of ``lic.tsv`` that the images decide."""
         columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         del columns["codes"], columns["details"]
-        spread = {name: self.details.get(name) for name in ("chi_iqr_ppm", "r2star_iqr_per_s")}
+        spread = {name: self.details.get(name) for name in ("chi_iqr_ppm", "chi_se_ppm", "chi_regional_ppm", "r2star_iqr_per_s")}
         return columns | spread

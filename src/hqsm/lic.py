@@ -199,7 +199,7 @@ def liver_iron(
     codes.extend(mismatch)
     lic_hqsm = nan3
     if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
-        lic_hqsm = apply_calibration(physical, susceptibility.median, susceptibility.standard_error)
+        lic_hqsm = apply_calibration(physical, susceptibility.median, _total_error(susceptibility.standard_error, chi.liver_se_ppm))
     lowest = params.lowest_plausible_mg_g
     if min((v for v in (lic_hqsm[0], lic_r2star[0]) if np.isfinite(v)), default=lowest) < lowest:
         codes.append("LIC_IMPLAUSIBLE")
@@ -224,6 +224,8 @@ def liver_iron(
         codes=tuple(codes),
         details={
             "chi_iqr_ppm": susceptibility.iqr,
+            "chi_se_ppm": _total_error(susceptibility.standard_error, chi.liver_se_ppm),
+            "chi_regional_ppm": chi.liver_regional_ppm,
             "r2star_iqr_per_s": r2star.iqr,
             "censored_share": censored_share,
             "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
@@ -231,6 +233,11 @@ def liver_iron(
             "regions": _region_rows(region_values, regions),
         },
     )
+
+
+def _total_error(of_region: float, of_inversion: float) -> float:
+    """Standard error of the liver's susceptibility [ppm]: texture in the region, and the inversion's where it has one."""
+    return float(np.hypot(of_region, np.nan_to_num(of_inversion)))
 
 
 QUANTITIES = ("r2star_per_s", "chi_ppm", "pdff_percent")

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from scipy import ndimage
 
 from hqsm import two_step
 from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Solution, Susceptibility, TotalField, WaterFat
 from hqsm.errors import ProcessingError
+from hqsm.expected_sources import expected_sources
 from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
-AIR_PPM = 9.4
-"""Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
-_FAT_SD_PPM = 0.6
-_LIVER_SD_PPM = 5.0
-_LUNG_PPM = 7.0
-"""Lung at end-expiration, a quarter tissue and the rest air: between 6 and 8 ppm (docs/susceptibility.md)."""
-_LUNG_SD_PPM = 2.0
-_INSIDE_GAS_SD_PPM = 0.7
-_SURFACE_SD_PPM = 1.0
-_SMALLEST_POCKET_ML = 2.0
-_SMALLEST_LUNG_ML = 60.0
-_NEAR_MM = 8.0
-_STRONG_R2STAR_PER_S_AT_1T5 = 80.0
 _EDGE_ECHO_TIME_S = 4.6e-3
+_MASK_ERROR = 0.02
+"""Of the liver's susceptibility, by where its mask ends (measured: docs/susceptibility.md)."""
+_MODEL_ERROR_PPM = 0.02
+"""What is left with the true field and true surfaces: voxels are not points."""
+_MANY_OUTLIERS = 0.02
+_FEW_BORDER_VOXELS = 30
+_REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
+"""What the estimate by regions, on voxels of 9 mm, may differ by."""
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 
@@ -52,20 +49,23 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     total, noise_ppm = total_field_of(maps, regions, params)
     codes: list[str] = []
     valid = regions.body
-    if params.method == "total-field":
-        prior = source_prior(maps, regions, params)
-        chi, solution = total_field.invert(
-            total,
-            noise_ppm,
-            prior,
-            padding_mm=params.padding_mm,
-            end_sd_ppm=2.0,
-            shim_sd_ppm=2.0,
+    if _cut_by_the_images(regions.body):
+        codes.append("CHI_BODY_CUT")
+    posterior = None
+    if params.method in ("total-field", "regional"):
+        expected = expected_sources(maps, regions, params, specimen=specimen)
+        posterior = total_field.invert(
+            replace(total, mask=total.mask & ~expected.without_data),
+            np.hypot(noise_ppm, expected.field_error_ppm),
+            expected.prior,
             tolerance=params.tolerance,
             max_iterations=params.max_iterations,
         )
-        methods = {"inversion": "total-field"}
-        solutions = {"inversion": solution}
+        if posterior.outlier_share > _MANY_OUTLIERS:
+            codes.append("CHI_FIELD_INCONSISTENT")
+        chi = posterior.regional_ppm if params.method == "regional" else posterior.chi_ppm
+        methods = {"inversion": str(params.method)}
+        solutions = {"inversion": posterior.solution}
     elif params.method == "tfi":
         solution = tfi.invert(total, magnitude_image(maps), maps.r2star_per_s, params.tfi, padding_mm=params.padding_mm)
         chi = solution.x
@@ -79,14 +79,9 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         codes.append("CHI_NOT_CONVERGED")
     levels = {name: _level(chi, mask & valid) for name, mask in regions.references.items()}
     levels = {name: level for name, level in levels.items() if np.isfinite(level)}
-    wanted = "medium" if specimen == "in_vitro" else params.reference
-    order = (wanted, *(name for name in _FALLBACKS if name != wanted))
-    name = next((candidate for candidate in order if candidate in levels), "none")
-    if name == "none":
-        codes.append("CHI_REFERENCE_MISSING")
-    elif name != wanted:
-        codes.append("CHI_REFERENCE_FALLBACK")
+    name, reference_codes = _chosen_reference(levels, params, specimen)
     reference_ppm = levels.get(name, 0.0)
+    opinion = _second_opinion(posterior, chi, regions, name) if posterior else {}
     return Susceptibility(
         chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
@@ -95,8 +90,41 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         methods=methods,
         solutions={stage: _summary(solution) for stage, solution in solutions.items()},
         grid=maps.grid,
-        codes=tuple(codes),
+        codes=(*codes, *reference_codes, *_disagreement(opinion)),
+        liver_se_ppm=opinion.get("liver_se_ppm", float("nan")),
+        liver_regional_ppm=opinion.get("liver_regional_ppm", float("nan")),
     )
+
+
+def _chosen_reference(levels: dict[str, float], params: SusceptibilityParams, specimen: str) -> tuple[str, list[str]]:
+    """The reference tissue that is used, and the codes that say if it is not the wanted one."""
+    wanted = "medium" if specimen == "in_vitro" else params.reference
+    order = (wanted, *(name for name in _FALLBACKS if name != wanted))
+    name = next((candidate for candidate in order if candidate in levels), "none")
+    if name == "none":
+        return name, ["CHI_REFERENCE_MISSING"]
+    return name, [] if name == wanted else ["CHI_REFERENCE_FALLBACK"]
+
+
+def _second_opinion(posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str) -> dict[str, float]:
+    """Standard error of liver minus reference, and the same difference by regions alone."""
+    liver = regions.liver_for_susceptibility
+    if not liver.any() or reference == "none":
+        return {}
+    tissue = regions.references[reference]
+    weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
+    difference = _level(chi, liver) - _level(chi, tissue)
+    error = np.sqrt(posterior.standard_deviation_ppm(weights) ** 2 + (_MASK_ERROR * difference) ** 2 + _MODEL_ERROR_PPM**2)
+    regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
+    return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
+
+
+def _disagreement(opinion: dict[str, float]) -> list[str]:
+    """The code of a liver whose two estimates differ by more than the coarser one's accuracy."""
+    if not opinion or not np.isfinite(opinion["liver_regional_ppm"]):
+        return []
+    difference = abs(opinion["liver_regional_ppm"] - opinion["liver_ppm"])
+    return ["CHI_ESTIMATES_DIFFER"] if difference > _REGIONAL_PPM + _REGIONAL_SHARE * abs(opinion["liver_ppm"]) else []
 
 
 def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParams) -> tuple[TotalField, FloatArray]:
@@ -126,88 +154,9 @@ def magnitude_image(maps: WaterFat) -> FloatArray:
     return np.asarray(at_zero * decay, np.float32)
 
 
-def source_prior(maps: WaterFat, regions: Regions, params: SusceptibilityParams) -> total_field.SourcePrior:
-    """What may be strong and where: air, gas and lung without signal; iron by R2*; liver, lungs and fat as organs.
-
-    A voxel that the surface of the body, a lung or gas cuts through is air or lung in the share of signal that it lacks: they
-    are thousands, so that a mean that is off on one side pulls on every organ. (A lung whose first voxels over the dome of
-    the liver counted as tissue cost 0.4 ppm of every liver.)
-    """
-    body = regions.body
-    amplitude = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))).astype(np.float32)
-    bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
-    iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
-    liver_zone = ndimage.binary_dilation(regions.liver_whole, iterations=2) & body
-    outer = _connected_to_border(~body)
-    # lung and gas give little signal, but so does iron: only what is faint at TE = 0 and not liver counts
-    faint = (~body | (amplitude < 0.35 * bright)) & ~regions.liver_whole & ~outer
-    mean = np.where(outer, AIR_PPM, np.where(faint, 0.5 * AIR_PPM, 0.0)).astype(np.float32)
-    sd = np.full(body.shape, params.tissue_sd_ppm, np.float32)
-    sd = np.maximum(sd, params.tissue_sd_ppm * np.clip(iron, 0, 4))
-    sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
-    sd[faint] = 0.5 * AIR_PPM
-    organs = []
-    if regions.liver_whole.any():
-        organs.append(total_field.Organ(share=regions.liver_whole.astype(np.float32), level_sd_ppm=_LIVER_SD_PPM))
-    tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
-    for pocket, lung in _pockets(faint, maps.grid.voxel_volume_ml):
-        level_ppm = _LUNG_PPM if lung else AIR_PPM
-        surface = _surface(pocket)
-        core = pocket & ~surface
-        # lung gives some signal of its own
-        own = min(float(np.median(tissue[core])), 0.5) if core.any() else 0.0
-        share = np.where(surface, np.clip((1 - tissue) / (1 - own), 0, 1), pocket).astype(np.float32)
-        mean[pocket | surface] = level_ppm * share[pocket | surface]
-        sd[pocket] = _INSIDE_GAS_SD_PPM
-        sd[surface] = _SURFACE_SD_PPM
-        if lung:
-            organs.append(total_field.Organ(share=share, level_sd_ppm=_LUNG_SD_PPM, goes_on=True))
-    surface = _surface(outer)
-    sd[outer] = 0.2
-    mean[surface] = (AIR_PPM * (1 - tissue))[surface]
-    sd[surface] = _SURFACE_SD_PPM
-    fat_share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32) * (body & ~faint)
-    fat_share[fat_share < 0.3] = 0
-    if fat_share.any():
-        organs.append(total_field.Organ(share=fat_share, level_sd_ppm=_FAT_SD_PPM))
-    return total_field.SourcePrior(mean_ppm=mean, sd_ppm=sd, organs=tuple(organs))
-
-
-def _surface(mask: Mask) -> Mask:
-    """Voxels on either side of a mask's surface; it cuts through them."""
-    cross = ndimage.generate_binary_structure(3, 1)
-    return np.asarray((ndimage.binary_dilation(mask, cross) & ~mask) | (ndimage.binary_dilation(~mask, cross) & mask))
-
-
-def _pockets(faint: Mask, voxel_volume_ml: float) -> list[tuple[Mask, bool]]:
-    """Connected pieces of what gives no signal inside the body, and whether each is large enough to be a lung.
-
-    What is smaller than 2 mL is left out: at that size gas, cortical bone and a vessel's flow void look alike.
-    """
-    labels, n = ndimage.label(faint)
-    volumes_ml = np.bincount(labels.ravel(), minlength=n + 1) * voxel_volume_ml
-    large = [k for k in range(1, n + 1) if volumes_ml[k] > _SMALLEST_POCKET_ML]
-    return [(np.asarray(labels == k), bool(volumes_ml[k] > _SMALLEST_LUNG_ML)) for k in large]
-
-
-def _tissue_fraction(amplitude: FloatArray, seen: Mask, voxel_size_mm: FloatArray) -> FloatArray:
-    """Share of each voxel that is tissue, 0..1: its signal at TE = 0 over that of the whole tissue voxels near it."""
-    whole = ndimage.binary_erosion(seen)
-    if not whole.any():
-        return seen.astype(np.float32)
-    sigma = _NEAR_MM / voxel_size_mm
-    near = ndimage.gaussian_filter(np.where(whole, amplitude, 0), sigma)
-    share = ndimage.gaussian_filter(whole.astype(np.float32), sigma)
-    typical = np.where(share > 0.02, near / np.maximum(share, 0.02), float(np.median(amplitude[whole])))
-    fraction: FloatArray = np.clip(amplitude / np.maximum(typical, 1e-6), 0, 1)
-    return fraction
-
-
-def _connected_to_border(outside: Mask) -> Mask:
-    """The part of ``outside`` that reaches the in-plane border of the images: air around the body."""
-    labels, _ = ndimage.label(outside)
-    touching = np.unique(np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()]))
-    return np.isin(labels, touching[touching > 0])
+def _cut_by_the_images(body: Mask) -> bool:
+    """Whether the body reaches the images' in-plane border in more than a few voxels."""
+    return bool(sum(side.sum() for side in (body[0], body[-1], body[:, 0], body[:, -1])) > _FEW_BORDER_VOXELS)
 
 
 def _level(chi: FloatArray, mask: Mask) -> float:

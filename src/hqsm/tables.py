@@ -109,6 +109,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("qc_codes", "text", "", "Quality codes, separated by spaces"),
         ("reference_tissue", "text", "", "Tissue that the susceptibility is relative to"),
         ("chi_iqr_ppm", "number", "ppm", "Interquartile range of susceptibility in the liver"),
+        ("chi_se_ppm", "number", "ppm", "Standard error of chi_hqsm_ppm: noise, null space, masks, model"),
+        ("chi_regional_ppm", "number", "ppm", "Liver minus reference by regions alone: a second opinion from the same data"),
         ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
         ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
         ("gating_window_mm", "number", "mm", "Full width of the acceptance window around end-expiration"),

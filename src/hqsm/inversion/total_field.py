@@ -1,82 +1,101 @@
-r"""Total-field inversion with a prior that knows what may be strong, and where.
+"""Total-field inversion with a prior that knows what may be strong, and where (:mod:`hqsm.inversion.source_model`).
 
-All sources are estimated at once from the total field, as in preconditioned total-field inversion (Liu et al., MRM
-2017;78:303), read as a Gaussian model:
-
-    f = D chi + H c + e,   e ~ N(0, 1/w^2),   chi = m + s * y + sum_r 1_r a_r,   y, a_r/sigma_r ~ N(0, 1)
-
-``m`` and ``s`` are the expected susceptibility of a voxel and its standard deviation: tissue is near zero, air and
-lung are strong, iron-loaded tissue (by R2*) may be. ``1_r`` are organs: an organ's level is a single unknown, because
-the level of a large organ is a mode of the dipole problem that voxelwise unknowns started from zero do not reach.
-``H c`` are the nine harmonic polynomials up to second order that a shim makes. The posterior mean solves
-
-    (A' w^2 A + I) z = A' w^2 (f - D m)
-
-by conjugate gradients; the standard deviations are the preconditioner.
+The posterior mean solves (A' w^2 A + 1) z = A' w^2 (f - D m) by conjugate gradients, first on voxels of about 3 mm, then
+on the images' own. Data that the model cannot explain are left out and it is solved again. The posterior standard
+deviation of any weighted sum of voxels is one more solution on the coarse voxels: it has the null space of the dipole,
+the unknown surfaces and surroundings in it, not the noise alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hqsm import fourier
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.data import Solution, TotalField
-from hqsm.dipole import DipoleOperator
+from hqsm.inversion.source_model import Beyond, Preconditioner, Reduced, SourceModel, SourcePrior
 from hqsm.solvers import conjugate_gradient
 
+_COARSE_MM = 3.0
+_LOCAL_MM = 12.0
+_LOCAL_TOLERANCE = 0.03
+_LOCAL_ITERATIONS = 30
+"""Of the images' own voxels, after the coarse ones: what is left is local, and a few steps find it."""
+_OUTLIER_SD = 8.0
+_FEW_OUTLIERS = 0.001
+_VARIANCE_TOLERANCE = 0.03
+"""Of the solution that a standard deviation is computed from; its own error is the square of it."""
+
+
+class _Problem:
+    """The model with its reduced problem and preconditioner."""
+
+    def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
+        self.total, self.noise_ppm = total, noise_ppm
+        self.model = SourceModel(total, noise_ppm, prior)
+        self.renew()
+
+    def renew(self) -> None:
+        self.reduced = Reduced(self.model)
+        self.precondition = Preconditioner(self.model, self.reduced)
+
+    def solve(self, start: FloatArray, tolerance: float, max_iterations: int) -> Solution:
+        return conjugate_gradient(
+            self.model.normal,
+            self.model.right_hand_side(),
+            start=start,
+            precondition=self.precondition,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+
+    def leave_out_outliers(self, unknowns: FloatArray) -> float:
+        """Leave out what is more than 8 standard errors from the model; the share of the data that it is."""
+        mask = self.total.mask
+        within = np.abs(self.model.residual_ppm(unknowns)) < _OUTLIER_SD * self.noise_ppm
+        self.model.set_noise(mask & within, self.noise_ppm)
+        return float(1 - (mask & within).sum() / max(mask.sum(), 1))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Organ:
-    """A region whose level is one unknown.
+class Posterior:
+    """What the inversion knows.
 
     Attributes
     ----------
-    share
-        (x, y, z) 0..1.
-    level_sd_ppm
-        Standard deviation of the level around the expected susceptibility.
-    goes_on
-        Whether it continues beyond the slab's ends as it is there, as the lungs do.
+    chi_ppm
+        (x, y, z) posterior mean of the susceptibility.
+    regional_ppm
+        (x, y, z) the estimate by regions: organs and shared deviations alone, from the same data.
+    solution
+        Convergence of the coarse iteration, which carries the levels.
+    outlier_share
+        Share of the data that the model could not explain and that were left out.
     """
 
-    share: FloatArray
-    level_sd_ppm: float
-    goes_on: bool = False
+    chi_ppm: FloatArray
+    regional_ppm: FloatArray
+    solution: Solution
+    outlier_share: float
+    _coarse: _Problem
+    _factors: tuple[int, ...]
+
+    def standard_deviation_ppm(self, weights: FloatArray) -> float:
+        """Posterior standard deviation of sum(weights * susceptibility), weights (x, y, z)."""
+        functional = self._coarse.model.functional(_sum(weights, self._factors))
+        solved = conjugate_gradient(
+            self._coarse.model.normal,
+            functional,
+            precondition=self._coarse.precondition,
+            tolerance=_VARIANCE_TOLERANCE,
+            max_iterations=200,
+        )
+        return float(np.sqrt(max(float(np.vdot(functional, solved.x)), 0.0)))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SourcePrior:
-    """What is expected of the sources, on the images' grid (x, y, z).
-
-    Attributes
-    ----------
-    mean_ppm, sd_ppm
-        Expected susceptibility of a voxel and its standard deviation.
-    organs
-        Regions with a level of their own.
-    """
-
-    mean_ppm: FloatArray
-    sd_ppm: FloatArray
-    organs: tuple[Organ, ...]
-
-
-def invert(
-    total: TotalField,
-    noise_ppm: FloatArray,
-    prior: SourcePrior,
-    *,
-    padding_mm: float,
-    end_sd_ppm: float,
-    shim_sd_ppm: float,
-    tolerance: float,
-    max_iterations: int,
-) -> tuple[FloatArray, Solution]:
-    """Susceptibility [ppm] (x, y, z) on the images' grid.
+def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tolerance: float, max_iterations: int) -> Posterior:
+    """Posterior of the sources' susceptibility, given the field.
 
     Parameters
     ----------
@@ -86,121 +105,109 @@ def invert(
         (x, y, z) standard error of the field [ppm]; used inside ``total.mask``.
     prior
         Expected sources.
-    padding_mm
-        How far beyond the images sources are modelled: tissue and air go on there as at the border.
-    end_sd_ppm
-        Standard deviation of sources beyond the images, where anatomy is unknown.
-    shim_sd_ppm
-        Standard deviation of each shim polynomial over the images.
     tolerance, max_iterations
         Of the conjugate gradients.
     """
-    n = total.field_ppm.shape
-    pad = [int(np.ceil(padding_mm / d)) for d in total.grid.voxel_size_mm]
-    shape = fourier.fast_shape((n[0] + 2 * pad[0], n[1] + 2 * pad[1], n[2] + 2 * pad[2]))
-    before = [(s - k) // 2 for s, k in zip(shape, n, strict=True)]
-    margins = [(b, s - k - b) for b, s, k in zip(before, shape, n, strict=True)]
-    inside = tuple(slice(b, b + k) for b, k in zip(before, n, strict=True))
-    mean = np.pad(prior.mean_ppm.astype(np.float32), margins, mode="edge")
-    sd = np.pad(prior.sd_ppm.astype(np.float32), margins, mode="edge")
-    beyond = np.ones(shape, bool)
-    beyond[inside] = False
-    # air goes on as air; tissue beyond the slab's ends is of unknown kind
-    sd[beyond] = np.where(mean[beyond] > 8, sd[beyond], np.maximum(sd[beyond], end_sd_ppm))
-    organs = [
-        (np.pad(organ.share.astype(np.float32), margins, mode="edge" if organ.goes_on else "constant"), organ.level_sd_ppm)
-        for organ in prior.organs
-    ]
-    weight = np.zeros(shape, np.float32)
-    weight[inside] = np.where(total.mask, 1 / np.where(total.mask, noise_ppm, 1), 0)
-    dipole = DipoleOperator(shape, total.grid.voxel_size_mm, total.grid.b0_direction)
-    shims = shim_fields(n, total.grid.voxel_size_mm)
-    n_voxels = int(np.prod(shape))
-    n_organs = len(organs)
-
-    def source(z: FloatArray) -> FloatArray:
-        chi = sd * z[:n_voxels].reshape(shape)
-        for (shape_of, level_sd), a in zip(organs, z[n_voxels : n_voxels + n_organs], strict=True):
-            chi += (np.float32(level_sd) * a) * shape_of
-        return chi
-
-    def model(z: FloatArray) -> FloatArray:
-        field = dipole(source(z))
-        for c, polynomial in zip(z[n_voxels + n_organs :], shims, strict=True):
-            field[inside] += (np.float32(shim_sd_ppm) * c) * polynomial
-        return field
-
-    def adjoint(field: FloatArray) -> FloatArray:
-        chi = dipole(field)
-        parts: list[AnyArray] = [(sd * chi).ravel()]
-        organ_parts = [level_sd * np.sum(shape_of * chi, dtype=np.float64) for shape_of, level_sd in organs]
-        shim_parts = [shim_sd_ppm * np.sum(p * field[inside], dtype=np.float64) for p in shims]
-        parts.append(np.array(organ_parts + shim_parts, np.float32))
-        return np.concatenate(parts)
-
-    def normal(z: FloatArray) -> FloatArray:
-        return adjoint(weight**2 * model(z)) + z
-
-    measured = np.zeros(shape, np.float32)
-    measured[inside] = np.where(total.mask, total.field_ppm, 0)
-    rest = measured - dipole(mean - mean[0, 0, 0])
-    solution = conjugate_gradient(
-        normal,
-        adjoint(weight**2 * rest),
-        precondition=_preconditioner(dipole, weight, sd, organs, shims, shim_sd_ppm, inside),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
+    factors = tuple(max(1, int(_COARSE_MM / float(d) + 0.01)) for d in total.grid.voxel_size_mm)
+    coarse = _Problem(*_binned(total, noise_ppm, prior, factors))
+    solution = coarse.solve(coarse.reduced.solve(), tolerance, max_iterations)
+    outlier_share = coarse.leave_out_outliers(np.asarray(solution.x))
+    if outlier_share > _FEW_OUTLIERS:
+        coarse.renew()
+        solution = coarse.solve(np.asarray(solution.x), tolerance, max_iterations)
+    regional = _interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()), factors, total.grid.shape)
+    if max(factors) == 1:
+        chi = coarse.model.susceptibility_ppm(np.asarray(solution.x))
+    else:
+        chi = _refined(total, noise_ppm, prior, coarse, np.asarray(solution.x), factors)
+    return Posterior(
+        chi_ppm=chi,
+        regional_ppm=regional,
+        solution=solution,
+        outlier_share=outlier_share,
+        _coarse=coarse,
+        _factors=factors,
     )
-    chi = (mean + source(np.asarray(solution.x)))[inside]
-    return np.ascontiguousarray(chi), solution
 
 
-def _preconditioner(
-    dipole: DipoleOperator,
-    weight: FloatArray,
-    sd: FloatArray,
-    organs: list[tuple[FloatArray, float]],
-    shims: list[FloatArray],
-    shim_sd_ppm: float,
-    inside: tuple[slice, ...],
-) -> Callable[[FloatArray], FloatArray]:
-    """Approximate inverse of the normal operator: its diagonal for voxels, its exact block for organs and shims.
+def _refined(
+    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, coarse: _Problem, unknowns: FloatArray, factors: tuple[int, ...]
+) -> FloatArray:
+    """The coarse map interpolated, and what of the field it leaves, as sources of the images' own voxels.
 
-    A voxel's own column is its dipole field; the sum over voxels i of (w_i d_ij)^2 is a convolution of w^2 with d^2. The fields
-    of organs and shims resemble each other, so that their diagonal alone would leave them for the last iterations.
+    What is left is local: no organs, no shared deviations, little around the images.
     """
-    impulse = np.zeros(dipole.shape, np.float32)
-    impulse[0, 0, 0] = 1
-    unit_field2 = dipole(impulse) ** 2
-    spectrum = fourier.forward(unit_field2) * fourier.forward(weight**2)
-    inverse_diagonal = 1 / (1 + sd**2 * np.maximum(fourier.inverse(spectrum, dipole.shape), 0)).ravel()
-    w = weight[inside]
-    columns = [np.float32(level_sd) * w * dipole(share)[inside] for share, level_sd in organs]
-    columns += [np.float32(shim_sd_ppm) * w * shim for shim in shims]
-    flat = np.array([column.ravel() for column in columns])
-    inverse_block = np.linalg.inv((flat @ flat.T).astype(np.float64) + np.eye(len(columns)))
+    model = coarse.model
+    shape = total.grid.shape
+    coarse_field = coarse.total.field_ppm - model.residual_ppm(unknowns)
+    kept = _nearest(model.weight2[model.inside] > 0, factors, shape)
+    left = TotalField(
+        field_ppm=(total.field_ppm - _interpolated(coarse_field, factors, shape)).astype(np.float32),
+        weight=total.weight,
+        mask=total.mask & kept,
+        grid=total.grid,
+    )
+    around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, harmonic_sd_ppm=0.1)
+    local = _Problem(left, noise_ppm, SourcePrior(mean_ppm=np.zeros(shape, np.float32), sd_ppm=prior.sd_ppm, beyond=around))
+    solution = local.solve(np.zeros(local.model.n_unknowns, np.float32), _LOCAL_TOLERANCE, _LOCAL_ITERATIONS)
+    correction = local.model.susceptibility_ppm(np.asarray(solution.x))
+    return np.asarray(_interpolated(model.susceptibility_ppm(unknowns), factors, shape) + correction, np.float32)
 
-    def apply(residual: FloatArray) -> FloatArray:
-        n = inverse_diagonal.size
-        return np.concatenate([inverse_diagonal * residual[:n], (inverse_block @ residual[n:]).astype(np.float32)])
 
-    return apply
+def _binned(
+    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, factors: tuple[int, ...]
+) -> tuple[TotalField, FloatArray, SourcePrior]:
+    """Data and prior on voxels that are ``factors`` times larger; errors that neighbours share stay, noise is counted as one."""
+    if max(factors) == 1:
+        return total, noise_ppm, prior
+    data = total.mask.astype(np.float32)
+    weight2 = _mean(data / np.where(total.mask, noise_ppm, 1) ** 2, factors)
+    mask = _mean(data, factors) > 0.5
+    field = _mean(data * total.field_ppm / np.where(total.mask, noise_ppm, 1) ** 2, factors) / np.maximum(weight2, 1e-12)
+    noise = np.where(mask, np.sqrt(np.maximum(_mean(data, factors), 1e-12) / np.maximum(weight2, 1e-12)), 1)
+    grid = total.grid.binned(factors)
+    coarse = TotalField(field_ppm=np.where(mask, field, 0).astype(np.float32), weight=mask.astype(np.float32), mask=mask, grid=grid)
+    return (
+        coarse,
+        noise.astype(np.float32),
+        replace(
+            prior,
+            mean_ppm=_mean(prior.mean_ppm, factors),
+            sd_ppm=_mean(prior.sd_ppm, factors),
+            organs=tuple(replace(organ, share=_mean(organ.share, factors)) for organ in prior.organs),
+            smooth=tuple(replace(part, sd_ppm=_mean(part.sd_ppm, factors)) for part in prior.smooth),
+        ),
+    )
 
 
-def shim_fields(shape: tuple[int, ...], voxel_size_mm: FloatArray) -> list[FloatArray]:
-    """The sixteen solid harmonics up to third order around the images' centre, about 1 at their ends.
+def _filled(volume: AnyArray, factors: tuple[int, ...]) -> AnyArray:
+    """Extended at its far ends so that the factors divide its shape."""
+    return np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)], mode="edge")
 
-    A shim makes those up to second order; the body that goes on far beyond the modelled volume makes the third as well.
-    Distances are in mm over one common length: with a length per axis they would not obey Laplace's equation and could
-    pass for the field of a susceptibility that is spread over the body.
-    """
-    extent_mm = np.array(shape) * np.asarray(voxel_size_mm)
-    axes = [
-        ((np.arange(n) - (n - 1) / 2) * d / (extent_mm.max() / 2)).astype(np.float32) for n, d in zip(shape, voxel_size_mm, strict=True)
-    ]
-    u, v, w = np.meshgrid(*axes, indexing="ij")
-    second = [u * v, u * w, v * w, u**2 - v**2, 2 * w**2 - u**2 - v**2]
-    along = 4 * w**2 - u**2 - v**2
-    third = [w * (2 * w**2 - 3 * u**2 - 3 * v**2), u * along, v * along, w * (u**2 - v**2), u * v * w]
-    third += [u * (u**2 - 3 * v**2), v * (3 * u**2 - v**2)]
-    return [np.ones_like(u), u, v, w, *second, *third]
+
+def _mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
+    filled = _filled(volume, factors)
+    (a, b, c), (x, y, z) = filled.shape, factors
+    return np.asarray(filled.reshape(a // x, x, b // y, y, c // z, z).mean(axis=(1, 3, 5)), np.float32)
+
+
+def _sum(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
+    return _mean(np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)]), factors) * np.float32(np.prod(factors))
+
+
+def _nearest(volume: AnyArray, factors: tuple[int, ...], shape: tuple[int, ...]) -> AnyArray:
+    for axis, f in enumerate(factors):
+        volume = np.repeat(volume, f, axis=axis)
+    return volume[tuple(slice(0, n) for n in shape)]
+
+
+def _interpolated(volume: FloatArray, factors: tuple[int, ...], shape: tuple[int, ...]) -> FloatArray:
+    """Linear interpolation from the centres of the larger voxels."""
+    for axis, (f, n) in enumerate(zip(factors, shape, strict=True)):
+        if f == 1:
+            continue
+        position = np.clip((np.arange(n) + 0.5) / f - 0.5, 0, volume.shape[axis] - 1)
+        low = np.minimum(position.astype(int), volume.shape[axis] - 2)
+        part = (position - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+        volume = np.take(volume, low, axis=axis) * (1 - part) + np.take(volume, low + 1, axis=axis) * part
+    return volume

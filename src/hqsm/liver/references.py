@@ -23,13 +23,13 @@ def reference_tissues(maps: WaterFat, body: Mask, liver: Mask) -> dict[str, Mask
     """Subcutaneous fat below the skin, muscle beside the spine and the aorta before it; what is not found is empty."""
     grid = maps.grid
     fat = _subcutaneous_fat(maps, body)
-    if not _shows_the_back(body, grid):
+    if not shows_the_back(body, grid):
         return {"fat": fat}
     muscle = _paraspinal_muscle(maps, body, liver)
     return {"fat": fat, "muscle": muscle, "aorta": _aorta(maps, body, liver, muscle, grid)}
 
 
-def _shows_the_back(body: Mask, grid: VoxelGrid) -> bool:
+def shows_the_back(body: Mask, grid: VoxelGrid) -> bool:
     """Whether the images reach from the back to the front; a coronal slab does not, and its rear is not the skin."""
     if not body.any():
         return False
@@ -58,7 +58,7 @@ def _subcutaneous_fat(maps: WaterFat, body: Mask) -> Mask:
     return np.asarray(fat & (sizes_ml[labels] >= _SMALLEST_FAT_ML))
 
 
-def _trunk(body: Mask, grid: VoxelGrid) -> tuple[FloatArray, FloatArray, float]:
+def trunk_position_mm(body: Mask, grid: VoxelGrid) -> tuple[FloatArray, FloatArray, float]:
     """Distance to the right of the midline and in front of the back's skin [mm], and the size of the trunk against 320 mm."""
     x, y, _ = world_mm(grid)
     left, right = np.percentile(x[body], [1, 99])
@@ -72,7 +72,7 @@ def _lean(maps: WaterFat, body: Mask) -> Mask:
 
 def _paraspinal_muscle(maps: WaterFat, body: Mask, liver: Mask) -> Mask:
     grid = maps.grid
-    right_mm, front_mm, scale = _trunk(body, grid)
+    right_mm, front_mm, scale = trunk_position_mm(body, grid)
     r2star = np.nan_to_num(maps.r2star_per_s, nan=1e3)
     lean = _lean(maps, body) & (r2star < 90 * maps.field_strength_tesla / 1.5)
     # farther to the front lie the kidneys, farther to the side the muscles of the flank
@@ -96,7 +96,7 @@ def _aorta(maps: WaterFat, body: Mask, liver: Mask, muscle: Mask, grid: VoxelGri
     empty = np.zeros(body.shape, bool)
     if muscle.sum() < FEWEST_VOXELS:
         return empty
-    right_mm, front_mm, scale = _trunk(body, grid)
+    right_mm, front_mm, scale = trunk_position_mm(body, grid)
     lean = _lean(maps, body)
     r2star = smoothed(np.nan_to_num(maps.r2star_per_s), lean, grid, 2.0)
     muscle_r2star = float(np.median(maps.r2star_per_s[muscle]))

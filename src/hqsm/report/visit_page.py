@@ -142,7 +142,11 @@ def _headline(iron: Mapping[str, Any]) -> str:
     return cards(
         ("LIC by hQSM", f"{number(iron.get('lic_hqsm_mg_g'))} mg/g", interval(iron.get("lic_hqsm_lo"), iron.get("lic_hqsm_hi"))),
         ("LIC by R2*", f"{number(iron.get('lic_r2star_mg_g'))} mg/g", interval(iron.get("lic_r2star_lo"), iron.get("lic_r2star_hi"))),
-        ("Susceptibility", f"{number(iron.get('chi_hqsm_ppm'), 2)} ppm", f"IQR {number(iron.get('chi_iqr_ppm'), 2)}"),
+        (
+            "Susceptibility",
+            f"{number(iron.get('chi_hqsm_ppm'), 2)} ppm",
+            f"SE {number(iron.get('chi_se_ppm'), 2)}, by regions {number(iron.get('chi_regional_ppm'), 2)}",
+        ),
         ("R2*", f"{number(iron.get('r2star_per_s'), 0)} 1/s", f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
         ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", ""),
         ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),

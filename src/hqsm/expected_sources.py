@@ -1,0 +1,244 @@
+"""What is expected of the sources of the field before it is looked at: air, gas, lungs, iron, bone, and their surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from hqsm.arrays import FloatArray, Mask
+from hqsm.config.susceptibility import SusceptibilityParams
+from hqsm.data import Regions, VoxelGrid, WaterFat
+from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
+from hqsm.lic import physical_calibration, r2star_calibration
+from hqsm.liver.references import shows_the_back, trunk_position_mm
+from hqsm.units import BODY_TEMPERATURE_CELSIUS
+
+AIR_PPM = 9.4
+"""Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
+_LUNG_PPM = 7.0
+"""Lung at end-expiration, a quarter tissue and the rest air: between 6 and 8 ppm (docs/susceptibility.md)."""
+_LUNG_SD_PPM = 2.0
+_FAT_SD_PPM = 0.6
+_LIVER_SD_PPM = 5.0
+_AIR_SD_PPM = 0.02
+_INSIDE_GAS = (0.3, 1.5, 60.0)
+"""Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
+_SURFACE = (0.6, 1.2, 40.0)
+_UNKNOWN_SURFACE_SD_PPM = 3.0
+_SPINE = (0.25, 0.4, 20.0)
+"""Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
+_TISSUE_SMOOTH = (0.15, 50.0)
+_LIVER_EDGE_MM = 40.0
+_LEAST_LIVER_EDGE_PPM = 0.05
+_LIVER_EDGE_SHARE = 0.3
+"""A mask's outermost voxels differ from the liver by so much of what R2* says of it."""
+_SMALLEST_POCKET_ML = 2.0
+_SMALLEST_LUNG_ML = 60.0
+_NEAR_MM = 8.0
+_STRONG_R2STAR_PER_S_AT_1T5 = 80.0
+_TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
+"""Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
+_ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
+"""Error of the modelled field one (largest) voxel edge from a surface of air."""
+_CROSS = ndimage.generate_binary_structure(3, 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Expectation:
+    """What the inversion is told besides the field.
+
+    Attributes
+    ----------
+    prior
+        Expected sources.
+    without_data
+        Voxels that a surface of air, gas or lung cuts through: the field that they show is that of their tissue side.
+    field_error_ppm
+        (x, y, z) error of the modelled field near surfaces: voxels say how much air they hold, not where in them it lies.
+    """
+
+    prior: SourcePrior
+    without_data: Mask
+    field_error_ppm: FloatArray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Air:
+    """Where there is air: ``mean_ppm`` and, as masks, its insides and the voxels that its surface cuts through."""
+
+    mean_ppm: FloatArray
+    outside: Mask
+    pockets: Mask
+    surface: Mask
+    lungs: tuple[Organ, ...]
+
+
+def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, specimen: str) -> Expectation:
+    """Expected sources of one visit, from its signal, R2* and fat fraction and its regions.
+
+    A voxel that the surface of the body, a lung or gas cuts through is air or lung in the share of signal that it lacks. R2*
+    says how strong the liver may be, not how strong it is: it is the width of what is expected.
+    """
+    body, grid = regions.body, maps.grid
+    air = _find_air(maps, regions)
+    tissue = body & ~air.surface & ~air.pockets
+    iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
+    sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
+    liver_zone = ndimage.binary_dilation(regions.liver_whole, iterations=2) & body
+    sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
+    mean = air.mean_ppm.copy()
+    sd[air.pockets] = _INSIDE_GAS[0]
+    sd[air.outside] = _AIR_SD_PPM
+    sd[air.surface] = _SURFACE[0]
+    untold = air.surface & body & ~_tells_its_tissue(maps)
+    mean[untold] = 0.5 * AIR_PPM
+    sd[untold] = _UNKNOWN_SURFACE_SD_PPM
+    smooth = [_shared(air.surface, _SURFACE[1], _SURFACE[2]), _shared(air.pockets, _INSIDE_GAS[1], _INSIDE_GAS[2])]
+    smooth.append(_shared(tissue, *_TISSUE_SMOOTH))
+
+    organs = []
+    if regions.liver_whole.any():
+        organs.append(Organ(share=(regions.liver_whole & ~air.surface).astype(np.float32), level_sd_ppm=_LIVER_SD_PPM))
+        liver_edge = _surface(regions.liver_whole) & tissue
+        edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * _liver_ppm(maps, regions)
+        sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
+        smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
+    organs += air.lungs
+    spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
+    sd[spine] = np.maximum(sd[spine], _SPINE[0])
+    smooth.append(_shared(spine & tissue, _SPINE[1], _SPINE[2]))
+    fat = _fat_share(maps, tissue & ~spine)
+    if fat.any():
+        organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
+    return Expectation(
+        prior=SourcePrior(
+            mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
+        ),
+        without_data=air.surface,
+        field_error_ppm=_near_surface(air.surface, grid),
+    )
+
+
+def _find_air(maps: WaterFat, regions: Regions) -> _Air:
+    """Air around the body, gas and lungs in it, and their surfaces."""
+    body = regions.body
+    amplitude = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))).astype(np.float32)
+    bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
+    outside = _connected_to_border(~body)
+    # lung and gas give little signal, but so does iron: only what is faint at TE = 0 and not liver counts
+    faint = (~body | (amplitude < 0.35 * bright)) & ~regions.liver_whole & ~outside
+    tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
+    mean = np.zeros(body.shape, np.float32)
+    mean[faint] = 0.5 * AIR_PPM
+    pockets, surfaces, lungs = np.zeros_like(body), np.zeros_like(body), []
+    for pocket, lung in _pockets(faint, maps.grid.voxel_volume_ml):
+        surface = _surface(pocket)
+        core = pocket & ~surface
+        # lung gives some signal of its own
+        own = min(float(np.median(tissue[core])), 0.5) if core.any() else 0.0
+        share = np.where(surface, np.clip((1 - tissue) / (1 - own), 0, 1), pocket).astype(np.float32)
+        mean[pocket | surface] = (_LUNG_PPM if lung else AIR_PPM) * share[pocket | surface]
+        pockets |= pocket
+        surfaces |= surface
+        if lung:
+            lungs.append(Organ(share=share, level_sd_ppm=_LUNG_SD_PPM, goes_on=True))
+    skin = _surface(outside)
+    mean[outside] = AIR_PPM
+    mean[skin] = (AIR_PPM * (1 - tissue))[skin]
+    surfaces |= skin
+    small = faint & ~pockets & ~surfaces
+    return _Air(
+        mean_ppm=mean,
+        outside=outside & ~surfaces,
+        pockets=(pockets | small) & ~surfaces,
+        surface=surfaces,
+        lungs=tuple(lungs),
+    )
+
+
+def _tells_its_tissue(maps: WaterFat) -> Mask:
+    """Voxels whose signal at TE = 0 is known well enough to say how much of them is tissue."""
+    limit = _TRUSTED_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
+    return np.asarray((maps.model == 1) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
+
+
+def _liver_ppm(maps: WaterFat, regions: Regions) -> float:
+    """About what R2* says of the liver's susceptibility, for the width of what is expected at its edge; 0 where it is unknown."""
+    known = regions.liver & np.isfinite(maps.r2star_per_s)
+    lower = maps.r2star_limit_per_s if regions.liver.any() and np.mean(maps.censored[regions.liver]) > 0.5 else 0.0
+    if not known.any() and not lower:
+        return 0.0
+    r2star = max(lower, float(np.median(maps.r2star_per_s[known])) if known.any() else 0.0)
+    strength = 1.5 if maps.field_strength_tesla < 2.2 else 3.0
+    line = r2star_calibration("hernando2023", strength)
+    assert line is not None
+    lic = line.intercept + line.slope * r2star
+    return max(lic, 0.0) / physical_calibration(BODY_TEMPERATURE_CELSIUS, 0.0).slope
+
+
+def _spine(body: Mask, grid: VoxelGrid) -> Mask:
+    """Where the spine is, by the outline of the trunk."""
+    if not shows_the_back(body, grid):
+        return np.zeros_like(body)
+    right_mm, front_mm, scale = trunk_position_mm(body, grid)
+    depth_mm = float(np.percentile(front_mm[body], 99))
+    where = (np.abs(right_mm) < 40 * scale) & (front_mm > 0.06 * depth_mm) & (front_mm < 0.42 * depth_mm)
+    return np.asarray(where & body)
+
+
+def _fat_share(maps: WaterFat, where: Mask) -> FloatArray:
+    """Fat as an organ: its fraction where it is most of a whole voxel and the voxel is not alone."""
+    share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32)
+    fat = (share > 0.3) & where & (maps.model == 1)
+    return np.where(ndimage.binary_opening(fat), share, 0).astype(np.float32)
+
+
+def _shared(mask: Mask, sd_ppm: float, spacing_mm: float) -> Smooth:
+    return Smooth(sd_ppm=mask * np.float32(sd_ppm), spacing_mm=spacing_mm)
+
+
+def _near_surface(surface: Mask, grid: VoxelGrid) -> FloatArray:
+    """Error of the modelled field [ppm] near a surface: a source misplaced inside a voxel, whose field falls with distance."""
+    if not surface.any():
+        return np.zeros(surface.shape, np.float32)
+    distance = ndimage.distance_transform_edt(~surface, sampling=grid.voxel_size_mm / grid.voxel_size_mm.max())
+    error: FloatArray = (_ONE_VOXEL_FROM_A_SURFACE_PPM / np.maximum(distance, 0.3) ** 2).astype(np.float32)
+    return error
+
+
+def _surface(mask: Mask) -> Mask:
+    """Voxels on either side of a mask's surface; it cuts through them."""
+    return np.asarray((ndimage.binary_dilation(mask, _CROSS) & ~mask) | (ndimage.binary_dilation(~mask, _CROSS) & mask))
+
+
+def _pockets(faint: Mask, voxel_volume_ml: float) -> list[tuple[Mask, bool]]:
+    """Connected pieces of what gives no signal inside the body, and whether each is large enough to be a lung.
+
+    What is smaller than 2 mL is left out: at that size gas, cortical bone and a vessel's flow void look alike.
+    """
+    labels, n = ndimage.label(faint)
+    volumes_ml = np.bincount(labels.ravel(), minlength=n + 1) * voxel_volume_ml
+    large = [k for k in range(1, n + 1) if volumes_ml[k] > _SMALLEST_POCKET_ML]
+    return [(np.asarray(labels == k), bool(volumes_ml[k] > _SMALLEST_LUNG_ML)) for k in large]
+
+
+def _tissue_fraction(amplitude: FloatArray, seen: Mask, voxel_size_mm: FloatArray) -> FloatArray:
+    """Share of each voxel that is tissue, 0..1: its signal at TE = 0 over that of the whole tissue voxels near it."""
+    whole = ndimage.binary_erosion(seen)
+    if not whole.any():
+        return seen.astype(np.float32)
+    sigma = _NEAR_MM / voxel_size_mm
+    near = ndimage.gaussian_filter(np.where(whole, amplitude, 0), sigma)
+    share = ndimage.gaussian_filter(whole.astype(np.float32), sigma)
+    typical = np.where(share > 0.02, near / np.maximum(share, 0.02), float(np.median(amplitude[whole])))
+    fraction: FloatArray = np.clip(amplitude / np.maximum(typical, 1e-6), 0, 1)
+    return fraction
+
+
+def _connected_to_border(outside: Mask) -> Mask:
+    """The part of ``outside`` that reaches the in-plane border of the images: air around the body."""
+    labels, _ = ndimage.label(outside)
+    touching = np.unique(np.concatenate([labels[0].ravel(), labels[-1].ravel(), labels[:, 0].ravel(), labels[:, -1].ravel()]))
+    return np.isin(labels, touching[touching > 0])
