@@ -18,11 +18,10 @@ from hqsm.records.data import Records, empty_records
 from hqsm.records.exposure import age_years
 from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
+from hqsm.run_state import STAGES
 from hqsm.stage import read_status
 from hqsm.tables import write_rows
 from hqsm.units import milliseconds_to_s
-
-_STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron")
 
 
 def study_records(params: RecordsParams) -> Records:
@@ -77,7 +76,7 @@ def write_visit_tables(
             continue
         name, label = f"sub-{participant}", f"ses-{session}"
         folder = Path(f"results/work/{name}_{label}")
-        statuses = {stage: read_status(folder / f"{stage}.json") for stage in _STAGES}
+        statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
         specimen, _ = scan_setting(explant, session)
         if specimen == "in_vivo":
@@ -95,6 +94,8 @@ def write_visit_tables(
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
         row["n_files"] = int(what)
         visit_rows.append(row)
+        if statuses["visit_page"]["failed"]:
+            continue  # nobody can look at it
         made = lic_row(row, statuses, specimen)
         if made is not None:
             lic_rows.append(made)
