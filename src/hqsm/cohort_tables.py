@@ -55,8 +55,10 @@ def write_visit_tables(
     regions: Path,
     sealed: bool = False,
     protocol: ProtocolParams | None = None,
-) -> None:
+) -> list[str]:
     """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
+
+    Returns the paths of the empty files that failed stages left in place of their results.
 
     ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
     """
@@ -70,6 +72,7 @@ def write_visit_tables(
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
+    placeholders: list[str] = []
     for participant, session, what in found:
         if not session:
             visit_rows.append(unusable_row(participant, what))
@@ -77,6 +80,7 @@ def write_visit_tables(
         name, label = f"sub-{participant}", f"ses-{session}"
         folder = Path(f"results/work/{name}_{label}")
         statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
+        placeholders += [path for facts in statuses.values() for path in facts.get("placeholders", [])]
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
         specimen, _ = scan_setting(explant, session)
         if specimen == "in_vivo":
@@ -103,6 +107,7 @@ def write_visit_tables(
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
     write_rows(regions, "liver_regions", region_rows)
+    return placeholders
 
 
 def _changes(found: list[list[str]], explant: ExplantParams, tolerance_s: float) -> dict[tuple[str, str], tuple[list[str], list[str]]]:

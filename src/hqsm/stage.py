@@ -2,7 +2,7 @@
 
 Every per-visit rule writes its results and a small status file. A failure becomes a status with a sentence and empty
 placeholders for the results; the job itself succeeds, later stages of that visit pass the status on, and the cohort
-goes on without the visit (docs/workflow.md). The visit's last rule removes the placeholders among the maps; those in
+goes on without the visit (docs/workflow.md). The cohort's table of visits takes those away that lie among the maps; those in
 ``results/work`` stay, so that a rejected visit is not tried again before something that it depends on changes.
 
 The work runs in a child (:mod:`hqsm.supervise`): a stage that is killed or needs more memory than it was given is tried
@@ -239,8 +239,11 @@ def _bare_page(visit: str, facts: Facts) -> str:
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(visit)}</title>{body}</html>\n'
 
 
-def remove_placeholders(folder: str | Path, visit: str) -> None:
-    """Delete the empty files that failed stages of a visit (``sub-P_ses-S``) left among the maps."""
-    for path in Path(folder).glob(f"{visit}_*"):
-        if path.is_file() and path.stat().st_size == 0:
+def remove_placeholders(paths: Iterable[str], *, below: str | Path) -> None:
+    """Delete the empty files of failed stages that lie below a folder.
+
+    For a rule of the cohort: in a cluster's group of jobs Snakemake looks for every output once the whole group is done.
+    """
+    for path in map(Path, paths):
+        if path.is_relative_to(below) and path.is_file() and path.stat().st_size == 0:
             path.unlink()

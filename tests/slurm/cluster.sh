@@ -85,6 +85,7 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=2
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort=$((port + 2))
+AccountingStoragePass=$dir/run/munge.socket
 MinJobAge=600
 ReturnToService=2
 SlurmdTimeout=30
@@ -126,8 +127,8 @@ up() {
   start_database
   ln -sfn "$dir/slurmdbd.conf" /etc/slurm/slurmdbd.conf
   slurmdbd
-  wait_for 60 sacctmgr -n list cluster
-  sacctmgr -i add cluster ci >/dev/null
+  wait_for 60 timeout 5 sacctmgr -n list cluster
+  timeout 20 sacctmgr -i add cluster ci >/dev/null
   wait_for 20 cluster_known
   slurmctld -f "$conf"
   for k in $(seq "$nodes"); do mkdir -p "$dir/spool/n$k"; slurmd -f "$conf" -N "n$k"; done

@@ -66,7 +66,6 @@ rule visit_page:
         },
         protocol=STAGES["protocol"],
         explant=STAGES["explant"],
-        maps="results/maps/sub-{participant}/ses-{session}/anat",
         code=CODE["visit_page"],
     script:
         "../scripts/visit_page.py"
@@ -99,6 +98,7 @@ rule visit_tables:
         parameters=STAGES["records"],
         protocol=STAGES["protocol"],
         explant=STAGES["explant"],
+        maps="results/maps",
         code=CODE["visit_tables"],
     script:
         "../scripts/visit_tables.py"

@@ -1,4 +1,4 @@
-from hqsm.stage import remove_placeholders, run_visit_stage
+from hqsm.stage import run_visit_stage
 
 
 def work(job):
@@ -31,4 +31,3 @@ def work(job):
 
 
 run_visit_stage(snakemake, work)
-remove_placeholders(snakemake.params.maps, f"sub-{snakemake.wildcards.participant}_ses-{snakemake.wildcards.session}")

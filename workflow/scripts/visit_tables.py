@@ -1,4 +1,4 @@
-from hqsm.stage import run_cohort_stage
+from hqsm.stage import remove_placeholders, run_cohort_stage
 
 
 def work(job):
@@ -9,7 +9,7 @@ def work(job):
     from hqsm.config.records import RecordsParams
     from hqsm.config.study import ExplantParams, block
 
-    write_visit_tables(
+    placeholders = write_visit_tables(
         job.params.found,
         block(RecordsParams, job.params.parameters),
         block(ExplantParams, job.params.explant),
@@ -19,6 +19,7 @@ def work(job):
         protocol=block(ProtocolParams, job.params.protocol),
         sealed=job.params.without_records,
     )
+    remove_placeholders(placeholders, below=job.params.maps)
 
 
 run_cohort_stage(snakemake, work)
