@@ -81,8 +81,8 @@ def visit_row(
         why = statuses.get("regions", {}).get("no_liver_because")
         if why:
             reason += f" No automatic liver: {why}."
+    said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
-        said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
             status, reason = "excluded", said
         elif decision["decision"] == "accept" and status == "warning":
@@ -93,6 +93,7 @@ def visit_row(
         "session_id": session_id,
         "status": status,
         "reason": reason,
+        "decision": f"{decision['decision']} by {said}" if decision is not None else "",
         "codes": " ".join(codes),
         "stage": stage,
         "group": record.get("group", ""),

@@ -25,6 +25,7 @@ from hqsm.blinding import FOLDER as LOCKS
 from hqsm.blinding import UNBLINDED, is_unblinded
 from hqsm.code_digest import code_digest
 from hqsm.config.study import StudyConfig, as_plain, load_config
+from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, HqsmError, InputError
 from hqsm.study import INDEX, StudyIndex, VisitFolder, describe_changes, discover, read_index, write_index
 
@@ -351,12 +352,18 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
         lines += [f"  {name}: {reason}" for name, reason in rejected]
     if again:
         lines.append(f"{len(again)} of them were killed or ran out of memory: the same command tries them again.")
+    lines += [f"decisions.csv decides about {name}, which is no visit of this study." for name in _decided_and_absent(study)]
     lines += remarks
     lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
     sys.stderr.write("\n" + "\n".join(lines) + "\n")
     if not succeeded:
         return 1
     return 3 if rejected and study.config.study.fail_on_rejected_visit else 0
+
+
+def _decided_and_absent(study: OpenStudy) -> list[str]:
+    found = {visit.name for visit in study.index.visits}
+    return [f"{p}/{s}" for p, s in read_decisions(Path("decisions.csv")) if f"{p}_{s}" not in found]
 
 
 def _failure_of(visit: str) -> dict[str, Any] | None:

@@ -19,9 +19,8 @@ def fail(way: str, job: object) -> None:
         raise hqsm.stage.HqsmError("A planted fault.", remedy="Take it out.", code="PLANTED")
     if way == "out-of-memory":
         raise MemoryError
-    if way.startswith("hungry"):  # the first attempt's memory is not enough
-        pages = bytearray(int(1e6 * 1.5 * job.resources.mem_mb)) if job.resources.attempt == 1 else b""
-        pages[::4096] = pages[::4096]
+    if way == "hungry" and job.resources.attempt == 1:
+        pages = b"x" * int(1e6 * 1.5 * job.resources.mem_mb)
         time.sleep(5 * bool(pages))
     if way == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -39,6 +38,10 @@ def fail(way: str, job: object) -> None:
 def planted(job: object, work: object) -> None:
     """The stage with its fault."""
     way = FAULTS.get(f"{job.rule}:{job.wildcards.participant}")
+
+    if way == "fills-allocation" and job.resources.attempt == 1:  # beside the child that is watched: for the cluster to see
+        pages = b"x" * int(1e6 * 2.5 * job.resources.mem_mb)
+        time.sleep(30 * bool(pages))
 
     def faulty(job: object) -> object:
         fail(way, job)
