@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from hqsm.arrays import ComplexArray
-from hqsm.dicom.files import GE_RAW_TYPE, PHILIPS_SCALE
 
 MAGNITUDE, PHASE, REAL, IMAGINARY = "magnitude", "phase", "real", "imaginary"
 ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
@@ -188,11 +187,8 @@ class Ge(_Standard):
         words = image_type(header)
         if words[:1] == ("DERIVED",) and "SECONDARY" in words:
             return None
-        element = header.get(GE_RAW_TYPE)
-        value = None if element is None else element.value
-        if isinstance(value, bytes):
-            value = int.from_bytes(value[:2], "little")
-        elif isinstance(value, list | tuple) or (value is not None and not isinstance(value, int | str)):
+        value = header.private(0x0043, "GEMS_PARM_01", 0x2F, "SS")
+        if value is not None and not isinstance(value, int | str):
             value = next(iter(value), None)
         if value is not None:
             return _GE_PARTS.get(int(value))
@@ -224,10 +220,7 @@ class PhilipsClassic(_Standard):
         slope, intercept = rescale(header)
         if part == PHASE:
             return phase_scaling(header) or (slope * 1e-3, intercept * 1e-3)
-        element = header.get(PHILIPS_SCALE)
-        value = None if element is None else element.value
-        if isinstance(value, bytes):
-            value = float(np.frombuffer(value[:4], "<f4")[0]) if len(value) >= 4 else None
+        value = header.private(0x2005, "Philips MR Imaging DD 001", 0x0E, "FL")
         scale = float(value) if value else 0.0
         # displayed value = stored * rescale; the floating value divides it by slope * scale (Philips private)
         return (1 / scale, intercept / (slope * scale)) if scale > 0 else (slope, intercept)

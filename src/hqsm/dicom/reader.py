@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -76,8 +77,8 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
 def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     content = look_through(folder, params)
     frames, rest = frames_of(content.images)
-    acquisition = plan(content, frames, rest, params)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # a header may hold any number; what comes of it is checked
+        acquisition = plan(content, frames, rest, params)
         signal, times_of_day_s, manifest = _assemble(acquisition, params)
     header = acquisition.first.header
     info = AcquisitionInfo(
@@ -186,19 +187,8 @@ def _one_day(frames: list[Frame]) -> None:
 
 
 def _key(frame: Frame) -> tuple[Any, ...]:
-    """What all images of one acquisition share: study, frame of reference, matrix, spacing, orientation, TR, flip angle."""
-    header = frame.header
-    return (
-        str(header.get("StudyInstanceUID") or ""),
-        str(header.get("FrameOfReferenceUID") or ""),
-        frame.file.columns,
-        frame.file.rows,
-        tuple(round(v, 3) for v in frame.spacing_mm),
-        tuple(round(v, 3) for v in frame.orientation),
-        round(header.number("RepetitionTime"), 1),
-        round(header.number("FlipAngle"), 1),
-        frame.filters & {"DIS2D", "DIS3D"},
-    )
+    """What all images of one acquisition share."""
+    return (*frame.protocol, frame.file.columns, frame.file.rows)
 
 
 def _choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list[tuple[Frame, SetAside]], tuple[str, ...]]:
@@ -250,15 +240,17 @@ def _echo_times(frames: list[Frame]) -> list[float]:
     return [max(group, key=lambda value: counts[value]) for group in groups]
 
 
-def _nearest(values: list[float], value: float) -> int:
-    return min(range(len(values)), key=lambda k: abs(values[k] - value))
+def _nearest(among: list[float], values: Iterable[float]) -> dict[float, int]:
+    """For each distinct value the index of the nearest one among a few."""
+    return {value: min(range(len(among)), key=lambda k: abs(among[k] - value)) for value in set(values)}
 
 
 def _parts_by_echo(frames: list[Frame]) -> dict[float, set[str]]:
     times = _echo_times(frames)
+    echo = _nearest(times, (frame.echo_time_s for frame in frames))
     parts: dict[float, set[str]] = {time: set() for time in times}
     for frame in frames:
-        parts[times[_nearest(times, frame.echo_time_s)]].add(frame.part)
+        parts[times[echo[frame.echo_time_s]]].add(frame.part)
     return parts
 
 
@@ -307,7 +299,8 @@ def _runs(group: list[Frame]) -> list[list[Frame]]:
     normal = slice_normal(group[0])
 
     def places(frames: list[Frame]) -> set[tuple[Any, ...]]:
-        return {(f.part, f.echo_time_s, f.temporal, round(float(np.dot(f.position_mm, normal)), 1)) for f in frames}
+        along = (np.array([frame.position_mm for frame in frames]) @ normal).round(1).tolist()
+        return {(f.part, f.echo_time_s, f.temporal, place) for f, place in zip(frames, along, strict=True)}
 
     runs: list[tuple[set[tuple[Any, ...]], list[Frame]]] = []
     for frames in sorted(series.values(), key=_start):
@@ -369,7 +362,8 @@ def _without_foreign_magnitudes(run: list[Frame], aside: list[tuple[Frame, SetAs
     parts = _parts_by_echo(run)
     times = list(parts)
     complex_echo = {k for k, time in enumerate(times) if _is_complex(parts[time])}
-    partners = {frame.series_uid for frame in run if _nearest(times, frame.echo_time_s) in complex_echo}
+    echo = _nearest(times, (frame.echo_time_s for frame in run))
+    partners = {frame.series_uid for frame in run if echo[frame.echo_time_s] in complex_echo}
     kept = []
     for frame in run:
         if frame.series_uid in partners:
@@ -393,13 +387,14 @@ def _arrange(frames: list[Frame], aside: list[tuple[Frame, SetAside]], notes: tu
     times = _echo_times(frames)
     positions = _slice_positions(frames)
     normal = slice_normal(frames[0])
-    along = positions.tolist()
-    spot = [(_nearest(along, float(np.dot(frame.position_mm, normal))), _nearest(times, frame.echo_time_s), frame.part) for frame in frames]
+    along = (np.array([frame.position_mm for frame in frames]) @ normal).tolist()
+    slices, echo = _nearest(positions.tolist(), along), _nearest(times, (frame.echo_time_s for frame in frames))
+    spot = [(slices[place], echo[frame.echo_time_s], frame.part) for place, frame in zip(along, frames, strict=True)]
     repetition, n_same = _repetitions(frames, spot, times)
     table: dict[Place, Frame] = {}
-    for frame, (k, echo, part), r in zip(frames, spot, repetition, strict=True):
+    for frame, (k, e, part), r in zip(frames, spot, repetition, strict=True):
         if r >= 0:
-            table[k, echo, r, part] = frame
+            table[k, e, r, part] = frame
     n_repetitions = max(repetition) + 1
     _refuse_holes(table, times, len(positions), n_repetitions, parts)
     if n_same:
@@ -584,8 +579,8 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
         file = members[0][1].file
         pixels = read_pixels(file)
         stored = stored_pixels(file) if file.syntax == RLE else pixels.data
-        uid = str(file.header.get("SOPInstanceUID", ""))
-        manifest.add((hashlib.sha256(uid.encode()).hexdigest(), hashlib.sha256(stored).hexdigest()))
+        uid = file.header.raw("SOPInstanceUID")
+        manifest.add((hashlib.sha256(uid).hexdigest(), hashlib.sha256(stored).hexdigest()))
         for (k, echo, r, part), frame in members:
             assert frame.scaling is not None
             slope, offset = frame.scaling
@@ -593,10 +588,10 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
             np.multiply(pixels[frame.index], np.float32(slope), out=half, casting="unsafe")
             half += np.float32(offset)
     for r in range(acquisition.n_repetitions):
-        for echo in range(n_echoes):
-            if acquisition.parts == (MAGNITUDE, PHASE):
-                volume = store[r, echo]
-                volume[...] = volume.real * np.exp(np.complex64(1j) * volume.imag)
+        if acquisition.parts == (MAGNITUDE, PHASE):
+            for image in store[r].reshape(-1, first.file.rows, first.file.columns):  # one at a time: it stays in the cache
+                magnitude, phase = image.real.copy(), image.imag.copy()
+                image.real, image.imag = magnitude * np.cos(phase), magnitude * np.sin(phase)
         repetition = store[r].transpose(3, 2, 1, 0)
         first.convention.finish(repetition)
         if first.convention.name in params.reverse_phase_of:

@@ -46,7 +46,8 @@ def survey(folder: Path, params: DicomParams) -> Survey:
     used: tuple[str, ...] = ()
     acquisition: Acquisition | None = None
     try:
-        acquisition = plan(content, frames, rest, params)
+        with np.errstate(invalid="ignore", over="ignore"):
+            acquisition = plan(content, frames, rest, params)
         used, notes = _facts(acquisition), list(acquisition.notes)
     except InputError as error:
         refusal = str(error)
