@@ -22,6 +22,10 @@ SIZES = {
 }
 
 
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}")
@@ -32,7 +36,7 @@ def main() -> None:
             study = Path(folder) / "study"
             cohort._SIZES["tiny"] = SIZES[name]
             cohort.simulate_study(study, participants=1, visits=1, size="tiny", with_bad_visit=False, processes=1, progress=lambda _: None)
-            megabytes = sum(p.stat().st_size for p in (study / "dicom").rglob("*") if p.is_file()) / 1e6
+            megabytes = _megabytes(study / "dicom")
             if run_workflow(study, ["--cores", "1", "--quiet", "all"]):
                 raise SystemExit("the run failed")
             for stage in STAGES:
@@ -40,6 +44,10 @@ def main() -> None:
                 with path.open(encoding="utf-8", newline="") as handle:
                     row = next(csv.DictReader(handle, delimiter="\t"))
                 print(f"| {name}, {megabytes:.0f} MB | {stage} | {float(row['max_rss']):.0f} | {float(row['s']):.0f} |", flush=True)
+            sizes = {part: _megabytes(study / "results" / part) for part in ("bids", "maps", "work", "qc")}
+            share = sum(sizes.values()) / (sizes["bids"] + sizes["maps"])
+            words = ", ".join(f"{part} {size:.1f}" for part, size in sizes.items())
+            print(f"| {name}, {megabytes:.0f} MB | disk [MB]: {words}; all are {share:.2f} times the images | | |", flush=True)
 
 
 if __name__ == "__main__":
