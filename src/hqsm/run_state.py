@@ -1,6 +1,6 @@
 """Edge: what one run of a study must know of itself and of the runs before it.
 
-``results/work/`` holds ``run.json`` (how often a job may be tried), ``given_up.json`` (visits whose job was killed from outside,
+``results/work/`` holds ``run.json`` (which run is going on, and how often its jobs may be tried), ``given_up.json`` (visits whose job was killed from outside,
 while the rest of the run is finished without them), ``retries.json`` (how often a visit ended so that the next run tries it
 again) and ``lock`` (held by the process that runs; the kernel lets go of it when that process ends, however it ends).
 """
@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,9 +106,14 @@ def attempts_of_run() -> int:
     return int(_read(RUN).get("attempts", 1))
 
 
-def write_attempts(attempts: int) -> None:
-    """Tell the jobs how often they are tried."""
-    _write(RUN, {"attempts": attempts})
+def current_run() -> str:
+    """Which run is going on: a job that sees another one than at its start belongs to a run that was killed."""
+    return str(_read(RUN).get("run", ""))
+
+
+def begin_run(attempts: int) -> None:
+    """Tell the jobs which run they belong to, and how often they are tried."""
+    _write(RUN, {"attempts": attempts, "run": uuid.uuid4().hex})
 
 
 def given_up(visit: str) -> Facts | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.errors import HqsmError
-from hqsm.run_state import attempts_of_run, given_up
+from hqsm.run_state import attempts_of_run, current_run, given_up
 from hqsm.supervise import Ending, run_in_child
 
 Facts = dict[str, Any]
@@ -86,7 +86,7 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
         _fail(job, failure)
         return
     limit_mb = _SHARE_OF_MEMORY * float(job.resources.get("mem_mb", "inf"))
-    ending = run_in_child(lambda: _attempt(job, work), limit_mb)
+    ending = run_in_child(lambda: _attempt(job, work), limit_mb, current_run)
     if ending.status == _DISK:
         sys.exit(f"{job.rule}: the disk cannot be written; see {job.log[0]}")
     if ending.status:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICK_S = 0.25
+_TICKS_OF_A_LOOK = 4
 _SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
 _PR_SET_PDEATHSIG = 1
 
@@ -28,23 +29,24 @@ class Ending:
     over_memory: bool = False
 
 
-def run_in_child(work: Callable[[], int], limit_mb: float) -> Ending:
+def run_in_child(work: Callable[[], int], limit_mb: float, run_of_study: Callable[[], str] = str) -> Ending:
     """Run ``work`` in a forked child and return how it ended.
 
-    The child is stopped where its resident memory exceeds ``limit_mb`` (where /proc tells, that is under Linux), and where the
-    Snakemake process that started this job is gone: nobody would collect the result, and the next run may write the same file.
+    The child is stopped where its resident memory exceeds ``limit_mb`` (where /proc tells, that is under Linux), and where the run
+    that started this job is gone: the Snakemake process above it on this machine, or, seen from a cluster's node, where
+    ``run_of_study`` names another run. Nobody would collect the result, and the next run may write the same file.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
-    family = _family()
+    family, run = _family(), run_of_study()
     child = os.fork()
     if child == 0:
         os.close(reading)
         _be_the_child(work)
     os.close(writing)
     try:
-        over_memory = _watch(child, reading, limit_mb, family)
+        over_memory = _watch(child, reading, limit_mb, lambda: (family, run) == (_family(), run_of_study()))
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
@@ -70,13 +72,15 @@ def _be_the_child(work: Callable[[], int]) -> None:
         os._exit(status)
 
 
-def _watch(child: int, reading: int, limit_mb: float, family: tuple[int, int]) -> bool:
+def _watch(child: int, reading: int, limit_mb: float, is_ours: Callable[[], bool]) -> bool:
     """Wait until the child closes its pipe by ending; whether it was stopped for its memory."""
+    tick = 0
     while not select.select([reading], [], [], _TICK_S)[0]:
         if _resident_mb(child) > limit_mb:
             os.kill(child, signal.SIGKILL)
             return True
-        if _family() != family:
+        tick += 1
+        if tick % _TICKS_OF_A_LOOK == 0 and not is_ours():
             sys.exit("the run that started this job has ended")
     return False
 

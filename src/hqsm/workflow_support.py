@@ -263,8 +263,8 @@ def _visit_of(wildcards: Mapping[str, str]) -> str:
 def finishing_command(workflow: Any) -> list[str]:
     """Snakemake's arguments that finish a run on this machine without the visits that were killed."""
     triggers = sorted(trigger.item_to_choice() for trigger in workflow.rerun_triggers)
-    arguments = ["--snakefile", str(workflow.main_snakefile), "--cores", "1", "--nolock", "--keep-going", "--workflow-profile", "none"]
-    arguments += ["--quiet", "all", "--rerun-triggers", *triggers]
+    arguments = ["--snakefile", str(workflow.main_snakefile), "--cores", "1", "--nolock", "--keep-going", "--rerun-incomplete"]
+    arguments += ["--workflow-profile", "none", "--quiet", "all", "--rerun-triggers", *triggers]
     given = workflow.config_settings.config_args
     arguments += ["--config", *given] if given else []
     files = [str(path) for path in workflow.overwrite_configfiles or []]
@@ -275,7 +275,7 @@ def finishing_command(workflow: Any) -> list[str]:
 def start_run(study: OpenStudy, retries: int) -> None:
     """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop."""
     sys.stderr.write(study.opening_line() + "\n")
-    run_state.write_attempts(retries + 1)
+    run_state.begin_run(attempts=retries + 1)
     run_state.listen_for_interrupts()
 
 

@@ -150,6 +150,19 @@ def test_ctrl_c_takes_the_jobs_away_and_the_same_command_goes_on(
     assert digests(study) == two_visits_locally
 
 
+def test_jobs_of_a_killed_run_make_way_for_the_next_one(two_visits: Path, two_visits_locally: dict[str, str], tmp_path: Path) -> None:
+    study = fresh(two_visits, tmp_path)
+    process = start(study, faults="gated_echoes:0101=very-slow")
+    wait_for((study / "logs" / "gated_echoes" / "sub-0101_ses-01.log").is_file)
+    process.kill()
+    process.wait()
+    process = start(study)
+    said = finish(process, study)
+    assert process.returncode == 0, said[-4000:]
+    wait_for(lambda: not running(), within_s=60)  # the first run's job would have slept for longer
+    assert digests(study) == two_visits_locally
+
+
 def test_scancel_of_everything_ends_in_rejected_rows_and_the_same_command_tries_again(
     two_visits: Path, two_visits_locally: dict[str, str], tmp_path: Path
 ) -> None:

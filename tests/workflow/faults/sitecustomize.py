@@ -33,6 +33,8 @@ def fail(way: str, job: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     if way == "slow":
         time.sleep(20)
+    if way == "very-slow":
+        time.sleep(1800)
 
 
 def planted(job: object, work: object) -> None:
