@@ -1,8 +1,9 @@
 """Edge: what one run of a study must know of itself and of the runs before it.
 
-``results/work/`` holds ``run.json`` (which run is going on, and how often its jobs may be tried), ``given_up.json`` (visits whose job was killed from outside,
-while the rest of the run is finished without them), ``retries.json`` (how often a visit ended so that the next run tries it
-again) and ``lock`` (held by the process that runs; the kernel lets go of it when that process ends, however it ends).
+``results/work/`` holds ``run.json`` (which run is going on, and how often its jobs may be tried), ``given_up.json`` (visits whose
+job was killed from outside, while the rest of the run is finished without them), ``retries.json`` (how often a visit ended so that
+the next run tries it again) and ``lock`` (held by the process that runs; the kernel lets go of it when that process ends, however
+it ends).
 """
 
 from __future__ import annotations
