@@ -12,7 +12,7 @@ from conftest import make_grid
 from hqsm.config.susceptibility import MediParams, Method, SusceptibilityParams, TikhonovParams, TkdParams
 from hqsm.data import LocalField, Regions, Solution, VoxelGrid, WaterFat
 from hqsm.dipole import dipole_kernel, forward_field_ppm
-from hqsm.inversion import medi, tikhonov, tkd
+from hqsm.inversion import edges, medi, tikhonov, tkd
 from hqsm.susceptibility import estimate
 from hqsm.units import ppm_to_hz
 from spheres import cylinder, sphere
@@ -107,7 +107,7 @@ def test_medis_map_is_the_minimum_of_its_cost() -> None:
     params = MediParams(tolerance=1e-5, max_iterations=100, inner_tolerance=1e-4, max_inner_iterations=500, merit_sd=1e6)
     solution = medi.invert(local, magnitude, params, padding_mm=0.0)
     kernel = dipole_kernel(grid.shape, grid.voxel_size_mm, grid.b0_direction).astype(float)
-    smooth = medi.gradient_mask(magnitude, local.mask, grid.voxel_size_mm, params.edge_share)
+    smooth = edges.gradient_mask(magnitude, local.mask, grid.voxel_size_mm, params.edge_share)
 
     def cost(chi_ppm: np.ndarray) -> float:
         chi = chi_ppm * params.radians_per_ppm
@@ -143,7 +143,7 @@ def test_gradient_and_divergence_are_adjoint() -> None:
     size = np.array([2.0, 2.5, 6.0])
     x = rng.standard_normal((7, 6, 5)).astype(np.float32)
     p = rng.standard_normal((3, 7, 6, 5)).astype(np.float32)
-    assert np.vdot(medi.gradient(x, size), p) == pytest.approx(np.vdot(x, medi.divergence(p, size)), rel=1e-4)
+    assert np.vdot(edges.gradient(x, size), p) == pytest.approx(np.vdot(x, edges.divergence(p, size)), rel=1e-4)
 
 
 def test_the_gradient_mask_opens_the_strongest_edges_and_only_as_many_as_asked() -> None:
@@ -151,7 +151,7 @@ def test_the_gradient_mask_opens_the_strongest_edges_and_only_as_many_as_asked()
     magnitude[5:15] = np.random.default_rng(5).random((10, 20, 20))
     magnitude[10:15] += 10
     mask = np.ones(magnitude.shape, bool)
-    smooth = medi.gradient_mask(magnitude, mask, np.ones(3), 0.5)
+    smooth = edges.gradient_mask(magnitude, mask, np.ones(3), 0.5)
     assert (smooth == 0).sum() == pytest.approx(0.5 * mask.sum(), abs=1)
     assert not smooth[0, 9].any()
     assert not smooth[0, 14].any()

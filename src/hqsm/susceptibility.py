@@ -10,8 +10,8 @@ from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Solution, Susceptibility, TotalField, WaterFat
 from hqsm.errors import ProcessingError
-from hqsm.inversion import total_field
-from hqsm.units import hz_to_ppm, milliseconds_to_s
+from hqsm.inversion import tfi, total_field
+from hqsm.units import hz_to_ppm
 
 AIR_PPM = 9.4
 """Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
@@ -26,6 +26,7 @@ _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
 _STRONG_R2STAR_PER_S_AT_1T5 = 80.0
+_EDGE_ECHO_TIME_S = 4.6e-3
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 
@@ -65,8 +66,13 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         )
         methods = {"inversion": "total-field"}
         solutions = {"inversion": solution}
+    elif params.method == "tfi":
+        solution = tfi.invert(total, magnitude_image(maps), maps.r2star_per_s, params.tfi, padding_mm=params.padding_mm)
+        chi = solution.x
+        methods = {"inversion": "tfi"}
+        solutions = {"inversion": solution}
     else:
-        chi, known, solutions = two_step.invert(total, magnitude_image(maps, params.medi.edge_echo_time_ms), params)
+        chi, known, solutions = two_step.invert(total, magnitude_image(maps), params)
         valid = regions.body & known
         methods = dict(zip(("background_field", "inversion"), params.method.split("+"), strict=True))
     if not all(solution.converged for solution in solutions.values()):
@@ -113,9 +119,9 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
     return total, noise_ppm.astype(np.float32)
 
 
-def magnitude_image(maps: WaterFat, echo_time_ms: float) -> FloatArray:
-    """Magnitude of an echo (x, y, z), from the maps: iron darkens it, so that it has the liver's edges."""
-    decay = np.exp(-np.nan_to_num(maps.r2star_per_s) * milliseconds_to_s(echo_time_ms))
+def magnitude_image(maps: WaterFat) -> FloatArray:
+    """Magnitude of an echo at 4.6 ms (x, y, z), from the maps: iron darkens it, so that it has the liver's edges."""
+    decay = np.exp(-np.nan_to_num(maps.r2star_per_s) * _EDGE_ECHO_TIME_S)
     at_zero = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat)))
     return np.asarray(at_zero * decay, np.float32)
 

@@ -10,6 +10,7 @@ from hqsm.config.base import parameters
 
 Method = Literal[
     "total-field",
+    "tfi",
     "pdf+tkd",
     "pdf+tikhonov",
     "pdf+medi",
@@ -20,7 +21,7 @@ Method = Literal[
     "v-sharp+tikhonov",
     "v-sharp+medi",
 ]
-"""How susceptibility is estimated: from the total field, or ``background removal+inversion`` as published."""
+"""How susceptibility is estimated: from the total field (ours; ``tfi`` as published), or ``background removal+inversion`` as published."""
 
 
 @parameters
@@ -81,8 +82,6 @@ class MediParams:
     """Phase that 1 ppm counts as: 2.3 ms at 1.5 T. Held fixed, so that echo spacing and field do not change the weight."""
     edge_share: Annotated[float, Field(gt=0, lt=3)] = 0.9
     """Gradient components taken for edges, over the number of voxels in the body (three components each)."""
-    edge_echo_time_ms: Annotated[float, Field(ge=0, le=50)] = 4.6
-    """Echo time of the magnitude image that shows the edges."""
     merit_sd: Annotated[float, Field(gt=0)] = 6.0
     """Residuals beyond so many standard deviations lose weight (MERIT)."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -96,11 +95,33 @@ class MediParams:
 
 
 @parameters
+class TfiParams:
+    """Preconditioned total-field inversion (Liu et al., MRM 2017;78:303)."""
+
+    preconditioner: Annotated[float, Field(ge=1)] = 30.0
+    """How much stronger sources may be outside the body, and in the body where R2* is high, than elsewhere (P)."""
+    strong_r2star_per_s: Annotated[float, Field(gt=0)] = 100.0
+    """R2* above which a voxel of the body may hold a strong source."""
+    data_weight: Annotated[float, Field(gt=0)] = 1000.0
+    """Weight of the data against the gradients' norm."""
+    edge_share: Annotated[float, Field(gt=0, lt=3)] = 0.9
+    """Gradient components taken for edges, over the number of voxels in the body (three components each)."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Relative step of the outer iteration, in the body, at which it has arrived."""
+    max_iterations: Annotated[int, Field(ge=1, le=200)] = 25
+    """Outer iterations at most."""
+    inner_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Relative residual of each step's conjugate gradients."""
+    max_inner_iterations: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Conjugate-gradient iterations of each step at most."""
+
+
+@parameters
 class SusceptibilityParams:
     """From the total field to the referenced susceptibility map."""
 
     method: Method = "total-field"
-    """``total-field``: all sources at once, body and surroundings. ``pdf+medi`` and so on: the background removed first, as published."""
+    """``total-field`` (ours), ``tfi`` (published): all sources at once, body and surroundings. ``pdf+medi`` ...: in two steps."""
     reference: Literal["muscle", "fat", "aorta"] = "muscle"
     """Tissue whose susceptibility is zero (explants: always the medium around them)."""
     max_iterations: Annotated[int, Field(ge=1, le=2000)] = 400
@@ -113,6 +134,7 @@ class SusceptibilityParams:
     """Error of the measured field beyond its noise (all methods)."""
     padding_mm: Annotated[float, Field(ge=0)] = 60.0
     """How far the model extends beyond the images (all methods)."""
+    tfi: TfiParams = TfiParams()
     pdf: PdfParams = PdfParams()
     lbv: LbvParams = LbvParams()
     v_sharp: VSharpParams = VSharpParams()

@@ -79,6 +79,19 @@ def phase_scaling(header: Any) -> Scaling | None:
     return None
 
 
+def turn_of_range(low: float, high: float) -> Scaling | None:
+    """Line to phase [rad] of values that fill one turn, as the noise of many images does; None where they do not.
+
+    ``low`` and ``high`` are the smallest and largest value of all images of a series: half a turn to either side, or 0..4095.
+    """
+    if low >= 0 and 0.95 * 4095 < high <= 4095:
+        return np.pi / 2048, -np.pi
+    for half_turn in _HALF_TURNS:
+        if all(0.95 * half_turn < end <= 1.015 * half_turn for end in (-low, high)):
+            return np.pi / half_turn, 0.0
+    return None
+
+
 def part_by_component(header: Any) -> str | None:
     """Part by ComplexImageComponent (0008,9208), which the standard defines."""
     return _WORDS.get(str(header.get("ComplexImageComponent") or "").upper())
@@ -217,9 +230,9 @@ class PhilipsClassic(_Standard):
         return _LETTERS.get(words[3]) if len(words) > 3 and words[0] == "ORIGINAL" else None
 
     def scaling(self, header: Any, part: str) -> Scaling | None:
-        slope, intercept = rescale(header)
         if part == PHASE:
-            return phase_scaling(header) or (slope * 1e-3, intercept * 1e-3)
+            return phase_scaling(header)
+        slope, intercept = rescale(header)
         value = header.private(0x2005, "Philips MR Imaging DD 001", 0x0E, "FL")
         scale = float(value) if value else 0.0
         # displayed value = stored * rescale; the floating value divides it by slope * scale (Philips private)

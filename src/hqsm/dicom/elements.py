@@ -31,10 +31,10 @@ _KEYWORDS = """
 _GROUPS = """
     MREchoSequence PlanePositionSequence FrameContentSequence MRImageFrameTypeSequence PixelValueTransformationSequence
     PixelMeasuresSequence PlaneOrientationSequence MRTimingAndRelatedParametersSequence MRImagingModifierSequence
-    MRDiffusionSequence
+    MRDiffusionSequence UnassignedSharedConvertedAttributesSequence UnassignedPerFrameConvertedAttributesSequence
 """
 GROUPS = tuple(_GROUPS.split())
-"""Functional groups of enhanced MR whose attributes are needed."""
+"""Functional groups whose attributes are needed: of enhanced MR, and of files converted from classic ones (the last two)."""
 TAGS = {word: int(tag_for_keyword(word) or 0) for word in (*_KEYWORDS.split(), *GROUPS)}
 """Every attribute that is kept."""
 _PRIVATE = {0x0043: (0x2F,), 0x2005: (0x0E, 0x0F)}

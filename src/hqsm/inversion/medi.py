@@ -15,14 +15,12 @@ from collections.abc import Callable
 import numpy as np
 
 from hqsm import fourier
-from hqsm.arrays import FloatArray, Mask
+from hqsm.arrays import FloatArray
 from hqsm.config.susceptibility import MediParams
 from hqsm.data import LocalField, Solution
 from hqsm.dipole import DipoleOperator
+from hqsm.inversion.edges import diffusivity, divergence, gradient, gradient_mask
 from hqsm.solvers import conjugate_gradient
-
-_SMOOTHING = 1e-6
-"""Added under the root of the gradient's square, in radians^2 per mm^2, so that a flat map has a derivative."""
 
 
 def invert(local: LocalField, magnitude: FloatArray, params: MediParams, *, padding_mm: float) -> Solution:
@@ -72,14 +70,14 @@ def _linearised(
 
     The derivative of w^2 |exp(ia) - exp(ib)|^2 is 2 w^2 sin(a - b); its Gauss-Newton curvature is 2 w^2 because |exp(ia)| = 1.
     """
-    diffusivity = smooth_here / np.sqrt((smooth_here * gradient(chi, voxel_size_mm)) ** 2 + np.float32(_SMOOTHING))
+    conducts = diffusivity(chi, smooth_here, voxel_size_mm)
     data = np.float32(2 * data_weight) * weight**2
 
     def normal(x: FloatArray) -> FloatArray:
-        applied: FloatArray = divergence(diffusivity * gradient(x, voxel_size_mm), voxel_size_mm) + dipole(data * dipole(x))
+        applied: FloatArray = divergence(conducts * gradient(x, voxel_size_mm), voxel_size_mm) + dipole(data * dipole(x))
         return applied
 
-    slope = divergence(diffusivity * gradient(chi, voxel_size_mm), voxel_size_mm) + dipole(data * np.sin(misfit))
+    slope = divergence(conducts * gradient(chi, voxel_size_mm), voxel_size_mm) + dipole(data * np.sin(misfit))
     return normal, slope
 
 
@@ -91,34 +89,3 @@ def _without_outliers(weight: FloatArray, misfit: FloatArray, limit_sd: float) -
     ratio = np.maximum(np.abs(residual) / (limit_sd * residual[seen].std()), 1)
     inflated = weight / ratio**2
     return np.asarray(inflated / inflated[seen].mean(), np.float32)
-
-
-def gradient(volume: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
-    """(3, x, y, z) forward differences [per mm]; 0 beyond the last voxel."""
-    parts = np.zeros((3, *volume.shape), np.float32)
-    parts[0, :-1] = np.diff(volume, axis=0) / np.float32(voxel_size_mm[0])
-    parts[1, :, :-1] = np.diff(volume, axis=1) / np.float32(voxel_size_mm[1])
-    parts[2, :, :, :-1] = np.diff(volume, axis=2) / np.float32(voxel_size_mm[2])
-    return parts
-
-
-def divergence(parts: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
-    """Adjoint of :func:`gradient`: minus the divergence, (x, y, z)."""
-    volume = np.zeros(parts.shape[1:], np.float32)
-    for axis, size_mm in enumerate(voxel_size_mm):
-        flow = np.moveaxis(parts[axis], axis, 0)[:-1] / np.float32(size_mm)
-        along = np.moveaxis(volume, axis, 0)
-        along[:-1] -= flow
-        along[1:] += flow
-    return volume
-
-
-def gradient_mask(magnitude: FloatArray, mask: Mask, voxel_size_mm: FloatArray, edge_share: float) -> FloatArray:
-    """(3, x, y, z) 0 at the strongest gradient components of ``magnitude``, 1 elsewhere.
-
-    As many are edges as ``edge_share`` times the voxels of ``mask``.
-    """
-    strength = np.abs(gradient(magnitude, voxel_size_mm))
-    n_edges = min(round(edge_share * int(mask.sum())), strength.size - 1)
-    threshold = np.partition(strength.ravel(), strength.size - n_edges - 1)[strength.size - n_edges - 1]
-    return np.asarray(strength <= threshold, np.float32)
