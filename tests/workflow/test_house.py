@@ -19,6 +19,7 @@ EDGES = {
     "blinding",
     "cli",
     "commands",
+    "config_documentation",
     "code_digest",
     "cohort_tables",
     "decisions",

@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hqsm.config.documentation import as_markdown
 from hqsm.config.study import json_schema
+from hqsm.config_documentation import as_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the schema, made from the parameter types."""
-    from hqsm.config.documentation import as_markdown
     from hqsm.config.study import json_schema
+    from hqsm.config_documentation import as_markdown
 
     if options.markdown:
         sys.stdout.write(as_markdown(json_schema()))
