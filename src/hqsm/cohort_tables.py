@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.cohort import lic_row, liver_region_rows, unusable_row, visit_row
+from hqsm.config.explant import ExplantParams, scan_setting
 from hqsm.config.protocol import ProtocolParams
 from hqsm.config.records import RecordsParams
-from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.protocol import changes_by_visit, deviations, expected_protocol

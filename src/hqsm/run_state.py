@@ -12,10 +12,7 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
-import socket
-import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +51,8 @@ def take_study() -> str:
     try:
         WORK.mkdir(parents=True, exist_ok=True)
         handle = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        free_mb = shutil.disk_usage(WORK).free / 1e6
+        disk = os.statvfs(WORK)
+        free_mb = disk.f_bavail * disk.f_frsize / 1e6
         if free_mb < LEAST_FREE_MB:
             raise OSError(errno.ENOSPC, f"{free_mb:.0f} MB free, a run needs {LEAST_FREE_MB} MB and more")
     except OSError as error:
@@ -72,7 +70,7 @@ def take_study() -> str:
         return ""
     _process["lock"] = handle
     os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n".encode(), 0)
+    os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n".encode(), 0)
     for path in [*SNAKEMAKE_LOCKS.glob("*"), GIVEN_UP]:
         path.unlink(missing_ok=True)
     return ""
@@ -114,7 +112,7 @@ def current_run() -> str:
 
 def begin_run(attempts: int) -> None:
     """Tell the jobs which run they belong to, and how often they are tried."""
-    _write(RUN, {"attempts": attempts, "run": uuid.uuid4().hex})
+    _write(RUN, {"attempts": attempts, "run": os.urandom(8).hex()})
 
 
 def given_up(visit: str) -> Facts | None:

@@ -12,11 +12,9 @@ again with more, and becomes a failure with its reason at the last attempt.
 from __future__ import annotations
 
 import errno
-import html
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -215,6 +213,8 @@ def _visit(job: Any) -> str:
 
 def _fail(job: Any, facts: Facts) -> None:
     """Leave a placeholder for every result (nothing half-written stays) and the status that explains them."""
+    import shutil
+
     placeholders = []
     for name, value in job.output.items():
         if name == "status":
@@ -235,6 +235,8 @@ def _fail(job: Any, facts: Facts) -> None:
 
 def _bare_page(visit: str, facts: Facts) -> str:
     """What stands in for a page that could not be made."""
+    import html
+
     body = f"<h1>{html.escape(visit)}</h1><p>Rejected. {html.escape(str(facts['reason']))}</p>"
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(visit)}</title>{body}</html>\n'
 

@@ -4,9 +4,9 @@ from hqsm.stage import run_visit_stage
 def work(job):
     from pathlib import Path
 
+    from hqsm.config.base import block
     from hqsm.config.protocol import ProtocolParams
     from hqsm.config.report import ReportParams
-    from hqsm.config.study import block
     from hqsm.report.assemble import assemble_visit_page
     from hqsm.report.viewer import render_viewer
     from hqsm.report.visit_page import render_visit_page

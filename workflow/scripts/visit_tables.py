@@ -5,9 +5,10 @@ def work(job):
     from pathlib import Path
 
     from hqsm.cohort_tables import write_visit_tables
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams
     from hqsm.config.protocol import ProtocolParams
     from hqsm.config.records import RecordsParams
-    from hqsm.config.study import ExplantParams, block
 
     placeholders = write_visit_tables(
         job.params.found,
