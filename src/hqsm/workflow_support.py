@@ -74,7 +74,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "dicom_export": ("hqsm.dicom_out.export",),
     "bids_datasets": ("hqsm.bids",),
 }
-"""The modules whose code (and that of all they import) decides a rule's result."""
+"""The modules whose code (and that of all they import) decides a rule's result, beside its script ``<rule>.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,17 +196,17 @@ def attempt_number(wildcards: Any, attempt: int) -> int:
     return attempt
 
 
-def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenStudy:
+def open_study(raw_config: Mapping[str, Any], scripts: Path, *, is_main_process: bool) -> OpenStudy:
     """Check the configuration and look at the study folder (the current directory).
 
     Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
-    sentence on stderr and exit status 2.
+    sentence on stderr and exit status 2. ``scripts`` is the folder of the rules' scripts, ``<rule>.py``.
     """
     keep_paths_out_of_logs(is_main_process=is_main_process)
     try:
         config = load_config(raw_config)
         if is_main_process and _FINISHING not in os.environ:
-            index, digests, again = _look()
+            index, digests, again = _look(scripts)
         else:
             index, stored = read_index(INDEX)
             digests, again = stored["code_digests"], stored.get("retries", {})
@@ -216,7 +216,7 @@ def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenS
     return OpenStudy(config=config, index=index, stage_parameters=as_plain(config), code_digests=digests, retries=again)
 
 
-def _look() -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
+def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
     """Discover the study and tell the jobs; a process that only looks leaves alone what a run beside it reads."""
     only_looks = any(_LOOKS.match(argument) for argument in sys.argv[1:])
     try:
@@ -230,7 +230,7 @@ def _look() -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
     previous = read_index(INDEX)[1] if INDEX.is_file() else {}
     index, cache = discover(Path(), previous.get("cache"))
     _refuse_an_empty_study(index)
-    digests = {stage: code_digest(*modules) for stage, modules in STAGE_MODULES.items()}
+    digests = {stage: code_digest(*modules, script=scripts / f"{stage}.py") for stage, modules in STAGE_MODULES.items()}
     again = run_state.retries()
     if not beside:
         try:

@@ -16,7 +16,11 @@ if (
     configfile: "config.yaml"
 
 
-STUDY = workflow_support.open_study(config, is_main_process=workflow.is_main_process)
+STUDY = workflow_support.open_study(
+    config,
+    Path(workflow.basedir, "workflow/scripts"),
+    is_main_process=workflow.is_main_process,
+)
 STAGES = STUDY.stage_parameters  # the resolved block of each stage, defaults filled in
 CODE = STUDY.code_digests  # the digest of the package code behind each rule
 
