@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-clean study test test-fast test-slurm lint format lock schema dag vendor
+.PHONY: help env demo demo-clean study test test-fast test-load lint format lock schema dag vendor
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,14 +34,14 @@ study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
 	@test -n "$(STUDY)" || { echo "name the study: make study STUDY=/path/to/study"; exit 2; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
-test: $(STAMP) lint ## Lint and run every test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slurm"
+test: $(STAMP) lint ## Lint and run the tests (all but test-load)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slurm and not faults"
 
 test-fast: $(STAMP) ## Tests without whole simulated studies
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not slurm"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not slurm and not faults"
 
-test-slurm: $(STAMP) ## The workflow on a Slurm that is brought up on this machine (root; tests/slurm/cluster.sh install)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/slurm
+test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on this machine (root; tests/slurm/cluster.sh install)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_faults.py tests/slurm
 
 lint: $(STAMP) ## What CI checks before the tests
 	@$(BIN)/ruff check .

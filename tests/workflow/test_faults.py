@@ -13,7 +13,7 @@ import pytest
 from hqsm.study_status import visit_states
 from workflow.small_study import command, copy_study, digests, environment, run, simulate_one_visit, table
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 PLANTED = {
     # participant: (stage, way, word in the reason)
