@@ -12,7 +12,8 @@ def scan() -> RepeatedMultiEcho:
     t = np.array([1.2, 2.8, 4.4]) * 1e-3
     i, j, k = np.indices(grid.shape)
     field = 40 + 2.0 * i - 1.5 * j + 3 * k
-    signal = (50 + 3 * i + 2 * j + 5 * k)[..., None] * np.exp(2j * np.pi * field[..., None] * t)
+    receive = 0.63 * i + 0.08 * j  # as in any body, phases fill a turn
+    signal = (50 + 3 * i + 2 * j + 5 * k)[..., None] * np.exp(1j * (2 * np.pi * field[..., None] * t + receive[..., None]))
     both = np.stack([signal, 0.9 * signal * np.exp(0.5j)], axis=-1).astype(np.complex64)
     return RepeatedMultiEcho(
         signal=both, echo_times_s=t, field_strength_tesla=1.5, grid=grid, repetition_times_of_day_s=np.array([36000.0, 36012.0])

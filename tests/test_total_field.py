@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from conftest import make_grid
-from hqsm.data import TotalField, VoxelGrid
+from hqsm.data import TotalField
 from hqsm.inversion import total_field
 from hqsm.inversion.total_field import Organ, SourcePrior, shim_fields
+from spheres import sphere
 
 
 @pytest.mark.parametrize(("shape", "voxel_size_mm"), [((24, 24, 24), (2, 2, 2)), ((40, 30, 12), (2.5, 2.5, 7.0))])
@@ -26,22 +27,6 @@ def test_what_a_shim_makes_obeys_laplaces_equation(shape: tuple[int, int, int], 
         ]
         curvature = max(float(np.abs(part).max()) for part in second)
         assert np.abs(sum(second)).max() < 1e-2 * max(curvature, 1e-3)
-
-
-def sphere(grid: VoxelGrid, radius_mm: float, chi_ppm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each voxel inside a sphere at the centre, and its field [ppm]: chi/3 (a/r)^3 (3 cos^2 - 1) outside, 0 inside."""
-    index = np.indices(grid.shape).reshape(3, -1)
-    fine = [(np.arange(4) + 0.5) / 4 - 0.5] * 3
-    share, field = np.zeros(index.shape[1]), np.zeros(index.shape[1])
-    b0 = np.array([0.0, 0.0, 1.0])
-    for offset in np.stack(np.meshgrid(*fine, indexing="ij"), axis=-1).reshape(-1, 3):
-        world = grid.affine_mm[:3, :3] @ (index + offset[:, None]) + grid.affine_mm[:3, 3:]
-        r = np.linalg.norm(world, axis=0)
-        cosine = b0 @ world / np.maximum(r, 1e-6)
-        inside = r < radius_mm
-        share += inside / 64
-        field += np.where(inside, 0, chi_ppm / 3 * (radius_mm / np.maximum(r, radius_mm)) ** 3 * (3 * cosine**2 - 1)) / 64
-    return share.reshape(grid.shape), field.reshape(grid.shape)
 
 
 @pytest.mark.parametrize("kind", ["axial", "oblique", "coronal"])

@@ -1,6 +1,6 @@
 """Slope, intercept and scatter of the liver's susceptibility against truth, by method.
 
-python benchmarks/qsm/accuracy.py --set develop --methods total-field pdf-tikhonov
+python benchmarks/qsm/accuracy.py --set develop --methods total-field pdf+medi
 """
 
 from __future__ import annotations

@@ -6,19 +6,22 @@ Two sets that share no anatomy: `develop` is for choosing and repairing, `judge`
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import pickle
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from hqsm.code_digest import code_digest
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.gating import GatingParams
 from hqsm.config.liver import LiverParams
-from hqsm.data import Regions, WaterFat
+from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
 from hqsm.gating.gate import gate
 from hqsm.liver import find_regions
@@ -55,6 +58,11 @@ class Visit:
     maps: WaterFat
     regions: Regions
     truth: TruthMaps
+
+    @property
+    def echo_times_s(self) -> tuple[float, ...]:
+        """Of the simulated scan."""
+        return _ECHO_TIMES_S[self.case.tesla]
 
 
 def develop() -> list[Case]:
@@ -120,6 +128,86 @@ def explants() -> list[Case]:
         )
         for n, chi in enumerate((0.1, 0.5, 1.0, 2.0, 4.0))
     ]
+
+
+_TABLE_NAMES = {
+    "subcutaneous_fat": "Subcutaneous fat (SF)",
+    "visceral_fat": "Visceral fat (VF)",
+    "muscle": "Muscle",
+    "bowel": "Small intestine (SI)",
+    "vessel": "Porta vein (PV)",
+    "spleen": "Spleen",
+    "kidney": "Right kidney (RK)",
+    "aorta": "Aorta",
+    "vena_cava": "Inferior vena cava (IVC)",
+    "vertebra": "Vertebrae",
+    "stomach": "Stomach",
+    "heart": "Heart",
+}
+
+
+def tissue_tables(folder: Path) -> list[Case]:
+    """The susceptibility of every tissue as in the tables of a published digital abdomen, its healthy and its iron-loaded liver.
+
+    Its label volume is not published in a readable form: the shapes are ours, other ones than in the other sets. Air, gas and lung
+    stay as physics has them.
+    """
+    cases = []
+    for n, (name, extra_ppm) in enumerate((("healthy_subject", 0.0), ("iron_overload", 0.0), ("iron_overload", 1.4))):
+        rows = csv.DictReader((folder / f"{name}_chi_model.csv").read_text().splitlines())
+        table = {row["tissue"].strip(): float(row["susc"]) for row in rows}
+        cases.append(
+            Case(
+                name=f"t{n}",
+                liver_chi_ppm=table["Liver"] + extra_ppm,
+                anatomy=9101 + n,
+                tilt_degrees=8.0 * (n - 1),
+                shape=(112, 90, 36),
+                voxel_mm=(3.2, 3.2, 4.5),
+                other_chi_ppm=tuple((ours, table[theirs]) for ours, theirs in _TABLE_NAMES.items()),
+            )
+        )
+    return cases
+
+
+def forward_phantom(chi_ppm: float, peer_python: Path, cache: Path) -> Visit:
+    """A cylinder in water in air by qsm-forward, with our own fit of its echoes; the masks are its labels without their border."""
+    path = cache / f"forward-{chi_ppm:g}.npz"
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        script = Path(__file__).with_name("forward_phantom.py")
+        subprocess.run([str(peer_python), str(script), str(chi_ppm), str(path)], check=True, capture_output=True)
+    with np.load(path) as made:
+        signal, chi, inner, voxel_mm, tesla = (made[k] for k in ("signal", "chi", "inner", "voxel_mm", "tesla"))
+    affine = np.zeros((4, 4))
+    affine[[2, 0, 1], [0, 1, 2]] = voxel_mm  # B0 along its first axis
+    affine[3, 3] = 1
+    grid = VoxelGrid(shape=chi.shape, affine_mm=affine)
+    echoes = MultiEcho(signal=signal, echo_times_s=np.array(_ECHO_TIMES_S[1.5]), field_strength_tesla=float(tesla), grid=grid)
+    maps = separate(echoes, FatWaterParams(), temperature_celsius=20.0)
+    body = chi < 9
+    nothing = np.zeros(body.shape, bool)
+    regions = Regions(
+        body=body,
+        liver=ndimage.binary_erosion(inner, iterations=2),
+        liver_whole=inner,
+        vessel=nothing,
+        references={"medium": ndimage.binary_erosion(body & ~inner, iterations=3)},
+        mask_source="truth",
+        grid=grid,
+    )
+    truth = TruthMaps(
+        chi_ppm=chi.astype(np.float32),
+        r2star_per_s=np.where(inner, 30 + 150 * chi_ppm, 30).astype(np.float32),
+        pdff_percent=np.zeros(body.shape, np.float32),
+        field_hz=np.zeros(body.shape, np.float32),
+        labels=np.where(inner, 5, np.where(body, 16, 0)).astype(np.uint8),
+        liver_chi_ppm=chi_ppm,
+        liver_r2star_per_s=30 + 150 * chi_ppm,
+        liver_pdff_percent=0.0,
+    )
+    case = Case(name=f"f{chi_ppm:g}", liver_chi_ppm=chi_ppm, anatomy=0, tilt_degrees=0.0, explant=True, shape=chi.shape)
+    return Visit(case=case, maps=maps, regions=regions, truth=truth)
 
 
 SETS = {"develop": develop, "judge": judge, "explants": explants}

@@ -25,7 +25,7 @@ from hqsm.arrays import AnyArray, FloatArray
 from hqsm.bids import UNGATED
 from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
-from hqsm.dicom.conventions import Ge
+from hqsm.dicom.conventions import Ge, turn_of_range
 from hqsm.dicom.reader import read_navigator, read_visit
 from hqsm.errors import InputError
 from hqsm.intake.policy import known_version, known_words
@@ -33,7 +33,6 @@ from hqsm.units import field_strength_from_frequency_tesla
 
 _NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)MEGRE\.nii(\.gz)?\Z")
 _PARTS = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
-_HALF_TURNS = (np.pi, 1e3 * np.pi, 180.0, 4096.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -274,11 +273,9 @@ def _radians(values: FloatArray, sidecar: dict[str, Any]) -> FloatArray:
     if unit in {"rad", "radian", "radians"}:
         return values
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and 3890 < high <= 4095:
-        return (values - 2048) * np.float32(np.pi / 2048)
-    for half_turn in _HALF_TURNS:
-        if 0.95 * half_turn < -low <= 1.015 * half_turn and 0.95 * half_turn < high <= 1.015 * half_turn:
-            return values * np.float32(np.pi / half_turn)
+    turn = turn_of_range(low, high)
+    if turn is not None:
+        return values * np.float32(turn[0]) + np.float32(turn[1])
     raise InputError(
         f"The phase images have no unit in their sidecar, and their range {low:g} to {high:g} is no whole turn.",
         remedy='Write "Units": "rad" into the sidecar of a phase in rad.',

@@ -505,7 +505,7 @@ class Solution(_Frozen):
     x
         The solution.
     n_iterations
-        Iterations that were made.
+        Iterations that were made; 0 where the solution has a closed form.
     relative_residual
         Norm of the final (normal-equation) residual over the first one.
     converged
@@ -519,6 +519,11 @@ class Solution(_Frozen):
 
     def __post_init__(self) -> None:
         self._freeze()
+
+    @classmethod
+    def closed_form(cls, x: AnyArray) -> Solution:
+        """A solution that no iteration was needed for."""
+        return cls(x=x, n_iterations=0, relative_residual=0.0, converged=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

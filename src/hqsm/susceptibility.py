@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from hqsm import two_step
 from hqsm.arrays import FloatArray, Mask
-from hqsm.background_field.pdf import remove_background
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Solution, Susceptibility, TotalField, WaterFat
 from hqsm.errors import ProcessingError
-from hqsm.inversion import tikhonov, total_field
+from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 AIR_PPM = 9.4
@@ -26,6 +26,7 @@ _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
 _STRONG_R2STAR_PER_S_AT_1T5 = 80.0
+_EDGE_ECHO_TIME_S = 4.6e-3
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 
@@ -50,6 +51,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     """
     total, noise_ppm = total_field_of(maps, regions, params)
     codes: list[str] = []
+    valid = regions.body
     if params.method == "total-field":
         prior = source_prior(maps, regions, params)
         chi, solution = total_field.invert(
@@ -63,16 +65,19 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
             max_iterations=params.max_iterations,
         )
         methods = {"inversion": "total-field"}
-        solutions = {"inversion": _summary(solution)}
+        solutions = {"inversion": solution}
+    elif params.method == "tfi":
+        solution = tfi.invert(total, magnitude_image(maps), maps.r2star_per_s, params.tfi, padding_mm=params.padding_mm)
+        chi = solution.x
+        methods = {"inversion": "tfi"}
+        solutions = {"inversion": solution}
     else:
-        padding = int(np.ceil(params.padding_mm / float(total.grid.voxel_size_mm.min())))
-        local, solution = remove_background(total, padding_voxels=padding, tolerance=params.tolerance, max_iterations=params.max_iterations)
-        chi = tikhonov.invert(local, regularisation=params.regularisation, padding_voxels=padding)
-        methods = {"background_field": "pdf", "inversion": "tikhonov"}
-        solutions = {"background_field": _summary(solution)}
-    if not solution.converged:
+        chi, known, solutions = two_step.invert(total, magnitude_image(maps), params)
+        valid = regions.body & known
+        methods = dict(zip(("background_field", "inversion"), params.method.split("+"), strict=True))
+    if not all(solution.converged for solution in solutions.values()):
         codes.append("CHI_NOT_CONVERGED")
-    levels = {name: _level(chi, mask & regions.body) for name, mask in regions.references.items()}
+    levels = {name: _level(chi, mask & valid) for name, mask in regions.references.items()}
     levels = {name: level for name, level in levels.items() if np.isfinite(level)}
     wanted = "medium" if specimen == "in_vitro" else params.reference
     order = (wanted, *(name for name in _FALLBACKS if name != wanted))
@@ -83,12 +88,12 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         codes.append("CHI_REFERENCE_FALLBACK")
     reference_ppm = levels.get(name, 0.0)
     return Susceptibility(
-        chi_ppm=np.where(regions.body, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
+        chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
         reference_chi_ppm=float(reference_ppm),
         all_references_ppm=levels,
         methods=methods,
-        solutions=solutions,
+        solutions={stage: _summary(solution) for stage, solution in solutions.items()},
         grid=maps.grid,
         codes=tuple(codes),
     )
@@ -112,6 +117,13 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
     weight = weight / np.median(weight[known])
     total = TotalField(field_ppm=field_ppm, weight=weight.astype(np.float32), mask=known, grid=maps.grid)
     return total, noise_ppm.astype(np.float32)
+
+
+def magnitude_image(maps: WaterFat) -> FloatArray:
+    """Magnitude of an echo at 4.6 ms (x, y, z), from the maps: iron darkens it, so that it has the liver's edges."""
+    decay = np.exp(-np.nan_to_num(maps.r2star_per_s) * _EDGE_ECHO_TIME_S)
+    at_zero = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat)))
+    return np.asarray(at_zero * decay, np.float32)
 
 
 def source_prior(maps: WaterFat, regions: Regions, params: SusceptibilityParams) -> total_field.SourcePrior:

@@ -213,11 +213,13 @@ def test_a_study_from_bids_gives_the_maps_of_the_study_from_dicom(tmp_path: Path
 
     first, second = tmp_path / "a" / "study", tmp_path / "b" / "study"
     simulate_study(first, participants=1, visits=1, size="tiny", seed=3, with_bad_visit=False, progress=lambda _: None)
-    (first / "config.yaml").write_text("dicom:\n  keep_repetitions: true\nreport:\n  viewer: false\n", encoding="utf-8")
+    wanted = "protocol:\n  expected: {flip_angle_degrees: 9, echo_times_ms: [1, 2]}\nreport:\n  viewer: false\n"
+    (first / "config.yaml").write_text("dicom:\n  keep_repetitions: true\n" + wanted, encoding="utf-8")
     assert run_workflow(first, ["--quiet", "all"]) == 0
-    validator = [str(Path(sys.executable).parent / "bids-validator-deno"), str(first / "results" / "bids"), "--format", "json"]
-    issues = json.loads(subprocess.run(validator, check=False, capture_output=True, text=True).stdout)["issues"]["issues"]
-    assert not [issue for issue in issues if issue["severity"] == "error"]
+    for dataset in ("bids", "maps"):
+        validator = [str(Path(sys.executable).parent / "bids-validator-deno"), str(first / "results" / dataset), "--format", "json"]
+        issues = json.loads(subprocess.run(validator, check=False, capture_output=True, text=True).stdout)["issues"]["issues"]
+        assert not [issue for issue in issues if issue["severity"] == "error"], dataset
 
     session = second / "bids" / "sub-0101" / "ses-01"
     (session / "anat").mkdir(parents=True)
@@ -227,8 +229,15 @@ def test_a_study_from_bids_gives_the_maps_of_the_study_from_dicom(tmp_path: Path
         shutil.copy(path, session / "anat")
     shutil.copy(first / "dicom/sub-0101/ses-01/navigator.csv", session)
     shutil.copytree(first / "records", second / "records")
-    (second / "config.yaml").write_text("report:\n  viewer: false\n", encoding="utf-8")
+    (second / "config.yaml").write_text(wanted, encoding="utf-8")
     assert run_workflow(second, ["--quiet", "all"]) == 0
+    for study in (first, second):  # what differs from the protocol stands in the table and on the page of the visit
+        visit = read_frame(study / "results/tables/visits.tsv", "visits").iloc[0]
+        assert "PROTOCOL_DEVIATION" in visit["codes"].split()
+        page = (study / "results/qc/sub-0101_ses-01.html").read_text(encoding="utf-8")
+        for text in (visit["protocol_deviations"], page):
+            assert "flip angle 5 instead of 9 degrees" in text
+            assert "instead of 1, 2 ms" in text
     folder = Path("results/maps/sub-0101/ses-01/anat")
     for name, tolerance in (("R2starmap", 0.05), ("PDFF", 0.02), ("fieldmap", 0.02), ("Chimap", 0.2)):
         a, b = (nib.load(study / folder / f"sub-0101_ses-01_{name}.nii.gz").get_fdata() for study in (first, second))

@@ -220,6 +220,14 @@ REFUSED: dict[str, tuple[Make, str]] = {
         lambda f: edit(where(siemens(f), series=7), set_to(AcquisitionDate="20220305", SeriesDate="20220305")),
         r"acquired on days 369 days apart",
     ),
+    "magnitude of one repetition, phase of another": (
+        lambda f: (siemens(f), [delete(where(f, series=part, repetition=r)) for part, r in ((6, 1), (7, 2))]),
+        r"Magnitude and phase were not acquired together: 12 s lie between them",
+    ),
+    "a magnitude of one repetition missing, a phase of another": (
+        lambda f: (siemens(f), [delete(where(f, series=part, repetition=r, slice=1)) for part, r in ((6, 1), (7, 2))]),
+        r"6 of 72 images are missing: slice 1 echo 1\.2 ms repetition 1 magnitude",
+    ),
     "magnitude only": (lambda f: delete(where(siemens(f), series=7)), r"3 echoes were found, but only magnitude images of them"),
     "phase of one echo only": (
         lambda f: (siemens(f), [delete(where(f, series=7, echo=k)) for k in (1, 3)]),
@@ -286,6 +294,42 @@ def normalised(folder: Path) -> None:
     copies(where(folder, series=6), folder / "norm", change)
 
 
+def beside(folder: Path, number: int, change: Callable[[Dataset], object]) -> None:
+    """A series of another kind, made from the magnitude of the first echo."""
+
+    def other(image: Dataset) -> None:
+        image.SeriesNumber, image.SeriesInstanceUID, image.SeriesDescription = number, f"1.2.{number}", "series"
+        image.SOPInstanceUID = f"{image.SOPInstanceUID}.{number}"
+        change(image)
+
+    copies(where(folder, series=6, echo=1, repetition=1), folder / f"other{number}", other)
+
+
+OTHERS: dict[str, tuple[Callable[[Dataset], object], str]] = {
+    "T2* map": (set_to(ImageType=["DERIVED", "PRIMARY", "M", "ND", "T2_STAR MAP"]), "x6: T2* or R2* map"),
+    "R2* map": (set_to(ImageType=["DERIVED", "PRIMARY", "R2_STAR MAP", "ND"]), "x6: T2* or R2* map"),
+    "field map in Hz": (set_to(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"], RescaleType="Hz"), "x6: field map"),
+    "velocity map": (set_to(ImageType=["ORIGINAL", "PRIMARY", "VELOCITY MAP", "P"]), "x6: velocity map"),
+    "phase difference": (set_to(ImageType=["DERIVED", "PRIMARY", "P", "PHASE DIFFERENCE"]), "x6: phase difference"),
+    "localizer": (set_to(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "ND"]), "x6: localizer"),
+    "secondary capture": (set_to(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "x6: secondary capture"),
+    "water image": (set_to(ImageType=["DERIVED", "PRIMARY", "DIXON", "WATER"]), "x6: fat-water image of the scanner"),
+}
+
+
+def counting_slices(folder: Path) -> None:
+    edit(list(images(folder)), lambda d: set_to(AcquisitionNumber=6 * (int(d.AcquisitionNumber) - 1) + int(d.InstanceNumber))(d))
+
+
+def past_midnight(folder: Path) -> None:
+    """Nothing but date and clock tell the repetitions apart, and the second one begins after midnight."""
+    for path, image in list(images(folder)):
+        late = int(image.AcquisitionNumber) == 2
+        image.AcquisitionDate, image.AcquisitionTime = ("20210302", "000004.5") if late else ("20210301", "235952.5")
+        del image.AcquisitionNumber
+        image.save_as(path)
+
+
 def split_by_echo(folder: Path) -> None:
     edit(list(images(folder)), lambda d: set_to(SeriesInstanceUID=f"{d.SeriesInstanceUID}.{d.EchoNumbers}")(d))
 
@@ -339,6 +383,19 @@ READ: dict[str, tuple[Make, str]] = {
         lambda f: edit(where(siemens(f), series=7), lambda d: [delattr(d, n) for n in ("RescaleSlope", "RescaleIntercept")]),
         "",
     ),
+    "phase of 16 bits without a unit, whose values fill a turn": (
+        lambda f: edit(
+            where(siemens(f), series=7),
+            lambda d: ([delattr(d, n) for n in ("RescaleSlope", "RescaleIntercept")], set_to(BitsStored=16, HighBit=15)(d)),
+        ),
+        "The unit of the phase of series 7 liver_nav_mGRE is taken from its range",
+    ),
+    "acquisition numbers that count slices": (lambda f: counting_slices(siemens(f)), ""),
+    "a scan that passes midnight": (lambda f: past_midnight(siemens(f)), ""),
+    **{
+        name: (lambda f, change=change: beside(siemens(f), 30, change), f"series 30 series {said}")  # type: ignore[misc]
+        for name, (change, said) in OTHERS.items()
+    },
     "normalised copies": (lambda f: normalised(siemens(f)), "x36: filtered copy, NORM: the unfiltered images are used"),
     "a field map": (lambda f: field_map(siemens(f)), "series 12 B0 x6: phase difference"),
     "an aborted run before": (

@@ -14,7 +14,9 @@ import pytest
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
 from hqsm.data import RepeatedMultiEcho, VoxelGrid
-from hqsm.dicom.reader import read_visit
+from hqsm.dicom.files import look_through, read_pixels
+from hqsm.dicom.frames import frames_of, slice_normal
+from hqsm.dicom.reader import Acquisition, grid_of, read_visit
 from hqsm.phantom.dicom_writer import write_scan
 
 PROGRAM = shutil.which("dcm2niix") or shutil.which(str(Path(sys.executable).with_name("dcm2niix")))
@@ -26,7 +28,7 @@ def converted(folder: Path, out: Path) -> dict[str, nib.Nifti1Image]:
     out.mkdir()
     assert PROGRAM is not None
     subprocess.run([PROGRAM, "-z", "n", "-b", "n", "-f", "%s", "-o", str(out), str(folder)], check=True, capture_output=True)
-    return {path.stem.split("_", 1)[1]: nib.load(path) for path in out.glob("*.nii")}
+    return {path.stem.partition("_")[2]: nib.load(path) for path in out.glob("*.nii")}
 
 
 def on_our_grid(image: nib.Nifti1Image, grid: VoxelGrid) -> np.ndarray:
@@ -124,3 +126,38 @@ def test_thickness_and_the_stated_distance_of_slices_are_not_believed(tmp_path: 
         image.save_as(path)
     grid = read_visit(tmp_path, DicomParams()).echoes.grid
     assert grid.matches(scan().grid, 1e-3)
+
+
+@needs_dcm2niix
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("philips_enh_fieldmap_hz_dicom", ["magnitude"]), ("vendor_id_negatives/uih_umr770_t1_gre_single_echo.dcm", ["magnitude"])],
+)
+def test_single_echo_images_of_real_sets_would_lie_where_dcm2niix_puts_them(
+    real_data_dir: Path, tmp_path: Path, name: str, parts: list[str]
+) -> None:
+    """These are refused as visits, for they have one echo; their slices are placed all the same."""
+    (tmp_path / "in").mkdir()
+    source = real_data_dir / name
+    for path in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
+        shutil.copy(path, tmp_path / "in")
+    content = look_through(tmp_path / "in", DicomParams())
+    frames, _ = frames_of(content.images)
+    assert sorted({frame.part for frame in frames}) == parts
+    normal = slice_normal(frames[0])
+    ordered = sorted(frames, key=lambda frame: float(np.dot(frame.position_mm, normal)))
+    acquisition = Acquisition(
+        table={(k, 0, 0, "magnitude"): frame for k, frame in enumerate(ordered)},
+        parts=("magnitude", "phase"),
+        echo_times_s=np.array([frames[0].echo_time_s]),
+        positions_mm=np.array([float(np.dot(frame.position_mm, normal)) for frame in ordered]),
+        n_repetitions=1,
+        aside=[],
+        notes=(),
+    )
+    grid = grid_of(acquisition)
+    volume = np.stack([read_pixels(frame.file)[frame.index].T.astype(float) for frame in ordered], axis=2)
+    theirs = [image for end, image in converted(tmp_path / "in", tmp_path / "out").items() if "fieldmap" not in end]
+    assert len(theirs) == 1
+    agree(volume, on_our_grid(theirs[0], grid).astype(float))

@@ -1,5 +1,6 @@
 """`hqsm inspect`: one row per series, what would be used and why not, and nobody's name."""
 
+import re
 import tarfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dicom_scans import scan
 from hqsm.cli import main
 from hqsm.config.dicom import DicomParams
 from hqsm.dicom.survey import COLUMNS, survey
-from hqsm.phantom.dicom_writer import write_clutter, write_scan
+from hqsm.phantom.dicom_writer import VENDORS, write_clutter, write_scan
 
 
 def cell(row: tuple[str, ...], column: str) -> str:
@@ -55,6 +56,45 @@ def test_no_identifier_is_printed_unless_asked_for(tmp_path: Path, capsys: pytes
         assert private not in shown.lower()
     assert main(["inspect", str(folder), "--identifiers"]) == 0
     assert "MRN-CANARY-77" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_no_text_of_any_attribute_is_printed_unless_its_words_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], vendor: str
+) -> None:
+    """Every text of a header is somebody's name, and many attributes are added that a scanner fills with names."""
+    write_scan(tmp_path / "Canary", scan(), vendor=vendor, identity="0001_01", date="20210301")
+    more = "StudyDescription PerformedProcedureStepDescription ReferringPhysicianName OperatorsName InstitutionName StationName "
+    more += "AccessionNumber OtherPatientIDs PatientComments ImageComments RequestingPhysician DeviceSerialNumber ContentLabel"
+    for path in [p for p in sorted(tmp_path.rglob("*")) if p.is_file()]:
+        image = pydicom.dcmread(path)
+        for element in list(image):
+            if element.VR in {"LO", "SH", "PN", "ST", "LT", "UT", "DA"} and not element.tag.is_private:
+                canary = "19990909" if element.VR == "DA" else f"{element.value} CANARY^PHI"
+                element.value = canary[:16] if element.VR == "SH" else canary
+        for word in more.split():
+            setattr(image, word, "CANARY^PHI")
+        image.private_block(0x0009, "CANARY", create=True).add_new(1, "LO", "CANARY^PHI")
+        image.save_as(path.with_name(f"Canary{path.name}"))
+        path.unlink()
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out.lower()
+    assert "repetitions   2" in shown
+    for private in ("canary", "phi", "1999", r"\b0001\b"):
+        assert not re.search(private, shown.replace("philips", "")), shown
+    assert ("sign of the phase is assumed" in shown) == (vendor in {"canon", "uih", "siemens-xa", "neutral-enhanced"})
+
+
+def test_what_is_refused_is_printed_without_a_name_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scan(tmp_path, scan(), vendor="siemens", identity="0001_01", date="20210301")
+    for path in [p for p in sorted(tmp_path.rglob("*")) if p.is_file()]:
+        image = pydicom.dcmread(path)
+        image.SeriesDescription, image.Manufacturer, image.ImageType = "CANARY liver", "CANARY", ["ORIGINAL", "PRIMARY", "CANARY"]
+        image.save_as(path)
+    assert main(["inspect", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "unknown vendor" in shown
+    assert "canary" not in shown.lower()
 
 
 @pytest.mark.real_data

@@ -22,10 +22,11 @@ from hqsm.config.records import RecordsParams
 from hqsm.config.study import load_config
 from hqsm.dicom.guarded import read_guarded, without_identity
 from hqsm.dicom.reader import read_visit
+from hqsm.dicom.survey import as_text, survey
 from hqsm.errors import HqsmError
 from hqsm.intake.filing import take_in
 from hqsm.intake.keys import open_keys
-from hqsm.phantom.dicom_writer import write_scan
+from hqsm.phantom.dicom_writer import VENDORS, write_scan
 from hqsm.records.reading import read_records
 from hqsm.study_config import read_config
 from privacy.canary import small_scan
@@ -51,7 +52,7 @@ def scan_files(vendor: str) -> list[bytes]:
     folder = Path(tempfile.mkdtemp())
     try:
         write_scan(folder, small_scan(), vendor=vendor, identity="a_1", date="20210301")
-        return [path.read_bytes() for path in sorted(folder.rglob("I[0-9]*"))]
+        return [path.read_bytes() for path in sorted(folder.rglob("[IE][0-9]*"))]
     finally:
         shutil.rmtree(folder)
 
@@ -63,7 +64,7 @@ def damage(draw: st.DrawFn) -> list[tuple[str, int, bytes]]:
         st.lists(
             st.tuples(
                 st.sampled_from(["write", "write", "cut", "insert", "end"]),
-                st.one_of(st.integers(128, 1400), st.integers(0, 4000)),
+                st.one_of(st.integers(128, 1400), st.integers(0, 4000), st.integers(0, 60_000)),
                 st.one_of(
                     st.binary(min_size=1, max_size=12),
                     st.sampled_from([b"\xff" * 4, b"SQ\0\0\xff\xff\xff\xff", b"UN", b"1e999", b"\\" * 9]),
@@ -96,18 +97,20 @@ def test_one_damaged_file(vendor: str, edits: list[tuple[str, int, bytes]]) -> N
         without_identity(read_guarded(damaged(scan_files(vendor)[0], edits), 8.0))
 
 
-@fuzz(12, 300)
-@given(vendor=st.sampled_from(["siemens", "ge", "philips"]), edits=damage(), everywhere=st.booleans(), which=st.integers(0, 71))
+@fuzz(16, 400)
+@given(vendor=st.sampled_from(VENDORS), edits=damage(), everywhere=st.booleans(), which=st.integers(0, 71))
 @example(vendor="siemens", edits=[("write", 337, bytes(8))], everywhere=False, which=0)  # an element without representation
 def test_a_visit_with_damage_in_one_file_or_in_all(vendor: str, edits: list[tuple[str, int, bytes]], everywhere: bool, which: int) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
-        for k, content in enumerate(scan_files(vendor)):
-            (folder / f"{k}").write_bytes(damaged(content, edits) if everywhere or k == which else content)
+        files = scan_files(vendor)
+        for k, content in enumerate(files):
+            (folder / f"{k}").write_bytes(damaged(content, edits) if everywhere or k == which % len(files) else content)
         with contextlib.suppress(HqsmError):
             read_visit(folder, DicomParams(largest_file_mb=8.0))
+        assert as_text(survey(folder, DicomParams(largest_file_mb=8.0)))
         (folder / "source").mkdir()
-        for k in range(min(4, len(scan_files(vendor)))):
+        for k in range(min(4, len(files))):
             (folder / f"{k}").rename(folder / "source" / f"{k}")
         with contextlib.suppress(HqsmError):
             take_in(

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from hqsm.arrays import ComplexArray
-from hqsm.dicom.files import GE_RAW_TYPE, PHILIPS_SCALE
 
 MAGNITUDE, PHASE, REAL, IMAGINARY = "magnitude", "phase", "real", "imaginary"
 ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
@@ -76,6 +75,19 @@ def phase_scaling(header: Any) -> Scaling | None:
     least, greatest = _number(header, "SmallestImagePixelValue", np.nan), _number(header, "LargestImagePixelValue", np.nan)
     for half_turn in _HALF_TURNS[1:]:
         if all(abs(end - half_turn) < 0.015 * half_turn for end in (-least, greatest)):
+            return np.pi / half_turn, 0.0
+    return None
+
+
+def turn_of_range(low: float, high: float) -> Scaling | None:
+    """Line to phase [rad] of values that fill one turn, as the noise of many images does; None where they do not.
+
+    ``low`` and ``high`` are the smallest and largest value of all images of a series: half a turn to either side, or 0..4095.
+    """
+    if low >= 0 and 0.95 * 4095 < high <= 4095:
+        return np.pi / 2048, -np.pi
+    for half_turn in _HALF_TURNS:
+        if all(0.95 * half_turn < end <= 1.015 * half_turn for end in (-low, high)):
             return np.pi / half_turn, 0.0
     return None
 
@@ -188,11 +200,8 @@ class Ge(_Standard):
         words = image_type(header)
         if words[:1] == ("DERIVED",) and "SECONDARY" in words:
             return None
-        element = header.get(GE_RAW_TYPE)
-        value = None if element is None else element.value
-        if isinstance(value, bytes):
-            value = int.from_bytes(value[:2], "little")
-        elif isinstance(value, list | tuple) or (value is not None and not isinstance(value, int | str)):
+        value = header.private(0x0043, "GEMS_PARM_01", 0x2F, "SS")
+        if value is not None and not isinstance(value, int | str):
             value = next(iter(value), None)
         if value is not None:
             return _GE_PARTS.get(int(value))
@@ -221,13 +230,10 @@ class PhilipsClassic(_Standard):
         return _LETTERS.get(words[3]) if len(words) > 3 and words[0] == "ORIGINAL" else None
 
     def scaling(self, header: Any, part: str) -> Scaling | None:
-        slope, intercept = rescale(header)
         if part == PHASE:
-            return phase_scaling(header) or (slope * 1e-3, intercept * 1e-3)
-        element = header.get(PHILIPS_SCALE)
-        value = None if element is None else element.value
-        if isinstance(value, bytes):
-            value = float(np.frombuffer(value[:4], "<f4")[0]) if len(value) >= 4 else None
+            return phase_scaling(header)
+        slope, intercept = rescale(header)
+        value = header.private(0x2005, "Philips MR Imaging DD 001", 0x0E, "FL")
         scale = float(value) if value else 0.0
         # displayed value = stored * rescale; the floating value divides it by slope * scale (Philips private)
         return (1 / scale, intercept / (slope * scale)) if scale > 0 else (slope, intercept)

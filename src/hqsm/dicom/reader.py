@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -20,7 +22,7 @@ import pydicom
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, NavigatorTrace, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
-from hqsm.dicom.conventions import IMAGINARY, MAGNITUDE, PHASE, REAL
+from hqsm.dicom.conventions import IMAGINARY, MAGNITUDE, PHASE, REAL, Scaling, rescale, turn_of_range
 from hqsm.dicom.files import FolderContent, look_through, read_pixels, stored_pixels
 from hqsm.dicom.frames import Frame, Header, Leftover, frames_of, slice_normal
 from hqsm.dicom.guarded import RLE
@@ -30,6 +32,8 @@ from hqsm.units import field_strength_from_frequency_tesla, milliseconds_to_s
 
 _SLICE_TOLERANCE_MM = 0.02
 _ECHO_TOLERANCE_S = 20e-6
+_SAME_TIME_S = 0.5
+"""Parts of one image are reconstructed from one acquisition; their times differ by rounding only."""
 _PAIRS = ((REAL, IMAGINARY), (MAGNITUDE, PHASE))
 Place = tuple[int, int, int, str]
 """Slice, echo and repetition from 0, and the part."""
@@ -62,8 +66,15 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         If the folder holds no complex multi-echo acquisition, an incomplete one, two patients, or headers whose values
         cannot be used (``DICOM_DAMAGED``).
     """
-    try:
+    with unusable_values_named():
         return _read_visit(folder, params)
+
+
+@contextmanager
+def unusable_values_named() -> Iterator[None]:
+    """Whatever values of a header lead to becomes an :class:`InputError` that repeats none of them."""
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError, NotImplementedError) as error:
         # what a header may contain has no end; the message of the exception can hold a value of it
         raise InputError(
@@ -76,8 +87,8 @@ def read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
 def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     content = look_through(folder, params)
     frames, rest = frames_of(content.images)
-    acquisition = plan(content, frames, rest, params)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # a header may hold any number; what comes of it is checked
+        acquisition = plan(content, frames, rest, params)
         signal, times_of_day_s, manifest = _assemble(acquisition, params)
     header = acquisition.first.header
     info = AcquisitionInfo(
@@ -91,7 +102,7 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         imaging_frequency_mhz=_frequency_mhz(header),
         n_files=content.n_files,
         set_aside=summarised([*content.aside, *(left.aside for left in rest), *(item for _, item in acquisition.aside)]),
-        notes=_notes(content, acquisition),
+        notes=notes_of(content, acquisition),
         manifest=manifest,
     )
     echoes = RepeatedMultiEcho(
@@ -104,7 +115,8 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     return VisitAcquisition(echoes=echoes, info=info, navigator=read_navigator(folder, echoes.n_repetitions))
 
 
-def _notes(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...]:
+def notes_of(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...]:
+    """What a person should know about an acquisition that is used, one sentence each."""
     notes = list(acquisition.notes)
     if content.n_same:
         notes.insert(0, f"{content.n_same} files were exact copies of others and are ignored.")
@@ -186,19 +198,8 @@ def _one_day(frames: list[Frame]) -> None:
 
 
 def _key(frame: Frame) -> tuple[Any, ...]:
-    """What all images of one acquisition share: study, frame of reference, matrix, spacing, orientation, TR, flip angle."""
-    header = frame.header
-    return (
-        str(header.get("StudyInstanceUID") or ""),
-        str(header.get("FrameOfReferenceUID") or ""),
-        frame.file.columns,
-        frame.file.rows,
-        tuple(round(v, 3) for v in frame.spacing_mm),
-        tuple(round(v, 3) for v in frame.orientation),
-        round(header.number("RepetitionTime"), 1),
-        round(header.number("FlipAngle"), 1),
-        frame.filters & {"DIS2D", "DIS3D"},
-    )
+    """What all images of one acquisition share."""
+    return (*frame.protocol, frame.file.columns, frame.file.rows)
 
 
 def _choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list[tuple[Frame, SetAside]], tuple[str, ...]]:
@@ -233,9 +234,10 @@ def _choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list
     return chosen, aside, tuple(dict.fromkeys(notes))
 
 
-def _start(run: list[Frame]) -> tuple[float, int]:
-    times = [frame.time_of_day_s for frame in run if np.isfinite(frame.time_of_day_s)]
-    return (min(times) if times else 0.0, min(frame.series_number for frame in run))
+def _start(run: list[Frame]) -> tuple[tuple[str, float], int]:
+    """When a run began, by date, time of day, and series number."""
+    times = [(frame.date, frame.time_of_day_s) for frame in run if np.isfinite(frame.time_of_day_s)]
+    return min(times, default=("", 0.0)), min(frame.series_number for frame in run)
 
 
 def _echo_times(frames: list[Frame]) -> list[float]:
@@ -250,15 +252,17 @@ def _echo_times(frames: list[Frame]) -> list[float]:
     return [max(group, key=lambda value: counts[value]) for group in groups]
 
 
-def _nearest(values: list[float], value: float) -> int:
-    return min(range(len(values)), key=lambda k: abs(values[k] - value))
+def _nearest(among: list[float], values: Iterable[float]) -> dict[float, int]:
+    """For each distinct value the index of the nearest one among a few."""
+    return {value: min(range(len(among)), key=lambda k: abs(among[k] - value)) for value in set(values)}
 
 
 def _parts_by_echo(frames: list[Frame]) -> dict[float, set[str]]:
     times = _echo_times(frames)
+    echo = _nearest(times, (frame.echo_time_s for frame in frames))
     parts: dict[float, set[str]] = {time: set() for time in times}
     for frame in frames:
-        parts[times[_nearest(times, frame.echo_time_s)]].add(frame.part)
+        parts[times[echo[frame.echo_time_s]]].add(frame.part)
     return parts
 
 
@@ -307,7 +311,8 @@ def _runs(group: list[Frame]) -> list[list[Frame]]:
     normal = slice_normal(group[0])
 
     def places(frames: list[Frame]) -> set[tuple[Any, ...]]:
-        return {(f.part, f.echo_time_s, f.temporal, round(float(np.dot(f.position_mm, normal)), 1)) for f in frames}
+        along = (np.array([frame.position_mm for frame in frames]) @ normal).round(1).tolist()
+        return {(f.part, f.echo_time_s, f.temporal, place) for f, place in zip(frames, along, strict=True)}
 
     runs: list[tuple[set[tuple[Any, ...]], list[Frame]]] = []
     for frames in sorted(series.values(), key=_start):
@@ -369,7 +374,8 @@ def _without_foreign_magnitudes(run: list[Frame], aside: list[tuple[Frame, SetAs
     parts = _parts_by_echo(run)
     times = list(parts)
     complex_echo = {k for k, time in enumerate(times) if _is_complex(parts[time])}
-    partners = {frame.series_uid for frame in run if _nearest(times, frame.echo_time_s) in complex_echo}
+    echo = _nearest(times, (frame.echo_time_s for frame in run))
+    partners = {frame.series_uid for frame in run if echo[frame.echo_time_s] in complex_echo}
     kept = []
     for frame in run:
         if frame.series_uid in partners:
@@ -389,19 +395,22 @@ def _arrange(frames: list[Frame], aside: list[tuple[Frame, SetAside]], notes: tu
         if frame.part not in parts:
             aside.append((frame, SetAside(name=frame.name, kind="not needed", reason=f"{parts[0]} and {parts[1]} are used")))
     frames = [frame for frame in frames if frame.part in parts]
+    frames, notes = _with_phase_units(frames, notes)
     _refuse_the_undecodable(frames)
     times = _echo_times(frames)
     positions = _slice_positions(frames)
     normal = slice_normal(frames[0])
-    along = positions.tolist()
-    spot = [(_nearest(along, float(np.dot(frame.position_mm, normal))), _nearest(times, frame.echo_time_s), frame.part) for frame in frames]
+    along = (np.array([frame.position_mm for frame in frames]) @ normal).tolist()
+    slices, echo = _nearest(positions.tolist(), along), _nearest(times, (frame.echo_time_s for frame in frames))
+    spot = [(slices[place], echo[frame.echo_time_s], frame.part) for place, frame in zip(along, frames, strict=True)]
     repetition, n_same = _repetitions(frames, spot, times)
     table: dict[Place, Frame] = {}
-    for frame, (k, echo, part), r in zip(frames, spot, repetition, strict=True):
+    for frame, (k, e, part), r in zip(frames, spot, repetition, strict=True):
         if r >= 0:
-            table[k, echo, r, part] = frame
+            table[k, e, r, part] = frame
     n_repetitions = max(repetition) + 1
     _refuse_holes(table, times, len(positions), n_repetitions, parts)
+    _refuse_strangers(table, parts)
     if n_same:
         notes = (*notes, f"{n_same} images were there twice under different identifiers and are ignored.")
     return Acquisition(
@@ -413,6 +422,35 @@ def _arrange(frames: list[Frame], aside: list[tuple[Frame, SetAside]], notes: tu
         aside=aside,
         notes=notes,
     )
+
+
+def _with_phase_units(frames: list[Frame], notes: tuple[str, ...]) -> tuple[list[Frame], tuple[str, ...]]:
+    """Phase images whose headers state no unit get it from the range that the values of their series fill, if they fill a turn."""
+    silent: dict[str, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        if frame.scaling is None and frame.file.readable:
+            silent[frame.series_uid].append(frame)
+    known: dict[str, Scaling] = {}
+    for series_uid, members in silent.items():
+        low, high = np.inf, -np.inf
+        for file in {id(frame.file): frame.file for frame in members}.values():
+            pixels = read_pixels(file)
+            for frame in members:
+                if frame.file is file:
+                    slope, intercept = rescale(frame.header)
+                    ends = (slope * float(pixels[frame.index].min()) + intercept, slope * float(pixels[frame.index].max()) + intercept)
+                    low, high = min(low, *ends), max(high, *ends)
+        turn = turn_of_range(low, high)
+        if turn is not None:
+            known[series_uid] = turn
+            notes = (*notes, f"The unit of the phase of {members[0].name} is taken from its range, {low:g} to {high:g}: one turn.")
+
+    def with_unit(frame: Frame) -> Frame:
+        slope, intercept = rescale(frame.header)
+        factor, offset = known[frame.series_uid]
+        return replace(frame, scaling=(slope * factor, intercept * factor + offset))
+
+    return [with_unit(frame) if frame.scaling is None and frame.series_uid in known else frame for frame in frames], notes
 
 
 def _refuse_the_undecodable(frames: list[Frame]) -> None:
@@ -433,7 +471,7 @@ def _refuse_the_undecodable(frames: list[Frame]) -> None:
 
 def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: list[float]) -> tuple[list[int], int]:
     """Repetition of each frame from 0 (-1: an exact copy), by the first evidence that gives each a place of its own."""
-    moments = [round(frame.time_of_day_s, 3) for frame in frames]
+    moments = _moments_s(frames)
     evidence: list[list[tuple[float, ...]]] = [
         [() for _ in frames],
         [(frame.temporal,) for frame in frames],
@@ -441,7 +479,8 @@ def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: l
     ]
     n_distinct = [len(set(zip(spot, values, strict=True))) for values in evidence]
     if max(n_distinct) == len(frames):
-        return _numbered(evidence[n_distinct.index(len(frames))]), 0
+        values = evidence[n_distinct.index(len(frames))]
+        return _numbered_by_slice(values, spot) or _numbered(values), 0
     by_spot: dict[tuple[int, int, str], list[int]] = defaultdict(list)
     for k, place in enumerate(spot):
         by_spot[place].append(k)
@@ -454,6 +493,34 @@ def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: l
                 found[k] = r
         return found, 0
     return _without_copies(frames, spot, _numbered(evidence[n_distinct.index(max(n_distinct))]), times)
+
+
+def _moments_s(frames: list[Frame]) -> list[float]:
+    """When each frame was acquired [s], to the ms, on a clock that goes on at midnight; NaN where its header is silent."""
+    days: list[int] = []
+    for frame in frames:
+        try:
+            days.append(date(int(frame.date[:4]), int(frame.date[4:6]), int(frame.date[6:8])).toordinal())
+        except ValueError:
+            days.append(0)
+    return [round(86400 * (day - min(days)) + frame.time_of_day_s, 3) for day, frame in zip(days, frames, strict=True)]
+
+
+def _numbered_by_slice(values: list[tuple[float, ...]], spot: list[tuple[int, int, str]]) -> list[int]:
+    """Repetitions where a number counts slices as well (each slice has numbers of its own, the same for its echoes and parts).
+
+    None of them where that is not so: then a number stands for a repetition, and one that an image lacks is a hole.
+    """
+    by_slice: dict[int, dict[tuple[int, str], set[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(set))
+    for (k, echo, part), value in zip(spot, values, strict=True):
+        by_slice[k][echo, part].add(value)
+    own = {k: next(iter(places.values())) for k, places in by_slice.items()}
+    if any(found != own[k] for k, places in by_slice.items() for found in places.values()) or len({len(v) for v in own.values()}) > 1:
+        return []
+    if sum(len(numbers) for numbers in own.values()) != len(set().union(*own.values())):
+        return []
+    order = {k: sorted(numbers) for k, numbers in own.items()}
+    return [order[k].index(value) for (k, _, _), value in zip(spot, values, strict=True)]
 
 
 def _numbered(values: list[tuple[float, ...]]) -> list[int]:
@@ -510,6 +577,22 @@ def _refuse_holes(table: dict[Place, Frame], times: list[float], n_slices: int, 
         remedy="Export the visit again, completely.",
         code="DICOM_MISSING",
     )
+
+
+def _refuse_strangers(table: dict[Place, Frame], parts: tuple[str, str]) -> None:
+    """Two parts of one place that neither the repetition's number nor the clock joins are of two acquisitions."""
+    for (k, echo, r, part), one in table.items():
+        if part != parts[0]:
+            continue
+        other = table[k, echo, r, parts[1]]
+        same_number = one.temporal == other.temporal and one.acquisition_number == other.acquisition_number
+        apart_s = abs(one.time_of_day_s - other.time_of_day_s)
+        if not same_number and apart_s > _SAME_TIME_S:
+            raise InputError(
+                f"{parts[0].capitalize()} and {parts[1]} were not acquired together: {apart_s:.3g} s lie between them.",
+                remedy="Export both parts of every repetition.",
+                code="DICOM_PARTS_DIFFER",
+            )
 
 
 def _slice_positions(frames: list[Frame]) -> FloatArray:
@@ -584,8 +667,8 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
         file = members[0][1].file
         pixels = read_pixels(file)
         stored = stored_pixels(file) if file.syntax == RLE else pixels.data
-        uid = str(file.header.get("SOPInstanceUID", ""))
-        manifest.add((hashlib.sha256(uid.encode()).hexdigest(), hashlib.sha256(stored).hexdigest()))
+        uid = file.header.raw("SOPInstanceUID")
+        manifest.add((hashlib.sha256(uid).hexdigest(), hashlib.sha256(stored).hexdigest()))
         for (k, echo, r, part), frame in members:
             assert frame.scaling is not None
             slope, offset = frame.scaling
@@ -593,10 +676,10 @@ def _assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, 
             np.multiply(pixels[frame.index], np.float32(slope), out=half, casting="unsafe")
             half += np.float32(offset)
     for r in range(acquisition.n_repetitions):
-        for echo in range(n_echoes):
-            if acquisition.parts == (MAGNITUDE, PHASE):
-                volume = store[r, echo]
-                volume[...] = volume.real * np.exp(np.complex64(1j) * volume.imag)
+        if acquisition.parts == (MAGNITUDE, PHASE):
+            for image in store[r].reshape(-1, first.file.rows, first.file.columns):  # one at a time: it stays in the cache
+                magnitude, phase = image.real.copy(), image.imag.copy()
+                image.real, image.imag = magnitude * np.cos(phase), magnitude * np.sin(phase)
         repetition = store[r].transpose(3, 2, 1, 0)
         first.convention.finish(repetition)
         if first.convention.name in params.reverse_phase_of:

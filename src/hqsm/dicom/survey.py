@@ -13,7 +13,7 @@ from hqsm.config.dicom import DicomParams
 from hqsm.data import SetAside
 from hqsm.dicom.files import look_through
 from hqsm.dicom.frames import Frame, Header, Leftover, frames_of
-from hqsm.dicom.reader import Acquisition, field_strength_tesla, grid_of, plan, summarised
+from hqsm.dicom.reader import Acquisition, field_strength_tesla, grid_of, notes_of, plan, summarised, unusable_values_named
 from hqsm.errors import InputError
 
 COLUMNS = ("series", "vendor", "images", "echoes ms", "parts", "repetitions", "matrix", "spacing mm", "plane", "use")
@@ -42,16 +42,14 @@ def survey(folder: Path, params: DicomParams) -> Survey:
     except InputError as error:
         return Survey(rows=(), others=(), used=(), notes=(), refusal=str(error), identifiers=())
     frames, rest = frames_of(content.images)
-    refusal, notes = "", list[str]()
-    used: tuple[str, ...] = ()
+    refusal, used, notes = "", tuple[str, ...](), tuple[str, ...]()
     acquisition: Acquisition | None = None
     try:
-        acquisition = plan(content, frames, rest, params)
-        used, notes = _facts(acquisition), list(acquisition.notes)
+        with np.errstate(invalid="ignore", over="ignore"), unusable_values_named():
+            acquisition = plan(content, frames, rest, params)
+            used, notes = _facts(acquisition), notes_of(content, acquisition)
     except InputError as error:
         refusal = str(error)
-    if content.n_same:
-        notes.insert(0, f"{content.n_same} files were exact copies of others and are ignored.")
     people = {
         (str(image.header.get("PatientID", "")), str(image.header.get("PatientName", "")), str(image.header.get("StudyDate", "")))
         for image in content.images
@@ -60,7 +58,7 @@ def survey(folder: Path, params: DicomParams) -> Survey:
         rows=_rows(frames, rest, acquisition),
         others=summarised(content.aside),
         used=used,
-        notes=tuple(notes),
+        notes=notes,
         refusal=refusal,
         identifiers=tuple(f"patient {number or '-'}, name {name or '-'}, study of {day or '-'}" for number, name, day in sorted(people)),
     )
@@ -136,7 +134,10 @@ def _matrix(header: Header, images: list[Frame]) -> str:
 
 def _spacing(header: Header) -> str:
     spacing = header.get("PixelSpacing")
-    return " x ".join(f"{float(v):.3g}" for v in spacing) if spacing else "-"
+    try:
+        return " x ".join(f"{float(v):.3g}" for v in spacing) if spacing else "-"
+    except (TypeError, ValueError):
+        return "?"
 
 
 def _plane(frame: Frame) -> str:

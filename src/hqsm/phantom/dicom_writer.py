@@ -33,6 +33,7 @@ ENHANCED_MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 VENDORS = (
     "siemens",
     "ge",
+    "ge-phase",
     "philips",
     "philips-real-imaginary",
     "canon",
@@ -80,6 +81,7 @@ def write_scan(
     makers = {
         "siemens": _siemens,
         "ge": _ge,
+        "ge-phase": _ge_phase,
         "philips": _philips,
         "philips-real-imaginary": _philips_real_imaginary,
         "canon": _canon,
@@ -108,12 +110,12 @@ def write_scan(
         ds.PixelSpacing = [f"{spacing[1]:.8g}", f"{spacing[0]:.8g}"]
         ds.SliceThickness = f"{0.9 * spacing[2]:.6g}"  # a gap: thickness is not the distance of slices
         ds.SpacingBetweenSlices = f"{spacing[2]:.8g}"
+        _pixels(ds, pixels)
         for name, value in extra.items():
             if isinstance(name, str):
                 setattr(ds, name, value)
             else:
                 ds.private_block(name[0], name[1], create=True).add_new(name[2], name[3], value)
-        _pixels(ds, pixels)
         number = int(hashlib.sha256(ds.SOPInstanceUID.encode()).hexdigest()[:7], 16)
         _save(ds, folder / f"{number % 7:02d}" / f"I{number:09d}")
         n_files += 1
@@ -167,6 +169,20 @@ def _ge(signal: AnyArray) -> Iterator[Image]:
     for repetition, echo, k in _each(signal):
         s = np.conj(signal[:, :, k, echo, repetition]) * scale * (-1) ** k
         for code, part, values in ((0, "magnitude", np.abs(s)), (2, "real", s.real), (3, "imaginary", s.imag)):
+            extra = {
+                "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
+                "TemporalPositionIdentifier": repetition + 1,
+                (0x0043, "GEMS_PARM_01", 0x2F, "SS"): code,
+            }
+            yield part, echo, repetition, k, np.round(values).astype(np.int16), 9, extra
+
+
+def _ge_phase(signal: AnyArray) -> Iterator[Image]:
+    """Magnitude and phase in one series, told apart by (0043,102F) alone; phase in mrad, and no tag that says so."""
+    scale = 12000 / np.abs(signal).max()
+    for repetition, echo, k in _each(signal):
+        s = np.conj(signal[:, :, k, echo, repetition]) * scale * (-1) ** k
+        for code, part, values in ((0, "magnitude", np.abs(s)), (1, "phase", 1e3 * np.angle(s))):
             extra = {
                 "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
                 "TemporalPositionIdentifier": repetition + 1,
@@ -240,10 +256,11 @@ def _canon(signal: AnyArray) -> Iterator[Image]:
 
 
 def _uih(signal: AnyArray) -> Iterator[Image]:
-    """Letters in the image type and ComplexImageComponent; 12 bits of phase are one turn, without rescale."""
+    """Letters in the image type and ComplexImageComponent; 4096 steps of phase are one turn, in 16 bits and without rescale."""
     for part, echo, repetition, k, values in _polar(signal):
         letter = {"magnitude": "M", "phase": "P"}[part]
-        extra = {"ImageType": ["ORIGINAL", "PRIMARY", letter, "UCA", "IF"], "ComplexImageComponent": part.upper()}
+        words = ["ORIGINAL", "PRIMARY", letter, "UCA", "IF"]
+        extra = {"ImageType": words, "ComplexImageComponent": part.upper(), "BitsStored": 16, "HighBit": 15}
         yield part, echo, repetition, k, values, 2 if part == "magnitude" else 3, extra
 
 

@@ -1,0 +1,89 @@
+"""The harness that compares with other programs: what it hands over, how it measures, how it judges. No other program is needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hqsm.phantom.forward import TruthMaps
+from test_published_inversions import small_visit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "qsm"))
+import peers
+import visits
+
+
+@pytest.fixture(scope="module")
+def visit() -> visits.Visit:
+    maps, regions, chi = small_visit()
+    zeros = np.zeros(chi.shape, np.float32)
+    truth = TruthMaps(
+        chi_ppm=chi,
+        r2star_per_s=zeros,
+        pdff_percent=zeros,
+        field_hz=zeros,
+        labels=np.where(regions.liver, 5, np.where(regions.body, 2, 0)).astype(np.uint8),
+        liver_chi_ppm=1.0,
+        liver_r2star_per_s=200.0,
+        liver_pdff_percent=0.0,
+    )
+    return visits.Visit(case=visits.Case(name="ball", liver_chi_ppm=1.0, anatomy=0), maps=maps, regions=regions, truth=truth)
+
+
+def test_what_a_peer_reads_is_the_field_with_x_fastest(visit: visits.Visit, tmp_path: Path) -> None:
+    peers.exchange(visit, tmp_path)
+    shape = visit.maps.grid.shape
+    field = np.fromfile(tmp_path / "field_ppm.f64").reshape(shape, order="F")
+    mask = np.fromfile(tmp_path / "mask.u8", np.uint8).reshape(shape, order="F") > 0
+    np.testing.assert_array_equal(mask, visit.regions.body)
+    np.testing.assert_allclose(field[mask], visit.maps.field_hz[mask] / (42.577478518 * 1.5), rtol=1e-4, atol=1e-5)
+    facts = [float(line) for line in (tmp_path / "scan.txt").read_text().split()]
+    assert facts[:3] == list(shape)
+    np.testing.assert_allclose(facts[3:6], visit.maps.grid.voxel_size_mm)
+    np.testing.assert_allclose(facts[6:9], visit.maps.grid.b0_direction)
+    assert facts[9:] == [1.5, 1.2e-3, pytest.approx(1.6e-3)]
+
+
+def test_time_and_memory_are_those_of_the_command_alone(tmp_path: Path) -> None:
+    large = "import time; block = bytearray(120_000_000); t = time.process_time()\nwhile time.process_time() - t < 0.5: pass"
+    busy = peers.timed([sys.executable, "-I", "-S", "-c", large], tmp_path / "log")
+    idle = peers.timed([sys.executable, "-I", "-S", "-c", "pass"], tmp_path / "log")
+    assert busy["cpu_s"] - idle["cpu_s"] == pytest.approx(0.5, abs=0.2)
+    assert busy["memory_mb"] - idle["memory_mb"] == pytest.approx(114, rel=0.1)
+
+
+def test_a_perfect_map_is_judged_perfect_and_half_of_it_half(visit: visits.Visit) -> None:
+    truth = np.where(visit.regions.body, visit.truth.chi_ppm, np.nan)
+    perfect = peers.accuracy(peers.referenced(truth + 0.3, visit), visit)
+    assert perfect["liver_ppm"] == pytest.approx(1.0)
+    assert perfect["liver_rmse_ppm"] == pytest.approx(0, abs=1e-6)
+    assert perfect["streak_sd_ppm"] == pytest.approx(0, abs=1e-6)
+    half = peers.accuracy(peers.referenced(0.5 * truth, visit), visit)
+    assert half["liver_ppm"] == pytest.approx(0.5)
+    assert half["liver_rmse_ppm"] == pytest.approx(0.5)
+
+
+def test_the_table_has_the_line_of_measured_on_true_per_pipeline() -> None:
+    true = np.array([0.0, 1.0, 2.0, 3.0])
+    rows = [
+        {
+            "group": "g",
+            "case": str(t),
+            "pipeline": name,
+            "whose": "x",
+            "true_ppm": t,
+            "liver_ppm": value,
+            "cpu_s": 2.0,
+            "memory_mb": 5.0 + t,
+        }
+        for name, values in (("a", true), ("b", 0.5 * true + 0.1))
+        for t, value in zip(true, values, strict=True)
+    ]
+    table = peers.summary(pd.DataFrame(rows)).set_index("pipeline")
+    np.testing.assert_allclose(table.slope, [1.0, 0.5])
+    np.testing.assert_allclose(table.intercept_ppm, [0.0, 0.1], atol=1e-9)
+    assert table.memory_mb.tolist() == [8.0, 8.0]
