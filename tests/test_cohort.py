@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hqsm.cohort import expected_liver_volume_ml, visit_row, volume_doubt
+from hqsm.cohort import expected_liver_volume_ml, lic_row, liver_region_rows, visit_row, volume_doubt
 
 NAN = float("nan")
 
@@ -36,3 +36,24 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, adult, None)["status"] == "ok"
     decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "large liver"}
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
+
+
+@pytest.mark.parametrize(("source", "decided", "given"), [("automatic", False, False), ("automatic", True, True), ("reader", False, True)])
+def test_an_automatic_liver_of_a_volume_that_the_body_cannot_have_gives_no_number(source: str, decided: bool, given: bool) -> None:
+    iron = {"failed": False, "codes": [], "row": {"liver_volume_ml": 3000.0, "lic_hqsm_mg_g": 7.0, "lic_r2star_mg_g": 6.0}}
+    iron["details"] = {"regions": [{"region": "liver", "median": 6.0}, {"region": "reference-fat", "median": 0.6}]}
+    echoes = {"codes": [], "field_strength_tesla": 1.5, "gating": dict.fromkeys(("source", "efficiency", "n_repetitions", "n_accepted"))}
+    susceptibility = {"reference_name": "muscle", "digest": ""}
+    statuses = {"gated_echoes": echoes, "liver_iron": iron, "regions": {"mask_source": source}, "susceptibility": susceptibility}
+    decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "seen"} if decided else None
+    visit = visit_row("sub-1", "ses-1", statuses, {"weight_kg": NAN, "age_years": 2.0}, decision)
+    assert "LIVER_VOLUME" in visit["codes"]
+    if not given:
+        assert "MASK_NEEDS_READER" in visit["codes"]
+        assert "it has 3000 mL" in visit["reason"]
+        assert "about 383 mL" in visit["reason"]
+    row = lic_row(visit, statuses, "in_vivo")
+    assert row is not None
+    assert row["liver_volume_ml"] == 3000.0  # what was drawn stays visible
+    assert (row["lic_hqsm_mg_g"], row["lic_r2star_mg_g"]) == ((7.0, 6.0) if given else (None, None))
+    assert len(liver_region_rows(visit, statuses)) == (2 if given else 1)

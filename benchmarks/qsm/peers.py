@@ -6,7 +6,9 @@ The maps come from our simulator (`judge`: visits that no parameter was chosen w
 digital abdomen, and from qsm-forward's own phantom; QSM-CI's scorer judges every map. Every pipeline runs as a process of its own with
 one thread, with the settings it ships with. What is not given or does not install is left out and named.
 
-The peers' Python packages are installed in an environment below --cache, never in this project's. QSM.rs (MIT) is a source folder,
+Results are kept in --out: a later call with --only runs some pipelines again and leaves the rest of the table. QSMxT 8.3.4 (PyPI)
+cannot be among them: its inversions are Julia packages, or a network whose weights are not in the package; QSM.rs is the engine of
+QSMxT 9. The peers' Python packages are installed in an environment below --cache, never in this project's. QSM.rs (MIT) is a source folder,
 built here with cargo; the MEDI toolbox is run by Octave from its own folder.
 """
 
@@ -37,8 +39,7 @@ HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
 OURS = ("total-field", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
-JUDGE = ("j1", "j7", "j11", "j13")
-FORWARD_CHI_PPM = (0.5, 1.5, 3.0)
+CASES = ("j1", "j7", "j11", "j13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
 _NO_SOURCE = (2, 4, 8, 14, 15, 16)
 """Labels of our phantoms whose susceptibility is zero: muscle, bowel, kidney, stomach, heart, gel."""
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--qsm-rs", type=Path, help="source folder of QSM.rs (needs cargo)")
     parser.add_argument("--medi-toolbox", type=Path, help="folder of the MEDI toolbox (needs octave)")
     parser.add_argument("--tissue-tables", type=Path, help="folder of the digital abdomen's tissue tables (*_chi_model.csv)")
-    parser.add_argument("--judge", nargs="*", default=list(JUDGE), help="visits of our own simulator")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), help="j: our simulator, t: tissue tables, f: qsm-forward (ppm)")
     parser.add_argument("--only", nargs="*", help="pipelines by name, e.g. total-field QSM.rs:lbv+rts")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "hqsm-benchmark")
     parser.add_argument("--out", type=Path, default=Path("qsm-peers"), help="folder for the table and the pictures")
@@ -65,10 +66,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     peer_python = peer_environment(options.cache)
     pipelines = [p for p in all_pipelines(options, peer_python) if not options.only or p.name in options.only]
-    rows = []
+    record = options.out / "maps.tsv"
+    rows = pd.read_csv(record, sep="\t").to_dict(orient="records") if record.is_file() else []
     for group, visit in all_visits(options, peer_python):
-        rows += judged(group, visit, pipelines, options, peer_python)
-        pd.DataFrame(rows).to_csv(options.out / "maps.tsv", sep="\t", index=False, float_format="%.4g")
+        new = judged(group, visit, pipelines, options, peer_python)
+        done = {(row["case"], row["pipeline"]) for row in new}
+        rows = [row for row in rows if (row["case"], row["pipeline"]) not in done] + new
+        pd.DataFrame(rows).to_csv(record, sep="\t", index=False, float_format="%.4g")
     table = summary(pd.DataFrame(rows))
     table.to_csv(options.out / "table.tsv", sep="\t", index=False, float_format="%.4g")
     sys.stdout.write(table.to_string(index=False, float_format=lambda v: f"{v:.2f}") + "\n")
@@ -154,16 +158,17 @@ def built_qsm_rs(source: Path, cache: Path) -> Path | None:
 def all_visits(options: argparse.Namespace, peer_python: Path | None) -> Iterator[tuple[str, visits.Visit]]:
     """Every field map with its truth, by where it comes from."""
     for case in visits.judge():
-        if case.name in options.judge:
+        if case.name in options.cases:
             yield "our simulator", visits.load(case, options.cache)
     if options.tissue_tables:
         for case in visits.tissue_tables(options.tissue_tables):
-            yield "tissue tables", visits.load(case, options.cache)
+            if case.name in options.cases:
+                yield "tissue tables", visits.load(case, options.cache)
     else:
         sys.stderr.write("without the digital abdomen: --tissue-tables not given\n")
     if peer_python:
-        for chi_ppm in FORWARD_CHI_PPM:
-            yield "qsm-forward", visits.forward_phantom(chi_ppm, peer_python, options.cache)
+        for name in (name for name in options.cases if name.startswith("f")):
+            yield "qsm-forward", visits.forward_phantom(float(name[1:]), peer_python, options.cache)
 
 
 def judged(
@@ -190,6 +195,11 @@ def judged(
             sys.stderr.write(f"{visit.case.name:<12}{pipeline.name:<24}{cost['cpu_s']:7.1f} s  {row.get('liver_ppm', np.nan):6.3f} ppm\n")
             rows.append(row)
         scores = scored(maps, visit, folder, peer_python)
+    kept = options.out / f"{visit.case.name}.npz"
+    if kept.is_file():
+        with np.load(kept) as earlier:
+            maps = {**{name: earlier[name] for name in earlier.files}, **maps}
+    np.savez_compressed(kept, **{name: chi.astype(np.float32) for name, chi in maps.items()})
     shown = {"truth": np.where(visit.regions.body, visit.truth.chi_ppm, np.nan), **maps}
     top_ppm = max(1.0, 1.3 * visit.truth.liver_chi_ppm)
     save_montage(options.out / f"{visit.case.name}.png", shown, visit.regions.liver_whole, visit.maps.grid, top_ppm=top_ppm)
@@ -246,10 +256,13 @@ def accuracy(chi: np.ndarray, visit: visits.Visit) -> dict[str, float]:
 
 
 def scored(maps: dict[str, np.ndarray], visit: visits.Visit, folder: Path, peer_python: Path | None) -> dict[str, dict[str, float]]:
-    """QSM-CI's scores by pipeline, where there is tissue and the pipeline gives a value."""
+    """QSM-CI's scores by pipeline, in voxels that are tissue altogether and have a value.
+
+    A voxel at the skin that is a tenth air has 0.9 ppm: with those, the score would be about the masks and not the maps.
+    """
     if peer_python is None or not maps:
         return {}
-    tissue = visit.regions.body & (visit.truth.chi_ppm < 4)
+    tissue = visit.regions.body & (visit.truth.chi_ppm < max(0.8, 1.25 * visit.truth.liver_chi_ppm))
     np.savez(folder / "maps.npz", truth=np.where(tissue, visit.truth.chi_ppm, np.nan), **maps)
     found = subprocess.run([str(peer_python), str(HERE / "score.py"), str(folder / "maps.npz")], check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in found.stdout.splitlines()]

@@ -12,6 +12,10 @@ holds ``theta`` alone; the mean of neighbouring ``T`` keeps it and cancels most 
 a plane but, with few echoes, a constant that fat can mimic. So the plane is then judged and refined by the water-fat
 model itself: per voxel the part of the signal that no water, fat, field and R2* can explain (variable projection,
 Golub and Pereyra 1973), summed over voxels. A plane that does not explain clearly more than none is not removed.
+
+Where a plane was removed, what is left bends: readouts of opposite sign shift what is off resonance (fat, the rims of
+bodies) to opposite sides. So each voxel's own phase is then found by the same criterion, a cubic polynomial is fitted to
+half of the voxels, and it is removed too if it explains more in the other half.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, Mask
 from hqsm.data import MultiEcho
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 
@@ -30,6 +34,10 @@ _LEAST_COHERENCE = 0.3
 """Below this agreement between voxels the alternating phase is noise."""
 _LEAST_GAIN = 1.25
 """A plane must bring the unexplained energy down by this factor; statistics alone would ask for 1.05."""
+_LEAST_BEND_GAIN = 1.1
+"""The same for the bend, in voxels that it was not fitted to."""
+_DEGREE = 3
+_BENDS_RAD = np.linspace(-0.4, 0.4, 41)
 _CALM_RAD = 1e-4
 _MAX_ROUNDS = 12
 _N_VOXELS = 1500
@@ -55,6 +63,8 @@ class OddEvenPhase:
         Phase of the first echo, of the third and so on, at the centre of the grid [rad].
     slope_rad_per_axis
         Its change across the whole field of view along x, y and z [rad].
+    bend_rms_rad
+        Root mean square of what was removed beyond the plane [rad]; 0 where nothing was.
     unexplained_before, unexplained_after
         Share of the signal's energy that water, fat, field and R2* cannot explain, before and after removal.
     """
@@ -63,6 +73,7 @@ class OddEvenPhase:
     rms_rad: float = float("nan")
     constant_rad: float = float("nan")
     slope_rad_per_axis: tuple[float, float, float] = (float("nan"), float("nan"), float("nan"))
+    bend_rms_rad: float = 0.0
     unexplained_before: float = float("nan")
     unexplained_after: float = float("nan")
 
@@ -95,8 +106,11 @@ def correct_odd_even_phase(echoes: MultiEcho, *, smallest_rms_rad: float) -> tup
     )
     if not is_bipolar:
         return echoes, found
+    theta = _theta(alternating.shape, plane)
+    bend, after = _bend(sample, plane, after, theta.shape)
+    found = replace(found, bend_rms_rad=_rms(bend, np.abs(alternating)), unexplained_after=after)
     signs = (-1.0) ** np.arange(echoes.signal.shape[3])
-    signal = echoes.signal * np.exp(-1j * _theta(alternating.shape, plane)[..., None] * signs).astype(np.complex64)
+    signal = echoes.signal * np.exp(-1j * (theta + bend)[..., None] * signs).astype(np.complex64)
     return replace(echoes, signal=signal.astype(np.complex64)), found
 
 
@@ -181,6 +195,34 @@ def _refined(sample: _Sample, start: Plane, shape: tuple[int, ...]) -> Plane:
     return _folded(best)
 
 
+def _bend(sample: _Sample, plane: Plane, unexplained: float, shape: tuple[int, ...]) -> tuple[FloatArray, float]:
+    """(x, y, z) phase [rad] beyond the plane, and the share of energy that is then unexplained; zero where it is not real."""
+    powers = [
+        p for p in np.ndindex((_DEGREE + 1,) * 3) if sum(p) <= _DEGREE and all(q == 0 or n > 1 for q, n in zip(p, shape, strict=True))
+    ]
+    phases, weight = sample.own_phases(plane, _BENDS_RAD)
+    design = _polynomials(sample.places, powers)
+    fitted = np.arange(weight.size) % 2 == 0
+    judged = ~fitted
+
+    def fit(chosen: Mask) -> FloatArray:
+        root = np.sqrt(weight[chosen])
+        return np.asarray(np.linalg.lstsq(root[:, None] * design[chosen], root * phases[chosen], rcond=None)[0])
+
+    half = design @ fit(fitted)
+    none = np.zeros(weight.size)
+    if sample.unexplained(plane, none, judged) < _LEAST_BEND_GAIN * sample.unexplained(plane, half, judged):
+        return np.zeros(shape), unexplained
+    coefficients = fit(fitted | judged)
+    axes = np.stack([np.broadcast_to(axis, shape).ravel() for axis in _axes(shape)], axis=1)
+    bend = (_polynomials(axes, powers) @ coefficients).reshape(shape)
+    return bend, sample.unexplained(plane, design @ coefficients)
+
+
+def _polynomials(places: AnyArray, powers: list[tuple[int, ...]]) -> FloatArray:
+    return np.stack([np.prod(places ** np.array(power), axis=1) for power in powers], axis=1)
+
+
 class _Sample:
     """Strong voxels, evenly drawn, and the share of their energy that no water, fat, field and R2* explains."""
 
@@ -201,10 +243,31 @@ class _Sample:
         self._energy = (np.abs(self._signal) ** 2).sum(axis=1)
         self._near: AnyArray | None = None
 
-    def unexplained(self, plane: Plane) -> float:
-        """Share of the energy, 0..1, once the plane is taken out."""
-        rotated = self._signal * np.exp(-1j * np.outer(self._design @ np.array(plane), self._signs))
-        return float((self._energy - self._explained(rotated).max(axis=0)).sum() / self._energy.sum())
+    @property
+    def places(self) -> FloatArray:
+        """(voxel, 3) coordinates from -1/2 to 1/2 of the field of view."""
+        return self._design[:, 1:]
+
+    def unexplained(self, plane: Plane, bend_rad: FloatArray | None = None, voxels: Mask | None = None) -> float:
+        """Share of the energy, 0..1, once the plane, and a phase of each voxel, is taken out."""
+        left = (self._energy - self._explained(self._rotated(plane, bend_rad)).max(axis=0))[slice(None) if voxels is None else voxels]
+        return float(left.sum() / self._energy[slice(None) if voxels is None else voxels].sum())
+
+    def own_phases(self, plane: Plane, phases_rad: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(voxel,) phase beyond the plane that explains most of each voxel, and how sharply it does: a weight."""
+        self.fix_fields(plane)
+        explained = np.stack([self._explained(self._rotated(plane, np.full(self._energy.size, p))).max(axis=0) for p in phases_rad])
+        self.free_fields()
+        best = np.clip(explained.argmax(axis=0), 1, len(phases_rad) - 2)
+        lower, here, upper = (np.take_along_axis(explained, best[None] + k, axis=0)[0] for k in (-1, 0, 1))
+        sharpness = np.maximum(2 * here - lower - upper, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.clip(np.nan_to_num((upper - lower) / (2 * sharpness)), -1, 1)
+        return phases_rad[best] + step * (phases_rad[1] - phases_rad[0]), sharpness
+
+    def _rotated(self, plane: Plane, bend_rad: FloatArray | None = None) -> ComplexArray:
+        theta = self._design @ np.array(plane) + (0.0 if bend_rad is None else bend_rad)
+        return np.asarray(self._signal * np.exp(-1j * np.outer(theta, self._signs)))
 
     def _explained(self, rotated: ComplexArray) -> FloatArray:
         """(field, voxel) energy inside the water-fat plane of the best decay; a parabola would refine it, a sum needs none."""
@@ -217,9 +280,8 @@ class _Sample:
 
     def fix_fields(self, plane: Plane) -> None:
         """From now on look only at each voxel's field and its two neighbours, as found with this plane."""
-        rotated = self._signal * np.exp(-1j * np.outer(self._design @ np.array(plane), self._signs))
         self._near = None
-        self._near = self._explained(rotated).argmax(axis=0)
+        self._near = self._explained(self._rotated(plane)).argmax(axis=0)
 
     def free_fields(self) -> None:
         """Look at every field again."""

@@ -189,7 +189,7 @@ class RespiratoryLog(_Frozen):
     values
         (sample,) arbitrary units; NaN where the recording has a hole.
     kind
-        ``bids-physio``, ``siemens-pmu``, ``cmrr-log`` or ``cmrr-dicom``.
+        ``bids-physio``, ``siemens-pmu``, ``cmrr-log``, ``cmrr-dicom`` or ``dicom-amplitude`` (one sample a repetition).
     clock_offset_s
         Clock of the recording unit minus the scanner's clock [s]; NaN where the file names one clock only.
     relative
@@ -214,12 +214,13 @@ class RespiratoryLog(_Frozen):
 class RespiratoryRecord:
     """What a visit folder says about breathing besides ``navigator.csv``.
 
-    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``problems`` a sentence
-    for each log that could not be read.
+    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``amplitude`` the standard
+    respiratory amplitude there, in arbitrary units, ``problems`` a sentence for each log that could not be read.
     """
 
     log: RespiratoryLog | None = None
     header: NavigatorTrace | None = None
+    amplitude: RespiratoryLog | None = None
     problems: tuple[str, ...] = ()
 
 

@@ -248,6 +248,9 @@ def _region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) ->
     away = np.ones_like(regions.liver)
     if regions.near_gas is not None and regions.liver_for_susceptibility.sum() < regions.liver.sum():
         away = ~regions.near_gas
+    # where the signal is gone after the first echo the field is the model's, not measured
+    if (regions.liver & away & ~maps.censored).any():
+        away = away & ~maps.censored
     found: _RegionValues = {}
 
     def read(region: str, reader: str, mask: Mask, *, near_gas: bool) -> None:

@@ -93,7 +93,8 @@ def _acquisition(facts: Facts, protocol: ProtocolParams, participant_id: str, se
             slopes = ", ".join(f"{slope:+.2f}" for slope in readout["slope_rad_per_axis"])
             shown["readout"] += (
                 f"; odd/even phase of {readout['rms_rad']:.2f} rad RMS removed ({readout['constant_rad']:+.2f} rad, "
-                f"{slopes} rad across x, y, z); unexplained signal {100 * readout['unexplained_before']:.1f} % before, "
+                f"{slopes} rad across x, y, z, and {readout['bend_rms_rad']:.2f} rad RMS that bends); "
+                f"unexplained signal {100 * readout['unexplained_before']:.1f} % before, "
                 f"{100 * readout['unexplained_after']:.1f} % after"
             )
     if not facts.get("failed"):
