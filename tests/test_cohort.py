@@ -46,6 +46,22 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
 
 
+def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:
+    fine: dict[str, dict[str, object]] = {"gated_echoes": {"codes": []}}
+    failed = {"gated_echoes": {"failed": True, "stage": "gated_echoes", "code": "X", "reason": "images are missing"}}
+    by = {"who": "AB", "when": "2026-01-02", "why": "moved"}
+    for decision, statuses, status in (
+        ("exclude", fine, "excluded"),
+        ("include", fine, "ok"),
+        ("accept", fine, "ok"),
+        ("include", failed, "rejected"),  # nobody can decide that images exist
+    ):
+        row = visit_row("sub-1", "ses-1", statuses, {}, {"decision": decision, **by})
+        assert row["status"] == status
+        assert row["decision"] == f"{decision} by AB on 2026-01-02: moved"
+    assert visit_row("sub-1", "ses-1", fine, {}, None)["decision"] == ""
+
+
 @pytest.mark.parametrize(("source", "decided", "given"), [("automatic", False, False), ("automatic", True, True), ("reader", False, True)])
 def test_an_automatic_liver_of_a_volume_that_the_body_cannot_have_gives_no_number(source: str, decided: bool, given: bool) -> None:
     iron = {"failed": False, "codes": [], "row": {"liver_volume_ml": 3000.0, "lic_hqsm_mg_g": 7.0, "lic_r2star_mg_g": 6.0}}

@@ -103,8 +103,8 @@ def visit_row(
             why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:
             reason += f" No automatic liver: {why}."
+    said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
-        said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
             status, reason = "excluded", said
         elif decision["decision"] == "accept" and status == "warning":
@@ -115,6 +115,7 @@ def visit_row(
         "session_id": session_id,
         "status": status,
         "reason": reason,
+        "decision": f"{decision['decision']} by {said}" if decision is not None else "",
         "codes": " ".join(codes),
         "stage": stage,
         "group": record.get("group", ""),

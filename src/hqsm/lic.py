@@ -181,7 +181,8 @@ def liver_iron(
     r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
-    censored_share = float(maps.censored[liver].mean()) if liver.any() else 0.0
+    # a voxel without any signal to fit is beyond the bound too
+    censored_share = float((maps.censored | (maps.model == 0))[liver].mean()) if liver.any() else 0.0
     lic_r2star = nan3
     if "R2STAR_TWO_ECHOES" in maps.codes:
         codes.append("LIC_R2STAR_CONFOUNDED")

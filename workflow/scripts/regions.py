@@ -6,8 +6,9 @@ def work(job):
 
     from hqsm.archive import load_noun, save_noun
     from hqsm.bids import read_echoes
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams, scan_setting
     from hqsm.config.liver import LiverParams
-    from hqsm.config.study import ExplantParams, block, scan_setting
     from hqsm.data import WaterFat
     from hqsm.derivatives import provenance_of, write_masks
     from hqsm.liver import find_regions
