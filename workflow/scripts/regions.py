@@ -12,6 +12,7 @@ def work(job):
     from hqsm.data import WaterFat
     from hqsm.derivatives import provenance_of, write_masks
     from hqsm.liver import find_regions
+    from hqsm.liver.plausibility import covered_share
     from hqsm.masks import read_readings
 
     echoes = read_echoes(Path(job.input.bids_folder))
@@ -28,6 +29,7 @@ def work(job):
         "mask_source": found.mask_source,
         "references": sorted(found.references),
         "no_liver_because": found.reason,
+        "liver_covered_share": covered_share(found.liver_whole, found.grid),
         "excluded_shares": found.shares,
         "readers": sorted(found.readings),
     }
