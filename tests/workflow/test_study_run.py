@@ -67,7 +67,8 @@ def test_the_broken_visit_is_a_row_with_its_reason_and_the_rest_goes_on(study: P
 
 
 def test_the_broken_visit_leaves_a_page_but_no_empty_images(study: Path) -> None:
-    assert not [p for folder in ("bids", "maps") for p in (study / "results" / folder).rglob("*.*") if p.stat().st_size == 0]
+    assert not [p for p in (study / "results").rglob("*.nii.gz") if p.stat().st_size == 0]
+    assert not [p for p in (study / "results" / "maps").rglob("*.json") if p.stat().st_size == 0]
     pages = {p.stem for p in (study / "results" / "qc").glob("sub-*.html")}
     assert len([name for name in pages if not name.endswith("_viewer")]) == 15
     # a viewer for every visit but the one without maps
