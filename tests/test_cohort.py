@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hqsm.cohort import expected_liver_volume_ml, visit_row, volume_doubt
+from hqsm.cohort import expected_liver_volume_ml, lic_row, liver_region_rows, visit_row, volume_doubt
 
 NAN = float("nan")
 
@@ -27,6 +27,14 @@ def test_a_volume_is_judged_by_the_body(volume_ml: float, weight_kg: float, age_
     assert bool(volume_doubt(volume_ml, weight_kg, age_years)) == doubted
 
 
+def test_a_thin_slab_shows_a_part_of_the_liver() -> None:
+    assert volume_doubt(300, 60, 30)
+    assert not volume_doubt(300, 60, 30, covered_share=0.4)
+    regions = {"mask_source": "automatic", "liver_covered_share": 0.4}
+    statuses = {"liver_iron": {"row": {"liver_volume_ml": 300.0}}, "regions": regions}
+    assert visit_row("sub-1", "ses-1", statuses, {"weight_kg": 60.0, "age_years": 30.0}, None)["codes"] == ""
+
+
 def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_accept() -> None:
     statuses = {"gated_echoes": {"codes": []}, "liver_iron": {"codes": ["MASK_AUTOMATIC"], "row": {"liver_volume_ml": 3000.0}}}
     child, adult = {"weight_kg": 12.0, "age_years": 2.0}, {"weight_kg": 90.0, "age_years": 40.0}
@@ -36,3 +44,40 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, adult, None)["status"] == "ok"
     decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "large liver"}
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
+
+
+def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:
+    fine: dict[str, dict[str, object]] = {"gated_echoes": {"codes": []}}
+    failed = {"gated_echoes": {"failed": True, "stage": "gated_echoes", "code": "X", "reason": "images are missing"}}
+    by = {"who": "AB", "when": "2026-01-02", "why": "moved"}
+    for decision, statuses, status in (
+        ("exclude", fine, "excluded"),
+        ("include", fine, "ok"),
+        ("accept", fine, "ok"),
+        ("include", failed, "rejected"),  # nobody can decide that images exist
+    ):
+        row = visit_row("sub-1", "ses-1", statuses, {}, {"decision": decision, **by})
+        assert row["status"] == status
+        assert row["decision"] == f"{decision} by AB on 2026-01-02: moved"
+    assert visit_row("sub-1", "ses-1", fine, {}, None)["decision"] == ""
+
+
+@pytest.mark.parametrize(("source", "decided", "given"), [("automatic", False, False), ("automatic", True, True), ("reader", False, True)])
+def test_an_automatic_liver_of_a_volume_that_the_body_cannot_have_gives_no_number(source: str, decided: bool, given: bool) -> None:
+    iron = {"failed": False, "codes": [], "row": {"liver_volume_ml": 3000.0, "lic_hqsm_mg_g": 7.0, "lic_r2star_mg_g": 6.0}}
+    iron["details"] = {"regions": [{"region": "liver", "median": 6.0}, {"region": "reference-fat", "median": 0.6}]}
+    echoes = {"codes": [], "field_strength_tesla": 1.5, "gating": dict.fromkeys(("source", "efficiency", "n_repetitions", "n_accepted"))}
+    susceptibility = {"reference_name": "muscle", "digest": ""}
+    statuses = {"gated_echoes": echoes, "liver_iron": iron, "regions": {"mask_source": source}, "susceptibility": susceptibility}
+    decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "seen"} if decided else None
+    visit = visit_row("sub-1", "ses-1", statuses, {"weight_kg": NAN, "age_years": 2.0}, decision)
+    assert "LIVER_VOLUME" in visit["codes"]
+    if not given:
+        assert "MASK_NEEDS_READER" in visit["codes"]
+        assert "it has 3000 mL" in visit["reason"]
+        assert "about 383 mL" in visit["reason"]
+    row = lic_row(visit, statuses, "in_vivo")
+    assert row is not None
+    assert row["liver_volume_ml"] == 3000.0  # what was drawn stays visible
+    assert (row["lic_hqsm_mg_g"], row["lic_r2star_mg_g"]) == ((7.0, 6.0) if given else (None, None))
+    assert len(liver_region_rows(visit, statuses)) == (2 if given else 1)

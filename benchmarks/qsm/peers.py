@@ -39,8 +39,7 @@ HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
 OURS = ("total-field", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
-JUDGE = ("j1", "j7", "j11", "j13")
-FORWARD_CHI_PPM = (0.5, 1.5, 3.0)
+CASES = ("j1", "j7", "j11", "j13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
 _NO_SOURCE = (2, 4, 8, 14, 15, 16)
 """Labels of our phantoms whose susceptibility is zero: muscle, bowel, kidney, stomach, heart, gel."""
 
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--qsm-rs", type=Path, help="source folder of QSM.rs (needs cargo)")
     parser.add_argument("--medi-toolbox", type=Path, help="folder of the MEDI toolbox (needs octave)")
     parser.add_argument("--tissue-tables", type=Path, help="folder of the digital abdomen's tissue tables (*_chi_model.csv)")
-    parser.add_argument("--judge", nargs="*", default=list(JUDGE), help="visits of our own simulator")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), help="j: our simulator, t: tissue tables, f: qsm-forward (ppm)")
     parser.add_argument("--only", nargs="*", help="pipelines by name, e.g. total-field QSM.rs:lbv+rts")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "hqsm-benchmark")
     parser.add_argument("--out", type=Path, default=Path("qsm-peers"), help="folder for the table and the pictures")
@@ -159,16 +158,17 @@ def built_qsm_rs(source: Path, cache: Path) -> Path | None:
 def all_visits(options: argparse.Namespace, peer_python: Path | None) -> Iterator[tuple[str, visits.Visit]]:
     """Every field map with its truth, by where it comes from."""
     for case in visits.judge():
-        if case.name in options.judge:
+        if case.name in options.cases:
             yield "our simulator", visits.load(case, options.cache)
     if options.tissue_tables:
         for case in visits.tissue_tables(options.tissue_tables):
-            yield "tissue tables", visits.load(case, options.cache)
+            if case.name in options.cases:
+                yield "tissue tables", visits.load(case, options.cache)
     else:
         sys.stderr.write("without the digital abdomen: --tissue-tables not given\n")
     if peer_python:
-        for chi_ppm in FORWARD_CHI_PPM:
-            yield "qsm-forward", visits.forward_phantom(chi_ppm, peer_python, options.cache)
+        for name in (name for name in options.cases if name.startswith("f")):
+            yield "qsm-forward", visits.forward_phantom(float(name[1:]), peer_python, options.cache)
 
 
 def judged(

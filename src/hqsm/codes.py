@@ -22,6 +22,8 @@ MEANINGS: dict[str, str] = {
     "R2STAR_TWO_ECHOES": "R2* from two echoes is confounded by fat.",
     "LIC_R2STAR_CONFOUNDED": "No LIC from R2*: two echoes cannot tell fat from iron.",
     "FAT_NOT_SEPARABLE": "The echo times cannot separate fat from water; R2* and field only.",
+    "SWAP_POSSIBLE": "A piece of tissue whose water and fat could as well be exchanged; look at its fat fraction.",
+    "PHASE_SIGN": "The conjugate of the data fits clearly better: the phase runs against the convention, the field has the wrong sign.",
     "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
     "LIC_BEYOND_CALIBRATION": "LIC lies beyond the range of the calibration and is not reported.",
     "CALIBRATION_NO_FIELD_STRENGTH": "The R2* calibration has no line for this field strength.",

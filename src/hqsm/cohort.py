@@ -30,10 +30,27 @@ def expected_liver_volume_ml(weight_kg: float, age_years: float) -> float:
     return 706.2 * surface_m2 + 2.4
 
 
-def volume_doubt(volume_ml: float, weight_kg: float, age_years: float) -> str:
-    """The code of a liver whose volume its body makes implausible; empty where it is plausible or nothing is known."""
+def volume_doubt(volume_ml: float, weight_kg: float, age_years: float, covered_share: float = 1.0) -> str:
+    """The code of a liver whose volume its body makes implausible; empty where it is plausible or nothing is known.
+
+    ``covered_share`` is what the images hold of it at least: a thin slab shows a part.
+    """
     share = volume_ml / expected_liver_volume_ml(weight_kg, age_years)
-    return "LIVER_VOLUME" if share < LEAST_OF_EXPECTED_VOLUME or share > MOST_OF_EXPECTED_VOLUME else ""
+    return "LIVER_VOLUME" if share < LEAST_OF_EXPECTED_VOLUME * covered_share or share > MOST_OF_EXPECTED_VOLUME else ""
+
+
+_OF_LIVER = (
+    *("chi_liver_ppm", "chi_hqsm_ppm", "lic_hqsm_mg_g", "lic_hqsm_lo", "lic_hqsm_hi"),
+    *("r2star_per_s", "lic_r2star_mg_g", "lic_r2star_lo", "lic_r2star_hi", "pdff_percent"),
+)
+
+
+def volume_refused(visit: Mapping[str, Any]) -> bool:
+    """Whether an automatic liver has a volume that this body cannot have: no number is made of it until somebody says so.
+
+    ``visit`` is its row of visits.tsv; a decision that accepts the warning lets the numbers through.
+    """
+    return {"LIVER_VOLUME", "MASK_NEEDS_READER"} <= set(str(visit["codes"]).split()) and visit["status"] != "ok"
 
 
 def visit_row(
@@ -61,10 +78,12 @@ def visit_row(
     echoes = statuses.get("gated_echoes", {})
     failed = next((facts for facts in statuses.values() if facts.get("failed")), None)
     codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
-    volume_ml = statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml")
-    if volume_ml:
-        doubt = volume_doubt(float(volume_ml), float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan")))
-        codes += [doubt] if doubt else []
+    volume_ml = float(statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml") or "nan")
+    weight_kg, age_years = float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan"))
+    regions = statuses.get("regions", {})
+    doubt = volume_doubt(volume_ml, weight_kg, age_years, float(regions.get("liver_covered_share", 1.0)))
+    refused = doubt and regions.get("mask_source") == "automatic"
+    codes += [code for code in (doubt, "MASK_NEEDS_READER" if refused else "") if code and code not in codes]
     for name, code in (
         ("protocol_deviations", "PROTOCOL_DEVIATION"),
         ("scanner_changes", "SCANNER_CHANGED"),
@@ -78,11 +97,14 @@ def visit_row(
         codes.append(str(failed["code"]))
     elif doubts:
         status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
-        why = statuses.get("regions", {}).get("no_liver_because")
+        why = regions.get("no_liver_because")
+        if refused:
+            expected_ml = expected_liver_volume_ml(weight_kg, age_years)
+            why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:
             reason += f" No automatic liver: {why}."
+    said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
-        said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
             status, reason = "excluded", said
         elif decision["decision"] == "accept" and status == "warning":
@@ -93,6 +115,7 @@ def visit_row(
         "session_id": session_id,
         "status": status,
         "reason": reason,
+        "decision": f"{decision['decision']} by {said}" if decision is not None else "",
         "codes": " ".join(codes),
         "stage": stage,
         "group": record.get("group", ""),
@@ -117,6 +140,7 @@ def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]],
         return None
     echoes, regions = statuses["gated_echoes"], statuses["regions"]
     gating = echoes["gating"]
+    values = {**iron["row"], **dict.fromkeys(_OF_LIVER)} if volume_refused(visit) else iron["row"]
     return {
         "participant_id": visit["participant_id"],
         "session_id": visit["session_id"],
@@ -124,7 +148,7 @@ def lic_row(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[str, Any]],
         "specimen": specimen,
         "acq_date": visit["acq_date"],
         "field_strength_t": echoes["field_strength_tesla"],
-        **iron["row"],
+        **values,
         "gating_source": gating["source"],
         "gating_efficiency": gating["efficiency"],
         "n_repetitions": gating["n_repetitions"],
@@ -146,7 +170,8 @@ def liver_region_rows(visit: Mapping[str, Any], statuses: Mapping[str, Mapping[s
     if iron.get("failed", True):
         return []
     name = {"participant_id": visit["participant_id"], "session_id": visit["session_id"]}
-    return [{**name, **row} for row in iron.get("details", {}).get("regions", [])]
+    rows = iron.get("details", {}).get("regions", [])
+    return [{**name, **row} for row in rows if row["region"].startswith("reference-") or not volume_refused(visit)]
 
 
 def unusable_row(name: str, reason: str) -> Row:

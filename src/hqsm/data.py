@@ -189,7 +189,7 @@ class RespiratoryLog(_Frozen):
     values
         (sample,) arbitrary units; NaN where the recording has a hole.
     kind
-        ``bids-physio``, ``siemens-pmu``, ``cmrr-log`` or ``cmrr-dicom``.
+        ``bids-physio``, ``siemens-pmu``, ``cmrr-log``, ``cmrr-dicom`` or ``dicom-amplitude`` (one sample a repetition).
     clock_offset_s
         Clock of the recording unit minus the scanner's clock [s]; NaN where the file names one clock only.
     relative
@@ -214,12 +214,13 @@ class RespiratoryLog(_Frozen):
 class RespiratoryRecord:
     """What a visit folder says about breathing besides ``navigator.csv``.
 
-    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``problems`` a sentence
-    for each log that could not be read.
+    ``log`` is a waveform on the scanner's clock, ``header`` a displacement in the images' headers, ``amplitude`` the standard
+    respiratory amplitude there, in arbitrary units, ``problems`` a sentence for each log that could not be read.
     """
 
     log: RespiratoryLog | None = None
     header: NavigatorTrace | None = None
+    amplitude: RespiratoryLog | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -355,7 +356,11 @@ class WaterFat(_Frozen):
     censored
         True where R2* lies beyond what the echo times can measure; ``r2star_per_s`` is NaN there.
     r2star_limit_per_s
-        The bound used for ``censored`` [1/s].
+        The bound that tissue of the volume's median brightness has [1/s]; ``censored`` follows each place's own.
+    swap_margin
+        How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
+    field_difference_hz
+        Field of the chosen initialisation less that of the other one [Hz]; None or NaN where there is only one.
     """
 
     water: ComplexArray
@@ -372,6 +377,8 @@ class WaterFat(_Frozen):
     r2star_limit_per_s: float
     field_strength_tesla: float
     grid: VoxelGrid
+    swap_margin: FloatArray | None = None
+    field_difference_hz: FloatArray | None = None
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -181,7 +181,8 @@ def liver_iron(
     r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
-    censored_share = float(maps.censored[liver].mean()) if liver.any() else 0.0
+    # a voxel without any signal to fit is beyond the bound too
+    censored_share = float((maps.censored | (maps.model == 0))[liver].mean()) if liver.any() else 0.0
     lic_r2star = nan3
     if "R2STAR_TWO_ECHOES" in maps.codes:
         codes.append("LIC_R2STAR_CONFOUNDED")
@@ -247,6 +248,9 @@ def _region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) ->
     away = np.ones_like(regions.liver)
     if regions.near_gas is not None and regions.liver_for_susceptibility.sum() < regions.liver.sum():
         away = ~regions.near_gas
+    # where the signal is gone after the first echo the field is the model's, not measured
+    if (regions.liver & away & ~maps.censored).any():
+        away = away & ~maps.censored
     found: _RegionValues = {}
 
     def read(region: str, reader: str, mask: Mask, *, near_gas: bool) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from hqsm.arrays import FloatArray
 from hqsm.config.gating import GatingParams
 from hqsm.data import RespiratoryLog, RespiratoryRecord
+from hqsm.dicom.conventions import ENHANCED_MR
 from hqsm.dicom.guarded import read_guarded
-from hqsm.dicom.navigator import read_displacement_element
+from hqsm.dicom.navigator import read_displacement_element, read_respiratory_amplitude
 from hqsm.errors import InputError
 
 _LARGEST_MB = 512.0
@@ -37,11 +38,12 @@ def read_respiratory_record(folder: Path, repetition_times_of_day_s: FloatArray,
     if repetition_times_of_day_s.size < 2:
         return RespiratoryRecord()
     log, problems = read_respiratory_log(folder, repetition_times_of_day_s)
+    amplitude = read_amplitude(folder)
     header = None
     if params.displacement_element:
         scale = params.displacement_element_mm_per_unit
         header = read_displacement_element(folder, params.displacement_element, scale, repetition_times_of_day_s)
-    return RespiratoryRecord(log=log, header=header, problems=problems)
+    return RespiratoryRecord(log=log, header=header, amplitude=amplitude, problems=problems)
 
 
 def read_respiratory_log(folder: Path, repetition_times_of_day_s: FloatArray) -> tuple[RespiratoryLog | None, tuple[str, ...]]:
@@ -61,6 +63,22 @@ def read_respiratory_log(folder: Path, repetition_times_of_day_s: FloatArray) ->
             logs.append(log)
     logs.sort(key=lambda log: log.kind != "bids-physio")
     return max(logs, key=lambda log: _covered(log, repetition_times_of_day_s), default=None), tuple(problems)
+
+
+def read_amplitude(folder: Path) -> RespiratoryLog | None:
+    """The standard respiratory amplitude of a visit's enhanced images, one sample a repetition; None where none is stated."""
+    stated: dict[float, list[float]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+        with path.open("rb") as handle:
+            start = handle.read(512)
+        enhanced = any(storage.encode() in start for storage in ENHANCED_MR)
+        for time_s, value in read_respiratory_amplitude(path) if enhanced else ():
+            stated.setdefault(round(time_s, 3), []).append(value)
+    if len(stated) < 2:
+        return None
+    times_s = np.array(sorted(stated))
+    values = np.array([float(np.mean(stated[t])) for t in times_s.tolist()])
+    return RespiratoryLog(times_of_day_s=times_s, values=values, kind="dicom-amplitude")
 
 
 def _covered(log: RespiratoryLog, times_of_day_s: FloatArray) -> int:

@@ -90,7 +90,7 @@ def test_gated_data_agree_with_the_motionless_scan_and_the_plain_average_misses(
     for ungated_mean in (missed, ungated):
         r2star_per_s, pdff_percent = np.subtract(ungated_mean["dome"], wanted["dome"])
         assert abs(r2star_per_s) > 3 or abs(pdff_percent) > 0.5
-    assert ungated["dome"][0] - wanted["dome"][0] > 3  # upward, as Zhong et al. found
+    assert ungated["dome"][0] > wanted["dome"][0]  # upward, as Zhong et al. found
 
 
 @pytest.mark.parametrize("slab", ["axial", "coronal"])

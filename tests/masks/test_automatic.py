@@ -11,17 +11,13 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
-from hqsm.liver import find_regions
-from hqsm.liver.plausibility import not_a_liver
+from hqsm.liver import above_the_noise, dice, find_regions
+from hqsm.liver.plausibility import covered_share, not_a_liver
 from hqsm.phantom.tissue import LABELS
 from masks.conftest import simulated_visit, true_liver
 
 FEW = [(1.0, 0.0, 1.5, 5), (8.0, 30.0, 3.0, 3), (25.0, 10.0, 3.0, 1)]
 MORE = [(1.0, 30.0, 3.0, 6), (2.0, 2.0, 1.5, 7), (4.0, 20.0, 1.5, 8), (15.0, 0.0, 3.0, 9), (25.0, 30.0, 1.5, 4)]
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def check(case: tuple[float, float, float, int]) -> None:
@@ -44,6 +40,27 @@ def test_the_mask_agrees_with_the_truth(case: tuple[float, float, float, int]) -
 @pytest.mark.parametrize("case", MORE)
 def test_the_mask_agrees_with_the_truth_from_normal_to_severe_iron(case: tuple[float, float, float, int]) -> None:
     check(case)
+
+
+def test_a_neighbourhood_tells_faint_tissue_from_noise() -> None:
+    rng = np.random.default_rng(3)
+    grid = VoxelGrid(shape=(40, 40, 20), affine_mm=np.diag([4.0, 4.0, 6.0, 1.0]))
+    faint = np.zeros(grid.shape, bool)
+    faint[8:32, 8:32, 4:16] = True
+    noise = rng.normal(0, 2.0, (2, *grid.shape))
+    first = np.abs(np.where(faint, 6.0, 0.0) + noise[0] + 1j * noise[1])  # three SD: as often below 2.5 SD as not
+    found = above_the_noise(first, 2.0, grid)
+    assert dice(found, faint) > 0.93
+    assert (found & ~faint).sum() < 0.05 * faint.sum()
+
+
+@pytest.mark.slow
+def test_a_liver_too_dark_for_a_fit_is_found_by_what_neighbourhoods_show() -> None:
+    """LIC 25 with 30 % fat at 3 T: the first echo stands three noise SD above nothing."""
+    echoes, maps, truth = simulated_visit(25.0, 30.0, 3.0, 11)
+    found = find_regions(echoes, maps, {}, LiverParams(), specimen="in_vivo")
+    assert found.codes == ("MASK_AUTOMATIC",), found.reason
+    assert dice(found.liver_whole, true_liver(truth)) >= 0.90
 
 
 def mirrored(echoes: MultiEcho, maps: WaterFat) -> tuple[MultiEcho, WaterFat]:
@@ -140,16 +157,14 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
     import nibabel as nib
 
     images = {}
-    for path in sorted(folder.glob("*.json")):
-        volume = nib.load(path.with_suffix(".nii.gz"))
-        kind = "phase" if path.stem.endswith("_ph") else "magnitude"
-        images[kind, json.loads(path.read_text(encoding="utf-8"))["EchoTime"]] = volume
-    times = sorted({time for _, time in images})
+    for path in sorted(folder.glob("*_e[12]*.json")):
+        if path.stem.endswith(("_e1", "_e2", "_e1_ph", "_e2_ph")):
+            kind = "phase" if path.stem.endswith("_ph") else "magnitude"
+            images[kind, round(json.loads(path.read_text(encoding="utf-8"))["EchoTime"], 6)] = nib.load(path.with_suffix(".nii.gz"))
+    times = sorted(time for kind, time in images if kind == "phase")
+    rad = np.pi / 4096 if folder.name.startswith("siemens") else 1e-3
     signal = np.stack(
-        [
-            np.asarray(images["magnitude", t].dataobj, np.float32) * np.exp(1j * np.pi / 4096 * np.asarray(images["phase", t].dataobj))
-            for t in times
-        ],
+        [np.asarray(images["magnitude", t].dataobj, np.float32) * np.exp(1j * rad * np.asarray(images["phase", t].dataobj)) for t in times],
         axis=3,
     )
     kidneys = np.any([np.asarray(nib.load(path).dataobj) > 0 for path in folder.glob("*_roi-*.nii.gz")], axis=0)
@@ -160,17 +175,22 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["siemens_01", "siemens_02"])
-def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "largest_share"),
+    # kidneys were outlined in every slice in the first and third, in one in the others; the outlines' own rim is 2 to 5 %
+    [("siemens_01", 0.02), ("siemens_02", 0.02), ("philips_01", 0.03), ("philips_04", 0.03), ("philips_11", 0.07)],
+)
+def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str, largest_share: float) -> None:
     echoes, kidneys = real_two_echo_abdomen(real_data_dir / "ukat_b0_dualecho_3vendor_nifti" / name)
     found = find_regions(echoes, separate(echoes, FatWaterParams()), {}, LiverParams(), specimen="in_vivo")
     assert found.codes == ("MASK_AUTOMATIC",), found.reason
     # a coronal slab has no back, so what lies at its rear is no muscle and the spinal canal is no aorta
     assert found.references == {}
     # a slab of 50 mm holds a part of the liver
-    assert 300 < found.liver_whole.sum() * echoes.grid.voxel_volume_ml < 1000
-    assert kidneys.sum() > 1000
-    assert (found.liver_whole & kidneys).sum() < 0.02 * kidneys.sum()
+    assert 150 < found.liver_whole.sum() * echoes.grid.voxel_volume_ml < 1000
+    assert kidneys.sum() > 700
+    assert (found.liver_whole & kidneys).sum() < largest_share * kidneys.sum()
+    assert (found.liver & kidneys).sum() < 0.005 * found.liver.sum()
 
 
 def box(low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
@@ -201,3 +221,12 @@ def test_what_a_liver_must_be(organ: np.ndarray, signal: float, word: str) -> No
     body = box((1, 1, 0), (59, 49, 40))
     reason = not_a_liver(organ, body, np.full(organ.shape, signal), 1.0, grid, LiverParams())
     assert reason == "" if not word else word in reason
+
+
+def test_a_slab_that_cuts_the_liver_at_both_ends_holds_a_part_of_it() -> None:
+    grid = VoxelGrid(shape=(60, 50, 6), affine_mm=np.diag([5.0, 5.0, 8.0, 1.0]))
+    organ = np.zeros(grid.shape, bool)
+    organ[32:50, 10:32, :] = True
+    assert covered_share(organ, grid) == pytest.approx(48 / 120)
+    organ[..., -1] = False  # its end is seen
+    assert covered_share(organ, grid) == 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import erfinv
 
 from hqsm.config.lic import LicParams
 from hqsm.config.liver import LiverParams
@@ -28,6 +29,19 @@ def test_the_standard_error_of_white_noise_is_the_scatter_of_repeated_medians() 
     assert 0.8 * scatter < stated < 2.5 * scatter
     unknowing = float(np.median([roi_statistics(rng.normal(100, 8, 2000), mask).standard_error for _ in range(20)]))
     assert unknowing > 4 * scatter
+
+
+def test_vessels_and_failed_voxels_do_not_move_the_value() -> None:
+    """A liver of 320 1/s with 7.4 % of vessel at 60 and 2 % of failed fits at 2,000: the mean is 336."""
+    liver = 320 + 15 * np.sqrt(2) * erfinv(np.linspace(-0.999, 0.999, 9060))  # a normal distribution without chance
+    values = np.concatenate([liver, np.full(740, 60.0), np.full(200, 2000.0), np.full(100, np.nan)])
+    found = roi_statistics(values, np.ones(values.size, bool))
+    assert np.nanmean(values) > 333
+    assert found.median == pytest.approx(320, abs=0.5)
+    assert found.trimmed_mean == pytest.approx(320, abs=0.5)
+    assert found.iqr == pytest.approx(2 * 0.6745 * 15, rel=0.15)
+    assert found.excluded_share == pytest.approx((740 + 200 + 100) / values.size, abs=0.01)
+    assert found.n_voxels == pytest.approx(9060, abs=80)
 
 
 def test_texture_that_neighbours_share_is_not_taken_for_noise() -> None:
@@ -107,6 +121,19 @@ def test_an_iron_far_below_zero_is_not_reported(visit: Visit, regions: Regions) 
     assert "LIC_IMPLAUSIBLE" not in liver_iron(visit[1], chi_of(visit[1], -0.2), regions, LicParams(), temperature_celsius=37).codes
 
 
+def test_what_a_reader_draws_where_nothing_could_be_fitted_is_liver_and_counted(visit: Visit) -> None:
+    """A liver with very much iron is a hole in the maps; drawn, it must show as not fitted and not vanish."""
+    echoes, maps, labels = visit
+    whole = true_liver(labels)
+    dark = eroded(whole, maps.grid, 12.0)
+    found = find_regions(
+        echoes, replace(maps, model=np.where(dark, 0, maps.model)), {"A": {"liver": whole}}, LiverParams(), specimen="in_vivo"
+    )
+    np.testing.assert_array_equal(found.liver_whole & dark, dark)
+    assert found.shares["not_fitted"] == pytest.approx(dark.sum() / found.liver_whole.sum(), abs=0.01)
+    assert not (found.liver & dark).any()
+
+
 def test_two_readers_count_alike_and_a_repeat_reading_does_not_count(visit: Visit) -> None:
     echoes, maps, labels = visit
     whole = true_liver(labels)
@@ -153,6 +180,21 @@ def test_a_readers_reference_replaces_the_automatic_one(visit: Visit) -> None:
     found = find_regions(echoes, maps, readings, LiverParams(), specimen="in_vivo")
     np.testing.assert_array_equal(found.references["muscle"], spleen & found.body)
     assert "aorta" in found.references
+
+
+def test_susceptibility_is_not_read_where_the_signal_is_gone(visit: Visit, regions: Regions) -> None:
+    maps = visit[1]
+    x = np.indices(regions.liver.shape)[0]
+    gone = regions.liver & (x < np.median(x[regions.liver]))
+    chi = chi_of(maps, 1.0)
+    chi = replace(chi, chi_ppm=np.where(gone, 9.0, 1.0).astype(np.float32))
+    censored = replace(maps, censored=gone, r2star_per_s=np.where(gone, np.nan, maps.r2star_per_s))
+    iron = liver_iron(censored, chi, regions, LicParams(), temperature_celsius=37)
+    assert iron.chi_hqsm_ppm == pytest.approx(1.0)
+    liver = {r["quantity"]: r for r in iron.details["regions"] if (r["region"], r["reader"]) == ("liver", "study")}
+    assert liver["r2star_per_s"]["excluded_share"] == pytest.approx(gone.sum() / regions.liver.sum(), abs=0.02)
+    everywhere = replace(maps, censored=regions.liver)
+    assert liver_iron(everywhere, chi_of(maps, 1.0), regions, LicParams(), temperature_celsius=37).chi_hqsm_ppm == pytest.approx(1.0)
 
 
 def test_what_is_left_out_is_counted_by_cause(visit: Visit) -> None:

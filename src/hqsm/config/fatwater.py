@@ -19,6 +19,8 @@ class FatWaterParams:
     """Voxels whose strongest echo is below this multiple of the noise are not fitted."""
     field_smoothness: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight of field continuity between neighbours against the voxel's own misfit."""
+    field_initialisation: Literal["graph", "in-phase"] = "graph"
+    """How the first field is found: best fields chosen by continuity, or unwrapped phase of in-phase echoes."""
     pdff_se_for_constraint_percent: Annotated[float, Field(gt=0)] = 4.0
     """Above this standard error of the fat fraction, fat and water share one phase and the field a local prior."""
     pdff_se_for_no_fat_percent: Annotated[float, Field(gt=0)] = 25.0

@@ -57,6 +57,8 @@ def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
 
 _SAME_TIME_S = 0.005
 _LARGEST_MB = 512.0
+_PER_FRAME, _SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
+_RESPIRATORY = "RespiratorySynchronizationSequence"
 
 
 def read_displacement_element(
@@ -69,37 +71,75 @@ def read_displacement_element(
     folder
         The visit.
     element
-        ``GGGG,EEEE`` for a fixed tag, or ``GGGG,xxEE CREATOR`` for a private one, whose block the creator decides.
+        ``GGGG,EEEE`` for a fixed tag, or ``GGGG,xxEE CREATOR`` for a private one, whose block the creator decides. In an
+        enhanced file it is looked for in the frame's functional groups, then in the shared ones, then in the file.
     mm_per_unit
         What its value is multiplied by; negative where the element counts towards the feet.
     repetition_times_of_day_s
-        (repetition,) the headers are matched by AcquisitionTime.
+        (repetition,) the headers are matched by AcquisitionTime, enhanced frames by FrameAcquisitionDateTime.
 
     Raises
     ------
     InputError
         If the headers of one repetition give two values.
     """
-    found: list[set[float]] = [set() for _ in repetition_times_of_day_s]
+    values: list[set[float]] = [set() for _ in repetition_times_of_day_s]
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-        try:
-            header = read_guarded(path, _LARGEST_MB)
-        except InputError:
-            continue
-        value, time_s = _element_number(header, element), _time_of_day_s(header)
-        if np.isfinite(value) and np.isfinite(time_s):
-            for r in np.flatnonzero(np.abs(repetition_times_of_day_s - time_s) < _SAME_TIME_S):
-                found[r].add(value * mm_per_unit)
-    for number, values in enumerate(found, start=1):
-        if len(values) > 1:
+        for time_s, layers in _frames(path):
+            value = next((v for v in (_element_number(layer, element) for layer in layers) if np.isfinite(v)), np.nan)
+            for r in np.flatnonzero(np.abs(repetition_times_of_day_s - time_s) < _SAME_TIME_S) if np.isfinite(value) else ():
+                values[r].add(float(value) * mm_per_unit)
+    for number, found in enumerate(values, start=1):
+        if len(found) > 1:
             raise InputError(
-                f"The element {element} has {len(values)} different values in the images of repetition {number}.",
+                f"The element {element} has {len(found)} different values in the images of repetition {number}.",
                 remedy="Correct gating.displacement_element: it must be one number for a repetition.",
                 code="NAVIGATOR_TWICE",
             )
-    if not any(found):
+    if not any(values):
         return None
-    return NavigatorTrace(displacement_mm=np.array([next(iter(v), np.nan) for v in found]), source="dicom")
+    return NavigatorTrace(displacement_mm=np.array([next(iter(v), np.nan) for v in values]), source="dicom")
+
+
+def read_respiratory_amplitude(path: Path) -> list[tuple[float, float]]:
+    """Time of day [s] and respiratory amplitude of every frame of an enhanced file that states both.
+
+    Starting and Ending Respiratory Amplitude (0020,9246) and (0020,9248) are shares of an amplitude, not millimetres: what
+    they are worth has to come from elsewhere. RespiratoryCyclePosition names a class and says nothing of a distance.
+    """
+    found = []
+    for time_s, layers in _frames(path):
+        group = next((layer for layer in layers if "StartingRespiratoryAmplitude" in layer), None)
+        if group is None:
+            continue
+        ends = [_number(group.get(name)) for name in ("StartingRespiratoryAmplitude", "EndingRespiratoryAmplitude")]
+        stated = [value for value in ends if np.isfinite(value)]
+        if stated and np.isfinite(time_s):
+            found.append((time_s, float(np.mean(stated))))
+    return found
+
+
+def _frames(path: Path) -> list[tuple[float, list[Any]]]:
+    """Time of day [s] of every frame of a file, and where its attributes are: own groups, shared groups, file."""
+    try:
+        header = read_guarded(path, _LARGEST_MB)
+    except InputError:
+        return []
+    per_frame = header.get(_PER_FRAME)
+    if not per_frame:
+        return [(_time_of_day_s(header.get("AcquisitionTime")), [header])]
+    shared = _groups(header.get(_SHARED) or [])
+    frames = []
+    for item in per_frame:
+        layers = [*_groups([item]), *shared, header]
+        stamps = [str(layer.get("FrameAcquisitionDateTime") or "")[8:] for layer in layers] + [header.get("AcquisitionTime")]
+        frames.append((next((t for t in map(_time_of_day_s, stamps) if np.isfinite(t)), float("nan")), layers))
+    return frames
+
+
+def _groups(items: Any) -> list[Any]:
+    """The functional groups in the items of a sequence, and the items themselves."""
+    return [group for item in items for group in (*(e.value[0] for e in item if e.VR == "SQ" and len(e.value)), item)]
 
 
 def _element_number(header: Any, element: str) -> float:
@@ -111,14 +151,21 @@ def _element_number(header: Any, element: str) -> float:
             value = header.private_block(int(group, 16), creator)[int(number[-2:], 16)].value
         else:
             value = header[int(group, 16), int(number, 16)].value
+    except KeyError:
+        return float("nan")
+    return _number(value)
+
+
+def _number(value: Any) -> float:
+    try:
         return float(value)
-    except (KeyError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return float("nan")
 
 
-def _time_of_day_s(header: Any) -> float:
-    value = str(header.get("AcquisitionTime", ""))
+def _time_of_day_s(value: Any) -> float:
+    text = str(value or "")
     try:
-        return 3600 * int(value[:2]) + 60 * int(value[2:4]) + float(value[4:])
+        return 3600 * int(text[:2]) + 60 * int(text[2:4]) + float(text[4:])
     except ValueError:
         return float("nan")

@@ -102,11 +102,12 @@ def find_sources(
     notes = record.problems
     if navigator is not None:
         found[navigator.source] = _checked(navigator, n)
-    if record.log is not None:
-        bellows = displacement_from_bellows(record.log, repeated.repetition_times_of_day_s, motion.displacement_mm, params)
-        codes, notes = codes + bellows.codes, notes + bellows.notes
-        if bellows.displacement_mm is not None:
-            found["physio"] = bellows.displacement_mm
+    for name, log in (("physio", record.log), ("dicom", record.amplitude)):
+        if log is not None:
+            bellows = displacement_from_bellows(log, repeated.repetition_times_of_day_s, motion.displacement_mm, params)
+            codes, notes = codes + bellows.codes, notes + bellows.notes
+            if bellows.displacement_mm is not None:
+                found[name] = bellows.displacement_mm
     if record.header is not None:
         found[record.header.source] = _checked(record.header, n)
     if np.isfinite(motion.displacement_mm).any():

@@ -47,7 +47,7 @@ def invert(local: LocalField, magnitude: FloatArray, params: MediParams, *, padd
     while step > params.tolerance and iteration < params.max_iterations:
         predicted = dipole(chi)
         if iteration:
-            weight = _without_outliers(weight, predicted - phase, params.merit_sd)
+            weight = _without_outliers(weight, predicted, phase, params.merit_sd)
         normal, gradient = _linearised(chi, predicted - phase, weight, smooth_here, dipole, grid.voxel_size_mm, params.data_weight)
         change = conjugate_gradient(normal, -gradient, tolerance=params.inner_tolerance, max_iterations=params.max_inner_iterations).x
         chi = chi + change
@@ -81,11 +81,11 @@ def _linearised(
     return normal, slope
 
 
-def _without_outliers(weight: FloatArray, misfit: FloatArray, limit_sd: float) -> FloatArray:
+def _without_outliers(weight: FloatArray, predicted: FloatArray, phase: FloatArray, limit_sd: float) -> FloatArray:
     """MERIT: the noise of a voxel whose residual is ``r`` > 1 times the limit is taken as r^2 times as large."""
     seen = weight > 0
-    residual = weight * 2 * np.abs(np.sin(misfit / 2))
-    residual = np.where(seen, residual - residual[seen].mean(), 0)
-    ratio = np.maximum(np.abs(residual) / (limit_sd * residual[seen].std()), 1)
-    inflated = weight / ratio**2
+    residual = weight[seen] * (np.exp(1j * predicted[seen]) - np.exp(1j * phase[seen]))
+    size = np.abs(residual - residual.mean())
+    inflated = np.zeros_like(weight)
+    inflated[seen] = weight[seen] / np.maximum(size / (limit_sd * size.std()), 1) ** 2
     return np.asarray(inflated / inflated[seen].mean(), np.float32)

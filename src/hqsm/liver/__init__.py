@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
-from hqsm.arrays import Mask
+from hqsm.arrays import FloatArray, Mask
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.gating.noise import noise_sd_from_background
-from hqsm.liver.geometry import depth_mm, eroded, filled, largest_piece, opened
+from hqsm.liver.geometry import depth_mm, eroded, filled, largest_piece, opened, smoothed
 from hqsm.liver.organ import features, find_organ
 from hqsm.liver.plausibility import not_a_body, not_a_liver
 from hqsm.liver.references import FEWEST_VOXELS, REFERENCES, medium, reference_tissues
@@ -22,6 +22,9 @@ Labels = Mapping[str, Mask]
 """Masks of one reader by name, see docs/masks.md: ``liver``, ``liver-roi``, ``right-lobe``, ``segment-5``, ``reference-fat`` ..."""
 REPEAT_MARK = "."
 """A reader's second reading of the same scan is named ``A.2``: it counts for repeatability, not for the study's value."""
+_NEIGHBOURHOOD_MM = 4.0
+_LEAST_POWER = 3.0
+"""Signal power over noise variance: noise alone scatters by 0.5 over a neighbourhood of 15 voxels."""
 RIGHT_LOBE = tuple(f"segment-{n}" for n in (5, 6, 7, 8))
 
 
@@ -46,7 +49,9 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     body = find_body(maps)
     codes: list[str] = []
     reason = ""
-    drawn = {name: _whole(labels) & body for name, labels in readings.items()}
+    # a liver with very much iron is a hole in what can be fitted: what a reader drew there is liver, and counted as not fitted
+    trunk = filled(body)
+    drawn = {name: _whole(labels) & trunk for name, labels in readings.items()}
     drawn = {name: mask for name, mask in drawn.items() if mask.any()}
     first = {name: mask for name, mask in drawn.items() if REPEAT_MARK not in name} or drawn
     if drawn:
@@ -109,6 +114,16 @@ def find_body(maps: WaterFat) -> Mask:
     return np.asarray(ndimage.binary_dilation(largest_piece(cut)) & fitted)
 
 
+def above_the_noise(first_echo: FloatArray, noise_sd: float, grid: VoxelGrid) -> Mask:
+    """Where neighbourhoods of the first echo's magnitude are brighter than noise, though single voxels may not be.
+
+    The mean power of a neighbourhood of 8 mm less that of noise, ``2 SD^2``: a liver with very much iron is found by it.
+    """
+    everywhere = np.ones(first_echo.shape, bool)
+    power = smoothed((first_echo / np.float32(noise_sd)) ** 2, everywhere, grid, _NEIGHBOURHOOD_MM) - 2
+    return opened(np.asarray(power > _LEAST_POWER), grid, _NEIGHBOURHOOD_MM)
+
+
 def consensus(masks: list[Mask]) -> Mask:
     """Voxels that at least half of the readers drew."""
     return np.asarray(2 * np.sum(masks, axis=0, dtype=np.int16) >= len(masks))
@@ -148,9 +163,13 @@ def _automatic(echoes: MultiEcho, maps: WaterFat, body: Mask, params: LiverParam
     first = np.abs(echoes.signal[..., 0])
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(first.max())
-    organ = find_organ(features(echoes, maps, body, noise_sd), body, maps.grid)
-    reason = not_a_liver(organ, body, first, noise_sd, maps.grid, params)
-    return (empty, reason) if reason else (organ, "")
+    # with very much iron most of the liver is too dark for a fit: then it is looked for in what neighbourhoods show
+    for searched in (body, body | above_the_noise(first, noise_sd, maps.grid)):
+        organ = find_organ(features(echoes, maps, searched, noise_sd), searched, maps.grid)
+        reason = not_a_liver(organ, searched, first, noise_sd, maps.grid, params)
+        if not reason:
+            return organ, ""
+    return empty, reason
 
 
 def _block(maps: WaterFat, body: Mask) -> Mask:
@@ -192,4 +211,4 @@ def _shares(maps: WaterFat, whole: Mask, core: Mask, vessel: Mask, gas: Mask, gr
     return {name: float(mask.sum()) / n for name, mask in causes.items()}
 
 
-__all__ = ["consensus", "dice", "find_body", "find_regions"]
+__all__ = ["above_the_noise", "consensus", "dice", "find_body", "find_regions"]

@@ -16,6 +16,7 @@ from scipy import ndimage
 from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
+from hqsm.liver.pieces import Edges, find_edges, snapped, without_neighbours
 
 _DECAY_OFFSET_PER_S = 15.0
 """Added to the decay before its logarithm: the noise of a decay is about constant below this and relative above it."""
@@ -26,6 +27,8 @@ _LEAST_SOLIDITY = 0.7
 """Share of its convex hull below which what was grown has leaked into its neighbours."""
 _FAINT = 0.3
 """Signal at TE = 0, as a share of that of soft tissue, below which a voxel is lung or gas."""
+_ABOVE_NOISE = 2.2
+"""Median magnitude over noise SD of tissue that is dark at every echo; that of noise alone is 1.2."""
 _LARGEST_DEEP_FAT_SHARE = 0.75
 """Share of voxels deep in the body that can be fat; above it the separation has swapped water and fat."""
 
@@ -44,12 +47,15 @@ class Features:
         Fat fraction / 100; NaN where it is not known.
     tissue
         Body without fat, lung and gas.
+    edges
+        Of the first echo.
     """
 
     brightness: FloatArray
     log_decay: FloatArray
     pdff: FloatArray
     tissue: Mask
+    edges: Edges
 
 
 def magnitude_decay_per_s(echoes: MultiEcho, noise_sd: float) -> FloatArray:
@@ -100,12 +106,13 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas
     dark = decay > 0.5 / float(echoes.echo_times_s[0])
-    tissue = body & ~fat & (lit | (dark & (first > 4 * noise_sd)))
+    tissue = body & ~fat & (lit | (dark & (_cleaned(first, grid) > _ABOVE_NOISE * noise_sd)))
     return Features(
         brightness=_cleaned(brightness, grid),
         log_decay=_cleaned(np.log(decay + np.float32(_DECAY_OFFSET_PER_S)), grid),
         pdff=np.where(known, _cleaned(np.where(known, pdff, 0), grid), np.nan).astype(np.float32),
         tissue=np.asarray(ndimage.median_filter(tissue.astype(np.uint8), size=_box(grid, 9.0)) > 0) & body,
+        edges=find_edges(first, noise_sd, grid),
     )
 
 
@@ -137,7 +144,8 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
         organ = _refined(found, best, body, right_mm, grid, neck_mm)
         if solidity(organ, grid) >= _LEAST_SOLIDITY:
             break
-    return organ
+    organ = without_neighbours(organ, found.edges, found.log_decay, grid)
+    return snapped(organ, found.edges, found.tissue | organ, grid)
 
 
 def _modes(found: Features, where: Mask, most: int = 6) -> list[tuple[float, float]]:

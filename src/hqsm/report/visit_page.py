@@ -16,8 +16,8 @@ from hqsm.arrays import AnyArray, FloatArray
 from hqsm.codes import meaning
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, Susceptibility, WaterFat
-from hqsm.report.figures.base import OKABE_ITO
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table
+from hqsm.report.style import OKABE_ITO
 
 _FACTS = {
     "acquisition_date": "date (shifted)",
