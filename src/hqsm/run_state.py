@@ -92,11 +92,12 @@ DISK_REFUSED = "results/ cannot be written. Make room or give the right to write
 """In the log of a stage whose file could not be written."""
 
 
-def disk_is_full(visits: Iterable[str]) -> bool:
-    """Whether the study's disk has no room for a small file, or had none for one of these visits (what failed was taken away since)."""
+def disk_is_full(visits: Iterable[str], since: float) -> bool:
+    """Whether the study's disk has no room for a small file, or had none for one of these visits since that second of the epoch."""
     logs = [Path("logs") / stage / f"{visit}.log" for visit in visits for stage in STAGES]
-    if any(DISK_REFUSED in path.read_text(encoding="utf-8", errors="replace") for path in logs if path.is_file()):
-        return True
+    recent = [path for path in logs if path.is_file() and path.stat().st_mtime >= since]
+    if any(DISK_REFUSED in path.read_text(encoding="utf-8", errors="replace") for path in recent):
+        return True  # what the failed job had written was taken away since
     probe = WORK / "probe"
     try:
         probe.write_bytes(bytes(1 << 20))
