@@ -107,6 +107,8 @@ class MultiEcho(_Frozen):
         Geometry of the three spatial axes.
     noise_sd
         Standard deviation of the real and of the imaginary part of one voxel [scanner units]; NaN if unknown.
+    flip_angle_degrees, repetition_time_s
+        Of the excitation; NaN if unknown.
     """
 
     signal: ComplexArray
@@ -114,6 +116,8 @@ class MultiEcho(_Frozen):
     field_strength_tesla: float
     grid: VoxelGrid
     noise_sd: float = float("nan")
+    flip_angle_degrees: float = float("nan")
+    repetition_time_s: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.signal.ndim != 4 or self.signal.shape[:3] != self.grid.shape:

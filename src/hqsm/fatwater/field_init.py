@@ -541,6 +541,10 @@ def settle_voxels(
     Every other voxel keeps its field. Of a field's periodic copies the one nearest to the neighbours is taken.
     """
     chosen = np.zeros(which.size, np.int64)
+    # a doubtful neighbour has no say before it has been looked at: two wrong ones would hold each other up
+    settled = np.ones(field.size, np.bool_)
+    for v in which:
+        settled[v] = False
     for sweep in range(4):
         for step in range(which.size):
             i = step if sweep % 2 == 0 else which.size - 1 - step
@@ -553,7 +557,7 @@ def settle_voxels(
                 cost = unary[i, a]
                 for d in range(6):
                     u = table[i, d]
-                    if u >= 0:
+                    if u >= 0 and settled[u]:
                         apart_hz = field[u] - fields[i, a]
                         if period < 1e8:
                             apart_hz -= period * np.round(apart_hz / period)
@@ -569,10 +573,11 @@ def settle_voxels(
                     away = 0.0
                     for d in range(6):
                         u = table[i, d]
-                        if u >= 0:
+                        if u >= 0 and settled[u]:
                             away += abs(field[u] - base - k * period)
                     if away < nearest:
                         nearest = away
                         best = base + k * period
             field[v] = best
+            settled[v] = True
     return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
+from hqsm import r2star
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
@@ -26,12 +27,15 @@ from hqsm.fatwater.measurability import (
     r2star_limit_per_s,
 )
 from hqsm.fatwater.neighbourhood import Neighbourhood, field_prior
+from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.gating.noise import noise_sd_from_background
 
 TWO_ECHOES = 4
-_LARGEST_CONDITION = 25.0
-"""Condition number of the water and fat columns beyond which the echo times cannot tell the two apart."""
+_ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 50.0, 7.0
+"""Standard error of PDFF in an ordinary liver of good SNR beyond which the echo times cannot tell fat from water."""
+_LARGEST_UNEXPLAINED = 0.1
+"""Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
 _N_PRIOR_PASSES = 2
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
@@ -67,10 +71,13 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
     fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
+    if not np.iscomplexobj(echoes.signal) or not np.imag(signal[usable]).any():
+        return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
-    columns = np.stack([np.ones_like(fat), fat], axis=1)
-    separable = np.linalg.cond(columns) < _LARGEST_CONDITION
+    expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
+    at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
+    separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable)
 
 
@@ -85,14 +92,6 @@ def _with_signal(signal: AnyArray, finite: AnyArray, threshold: float) -> AnyArr
     above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
     usable: AnyArray = (bright & (company > 0.3)) | (finite & (above > 0.6) & (company > 0))
     return usable
-
-
-def pdff_percent(water: ComplexArray, fat: ComplexArray) -> FloatArray:
-    """Fat fraction [%] by magnitude discrimination (Liu et al., MRM 2007;58:354), free of the noise bias of |F|."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.abs(water + fat)
-        fraction = np.where(np.abs(water) >= np.abs(fat), 1 - np.abs(water) / whole, np.abs(fat) / whole)
-    return 100 * fraction
 
 
 def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd: float) -> WaterFat:
@@ -126,6 +125,36 @@ def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd:
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
         codes=("TWO_ECHOES_NO_FAT", "R2STAR_TWO_ECHOES"),
+    )
+
+
+def _magnitude_only(echoes: MultiEcho, magnitude: FloatArray, usable: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
+    """R2* alone, by the configured estimator (``complex`` falls to the one with a noise floor): no phase, no field, no fat."""
+    name = "noise-floor" if params.r2star_estimator == "complex" else params.r2star_estimator
+    t = np.asarray(echoes.echo_times_s, float)
+    rate = np.full(usable.shape, np.nan)
+    rate[usable] = r2star.estimate(name, magnitude[usable], t, noise_sd)
+    with np.errstate(invalid="ignore", over="ignore"):
+        amplitude = magnitude[..., 0] * np.exp(rate * t[0])
+        limit = r2star_limit_per_s(t, float(np.nanmedian(amplitude[usable])) / noise_sd)
+        censored = usable & (rate > limit)
+    nothing = np.full(usable.shape, np.nan, np.float32)
+    return WaterFat(
+        water=_masked(amplitude, usable, np.complex64),
+        fat=nothing.astype(np.complex64),
+        pdff_percent=nothing,
+        r2star_per_s=_masked(rate, usable & ~censored),
+        field_hz=nothing,
+        pdff_se_percent=nothing,
+        r2star_se_per_s=nothing,
+        field_se_hz=nothing,
+        residual=nothing,
+        model=np.where(usable & np.isfinite(rate), NO_FAT, 0).astype(np.uint8),
+        censored=censored,
+        r2star_limit_per_s=limit,
+        field_strength_tesla=echoes.field_strength_tesla,
+        grid=echoes.grid,
+        codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE"),
     )
 
 
@@ -174,6 +203,9 @@ def _many_echoes(
         again = ~everything
         again[doubtful] = True
         fit.take(fit_free(again, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+    if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
+        maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
+        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
     decay = local_decay(voxels, index, start.blocks, t, fat if separable else np.ones_like(fat), noise_sd)
     expected = expected_errors(t, fat)
     if separable:
@@ -185,7 +217,31 @@ def _many_echoes(
         limit = r2star_limit_per_s(t, float(np.median(decay.snr)))
     censored, dim = not_measurable(r2star_se, decay)
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
-    return _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    return _as_wished(maps, echoes, signal, noise_sd, params)
+
+
+def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
+    """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
+    energy = (voxels.real**2 + voxels.imag**2).sum(axis=1)
+    excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
+    return float(excess.sum() / energy.sum())
+
+
+def _as_wished(maps: WaterFat, echoes: MultiEcho, signal: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
+    """The maps with the configured estimator of R2* and correction of the fat fraction; what is unknown stays unknown."""
+    if params.r2star_estimator != "complex":
+        known = np.isfinite(maps.r2star_per_s)
+        alone = np.full(known.shape, np.nan, np.float32)
+        alone[known] = r2star.estimate(params.r2star_estimator, np.abs(signal[known]), echoes.echo_times_s, noise_sd)
+        maps = replace(maps, r2star_per_s=alone, codes=(*maps.codes, "R2STAR_FAT_FREE"))
+    if params.t1_correction:
+        if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
+            return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))
+        weight = t1_weight_of_fat(echoes.flip_angle_degrees, echoes.repetition_time_s, echoes.field_strength_tesla)
+        pdff, factor = without_t1(maps.pdff_percent, weight)
+        maps = replace(maps, pdff_percent=pdff.astype(np.float32), pdff_se_percent=(maps.pdff_se_percent * factor).astype(np.float32))
+    return maps
 
 
 @dataclass(eq=False)
