@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-clean study test test-fast lint format lock schema vendor
+.PHONY: help env demo demo-clean study test test-fast test-load lint format lock schema dag vendor
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,11 +34,14 @@ study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
 	@test -n "$(STUDY)" || { echo "name the study: make study STUDY=/path/to/study"; exit 2; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
-test: $(STAMP) lint ## Lint and run every test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+test: $(STAMP) lint ## Lint and run the tests (all but test-load)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slurm and not faults"
 
 test-fast: $(STAMP) ## Tests without whole simulated studies
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not slurm and not faults"
+
+test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on this machine (root; tests/slurm/cluster.sh install)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_faults.py tests/slurm
 
 lint: $(STAMP) ## What CI checks before the tests
 	@$(BIN)/ruff check .
@@ -60,5 +63,10 @@ vendor: ## Fetch the viewer's library again (needs npm); a test compares it with
 	cd $$(mktemp -d) && npm pack --silent @niivue/niivue@0.69.0 && tar xzf *.tgz package/dist/niivue.umd.js && \
 	  cp package/dist/niivue.umd.js $(CURDIR)/src/hqsm/report/vendor/niivue.umd.js
 
-schema: $(STAMP) ## Write the JSON schema of config.yaml from the parameter types
+dag: $(STAMP) ## Draw the rules (docs/figures/rules.svg); needs graphviz
+	@mkdir -p /tmp/hqsm-dag/dicom/sub-01/ses-01 && touch /tmp/hqsm-dag/dicom/sub-01/ses-01/a
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory /tmp/hqsm-dag --rulegraph dot 2>/dev/null | dot -Tsvg > docs/figures/rules.svg
+
+schema: $(STAMP) ## Write the JSON schema and the documentation of config.yaml from the parameter types
 	@$(BIN)/hqsm schema > workflow/schemas/config.schema.json
+	@mkdir -p config && $(BIN)/hqsm schema --markdown > config/README.md

@@ -27,6 +27,14 @@ def test_a_volume_is_judged_by_the_body(volume_ml: float, weight_kg: float, age_
     assert bool(volume_doubt(volume_ml, weight_kg, age_years)) == doubted
 
 
+def test_a_thin_slab_shows_a_part_of_the_liver() -> None:
+    assert volume_doubt(300, 60, 30)
+    assert not volume_doubt(300, 60, 30, covered_share=0.4)
+    regions = {"mask_source": "automatic", "liver_covered_share": 0.4}
+    statuses = {"liver_iron": {"row": {"liver_volume_ml": 300.0}}, "regions": regions}
+    assert visit_row("sub-1", "ses-1", statuses, {"weight_kg": 60.0, "age_years": 30.0}, None)["codes"] == ""
+
+
 def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_accept() -> None:
     statuses = {"gated_echoes": {"codes": []}, "liver_iron": {"codes": ["MASK_AUTOMATIC"], "row": {"liver_volume_ml": 3000.0}}}
     child, adult = {"weight_kg": 12.0, "age_years": 2.0}, {"weight_kg": 90.0, "age_years": 40.0}
@@ -36,6 +44,22 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, adult, None)["status"] == "ok"
     decision = {"decision": "accept", "who": "A", "when": "2021-01-01", "why": "large liver"}
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
+
+
+def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:
+    fine: dict[str, dict[str, object]] = {"gated_echoes": {"codes": []}}
+    failed = {"gated_echoes": {"failed": True, "stage": "gated_echoes", "code": "X", "reason": "images are missing"}}
+    by = {"who": "AB", "when": "2026-01-02", "why": "moved"}
+    for decision, statuses, status in (
+        ("exclude", fine, "excluded"),
+        ("include", fine, "ok"),
+        ("accept", fine, "ok"),
+        ("include", failed, "rejected"),  # nobody can decide that images exist
+    ):
+        row = visit_row("sub-1", "ses-1", statuses, {}, {"decision": decision, **by})
+        assert row["status"] == status
+        assert row["decision"] == f"{decision} by AB on 2026-01-02: moved"
+    assert visit_row("sub-1", "ses-1", fine, {}, None)["decision"] == ""
 
 
 @pytest.mark.parametrize(("source", "decided", "given"), [("automatic", False, False), ("automatic", True, True), ("reader", False, True)])

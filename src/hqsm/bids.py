@@ -90,6 +90,8 @@ def read_echoes(folder: Path) -> MultiEcho:
         field_strength_tesla=float(first["MagneticFieldStrength"]),
         grid=grid,
         noise_sd=float("nan") if noise is None else float(noise),
+        flip_angle_degrees=float(first.get("FlipAngle", "nan")),
+        repetition_time_s=float(first.get("RepetitionTime", "nan")),
     )
 
 

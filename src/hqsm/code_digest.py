@@ -53,12 +53,14 @@ def module_closure(module: str) -> frozenset[str]:
     return frozenset(seen)
 
 
-def code_digest(*modules: str) -> str:
-    """Twelve hexadecimal digits over the source of the modules and of all that they import from the package."""
+def code_digest(*modules: str, script: Path | None = None) -> str:
+    """Twelve hexadecimal digits over the source of the modules, of all that they import from the package, and of a rule's script."""
     names = sorted(frozenset().union(*(module_closure(module) for module in modules)))
     digest = hashlib.sha256()
     for name in names:
         path = _path_of(name)
         assert path is not None
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    if script is not None:
+        digest.update(b"script\0" + script.read_bytes())
     return digest.hexdigest()[:12]

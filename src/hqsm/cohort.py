@@ -30,10 +30,13 @@ def expected_liver_volume_ml(weight_kg: float, age_years: float) -> float:
     return 706.2 * surface_m2 + 2.4
 
 
-def volume_doubt(volume_ml: float, weight_kg: float, age_years: float) -> str:
-    """The code of a liver whose volume its body makes implausible; empty where it is plausible or nothing is known."""
+def volume_doubt(volume_ml: float, weight_kg: float, age_years: float, covered_share: float = 1.0) -> str:
+    """The code of a liver whose volume its body makes implausible; empty where it is plausible or nothing is known.
+
+    ``covered_share`` is what the images hold of it at least: a thin slab shows a part.
+    """
     share = volume_ml / expected_liver_volume_ml(weight_kg, age_years)
-    return "LIVER_VOLUME" if share < LEAST_OF_EXPECTED_VOLUME or share > MOST_OF_EXPECTED_VOLUME else ""
+    return "LIVER_VOLUME" if share < LEAST_OF_EXPECTED_VOLUME * covered_share or share > MOST_OF_EXPECTED_VOLUME else ""
 
 
 _OF_LIVER = (
@@ -77,8 +80,9 @@ def visit_row(
     codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
     volume_ml = float(statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml") or "nan")
     weight_kg, age_years = float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan"))
-    doubt = volume_doubt(volume_ml, weight_kg, age_years)
-    refused = doubt and statuses.get("regions", {}).get("mask_source") == "automatic"
+    regions = statuses.get("regions", {})
+    doubt = volume_doubt(volume_ml, weight_kg, age_years, float(regions.get("liver_covered_share", 1.0)))
+    refused = doubt and regions.get("mask_source") == "automatic"
     codes += [code for code in (doubt, "MASK_NEEDS_READER" if refused else "") if code and code not in codes]
     for name, code in (
         ("protocol_deviations", "PROTOCOL_DEVIATION"),
@@ -93,14 +97,14 @@ def visit_row(
         codes.append(str(failed["code"]))
     elif doubts:
         status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
-        why = statuses.get("regions", {}).get("no_liver_because")
+        why = regions.get("no_liver_because")
         if refused:
             expected_ml = expected_liver_volume_ml(weight_kg, age_years)
             why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:
             reason += f" No automatic liver: {why}."
+    said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
-        said = f"{decision['who']} on {decision['when']}: {decision['why']}"
         if decision["decision"] == "exclude":
             status, reason = "excluded", said
         elif decision["decision"] == "accept" and status == "warning":
@@ -111,6 +115,7 @@ def visit_row(
         "session_id": session_id,
         "status": status,
         "reason": reason,
+        "decision": f"{decision['decision']} by {said}" if decision is not None else "",
         "codes": " ".join(codes),
         "stage": stage,
         "group": record.get("group", ""),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.cohort import lic_row, liver_region_rows, unusable_row, visit_row
+from hqsm.config.explant import ExplantParams, scan_setting
 from hqsm.config.protocol import ProtocolParams
 from hqsm.config.records import RecordsParams
-from hqsm.config.study import ExplantParams, scan_setting
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.protocol import changes_by_visit, deviations, expected_protocol
@@ -18,11 +18,10 @@ from hqsm.records.data import Records, empty_records
 from hqsm.records.exposure import age_years
 from hqsm.records.findings import ERROR, Finding
 from hqsm.records.reading import read_records
+from hqsm.run_state import STAGES
 from hqsm.stage import read_status
 from hqsm.tables import write_rows
 from hqsm.units import milliseconds_to_s
-
-_STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron")
 
 
 def study_records(params: RecordsParams) -> Records:
@@ -56,8 +55,10 @@ def write_visit_tables(
     regions: Path,
     sealed: bool = False,
     protocol: ProtocolParams | None = None,
-) -> None:
+) -> list[str]:
     """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
+
+    Returns the paths of the empty files that failed stages left in place of their results.
 
     ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
     """
@@ -71,13 +72,15 @@ def write_visit_tables(
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
+    placeholders: list[str] = []
     for participant, session, what in found:
         if not session:
             visit_rows.append(unusable_row(participant, what))
             continue
         name, label = f"sub-{participant}", f"ses-{session}"
         folder = Path(f"results/work/{name}_{label}")
-        statuses = {stage: read_status(folder / f"{stage}.json") for stage in _STAGES}
+        statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
+        placeholders += [path for facts in statuses.values() for path in facts.get("placeholders", [])]
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
         specimen, _ = scan_setting(explant, session)
         if specimen == "in_vivo":
@@ -95,6 +98,8 @@ def write_visit_tables(
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
         row["n_files"] = int(what)
         visit_rows.append(row)
+        if statuses["visit_page"]["failed"]:
+            continue  # nobody can look at it
         made = lic_row(row, statuses, specimen)
         if made is not None:
             lic_rows.append(made)
@@ -102,6 +107,7 @@ def write_visit_tables(
     write_rows(visits, "visits", visit_rows)
     write_rows(lic, "lic", lic_rows)
     write_rows(regions, "liver_regions", region_rows)
+    return placeholders
 
 
 def _changes(found: list[list[str]], explant: ExplantParams, tolerance_s: float) -> dict[tuple[str, str], tuple[list[str], list[str]]]:

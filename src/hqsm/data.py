@@ -107,6 +107,8 @@ class MultiEcho(_Frozen):
         Geometry of the three spatial axes.
     noise_sd
         Standard deviation of the real and of the imaginary part of one voxel [scanner units]; NaN if unknown.
+    flip_angle_degrees, repetition_time_s
+        Of the excitation; NaN if unknown.
     """
 
     signal: ComplexArray
@@ -114,6 +116,8 @@ class MultiEcho(_Frozen):
     field_strength_tesla: float
     grid: VoxelGrid
     noise_sd: float = float("nan")
+    flip_angle_degrees: float = float("nan")
+    repetition_time_s: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.signal.ndim != 4 or self.signal.shape[:3] != self.grid.shape:
@@ -356,7 +360,11 @@ class WaterFat(_Frozen):
     censored
         True where R2* lies beyond what the echo times can measure; ``r2star_per_s`` is NaN there.
     r2star_limit_per_s
-        The bound used for ``censored`` [1/s].
+        The bound that tissue of the volume's median brightness has [1/s]; ``censored`` follows each place's own.
+    swap_margin
+        How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
+    field_difference_hz
+        Field of the chosen initialisation less that of the other one [Hz]; None or NaN where there is only one.
     """
 
     water: ComplexArray
@@ -373,6 +381,8 @@ class WaterFat(_Frozen):
     r2star_limit_per_s: float
     field_strength_tesla: float
     grid: VoxelGrid
+    swap_margin: FloatArray | None = None
+    field_difference_hz: FloatArray | None = None
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

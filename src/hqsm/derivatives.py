@@ -56,15 +56,25 @@ def write_manifest(path: Path, info: AcquisitionInfo) -> None:
 
 
 def write_gating(path: Path, report: GatingReport) -> Facts:
-    """Write ``*_desc-gating.tsv`` (one row per repetition) and its sidecar; return the numbers of the sidecar."""
-    lines = ["repetition\tdisplacement_mm\taccepted\treason\tsecond_displacement_mm\tmisfit\twindow_centre_mm"]
+    """Write ``*_desc-gating.tsv`` (one row per repetition) and its sidecar; return the sidecar's numbers and the rows."""
+    rows = []
     for k in range(report.n_repetitions):
-        displacement = format_value(float(report.displacement_mm[k]))
-        others = (report.second_displacement_mm, report.misfit, report.window_centre_mm)
-        more = "\t".join(format_value(float(values[k])) if values.size else MISSING for values in others)
-        lines.append(f"{k + 1}\t{displacement}\t{int(report.accepted[k])}\t{report.reasons[k] or MISSING}\t{more}")
+        others = {
+            "second_displacement_mm": report.second_displacement_mm,
+            "misfit": report.misfit,
+            "window_centre_mm": report.window_centre_mm,
+        }
+        rows.append(
+            {
+                "repetition": str(k + 1),
+                "displacement_mm": format_value(float(report.displacement_mm[k])),
+                "accepted": str(int(report.accepted[k])),
+                "reason": report.reasons[k] or MISSING,
+                **{name: format_value(float(values[k])) if values.size else MISSING for name, values in others.items()},
+            }
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join("\t".join(line) for line in (rows[0], *[row.values() for row in rows])) + "\n", encoding="utf-8")
     facts: Facts = {
         "source": report.source,
         "n_repetitions": report.n_repetitions,
@@ -89,7 +99,7 @@ def write_gating(path: Path, report: GatingReport) -> Facts:
         "window_centre_mm": {"Description": "Centre of the acceptance window: end-expiration, drifting where it follows", "Units": "mm"},
     }
     write_json(path.with_suffix(".json"), {**columns, "Gating": facts, "Codes": list(report.codes)})
-    return facts
+    return {**facts, "repetitions": rows}
 
 
 def write_water_fat_maps(output: Any, fit: WaterFat, provenance: Mapping[str, Any]) -> None:

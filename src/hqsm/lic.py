@@ -181,7 +181,8 @@ def liver_iron(
     r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
-    censored_share = float(maps.censored[liver].mean()) if liver.any() else 0.0
+    # a voxel without any signal to fit is beyond the bound too
+    censored_share = float((maps.censored | (maps.model == 0))[liver].mean()) if liver.any() else 0.0
     lic_r2star = nan3
     if "R2STAR_TWO_ECHOES" in maps.codes:
         codes.append("LIC_R2STAR_CONFOUNDED")
@@ -228,11 +229,27 @@ def liver_iron(
             "censored_share": censored_share,
             "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
             "excluded_share": r2star.excluded_share,
-            "regions": _region_rows(region_values, regions),
+            "fit": fit_facts(maps, liver),
+            "regions": _region_rows(region_values, regions) + _model_rows(maps, regions),
         },
     )
 
 
+def fit_facts(maps: WaterFat, region: Mask) -> dict[str, float]:
+    """How a region's voxels were fitted: share of each model, of low swap margin, and of two first fields that disagree."""
+    n = max(int(region.sum()), 1)
+    facts = {f"model_{name}": float((maps.model[region] == number).sum() / n) for name, number in MODELS.items()}
+    if maps.swap_margin is not None:
+        facts["swap_margin_low"] = float((maps.swap_margin[region] < _LOW_SWAP_MARGIN).sum() / n)
+    if maps.field_difference_hz is not None and np.isfinite(maps.field_difference_hz[region]).any():
+        half_way_hz = _HALF_OF_FAT_HZ_AT_1T5 * maps.field_strength_tesla / 1.5
+        facts["first_fields_disagree"] = float((np.abs(maps.field_difference_hz[region]) > half_way_hz).sum() / n)
+    return facts
+
+
+MODELS = {"not_fitted": 0, "water_fat": 1, "fat_constrained": 2, "no_fat": 3, "two_echoes": 4}
+_LOW_SWAP_MARGIN = 2.0
+_HALF_OF_FAT_HZ_AT_1T5 = 110.0
 QUANTITIES = ("r2star_per_s", "chi_ppm", "pdff_percent")
 _RegionValues = dict[tuple[str, str, str], RoiStatistics]
 """By region, reader and quantity; the reader ``study`` is the study's value."""
@@ -292,6 +309,16 @@ def _region_rows(values: _RegionValues, regions: Regions) -> list[dict[str, Any]
     for cause, share in regions.shares.items():
         rows.append({"region": "liver", "reader": "study", "quantity": f"left_out_{cause}", "n_voxels": n, "excluded_share": share})
     return rows
+
+
+def _model_rows(maps: WaterFat, regions: Regions) -> list[dict[str, Any]]:
+    """Rows of liver_regions.tsv that say how each region was fitted: shares, 0..1, in the column ``median``."""
+    masks = {"liver": regions.liver, **regions.parts, **{f"reference-{name}": mask for name, mask in regions.references.items()}}
+    return [
+        {"region": region, "reader": "study", "quantity": quantity, "median": share, "n_voxels": int(mask.sum())}
+        for region, mask in masks.items()
+        for quantity, share in fit_facts(maps, mask).items()
+    ]
 
 
 def calibration_mismatch(params: LicParams, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:

@@ -2,15 +2,20 @@
 
 Every per-visit rule writes its results and a small status file. A failure becomes a status with a sentence and empty
 placeholders for the results; the job itself succeeds, later stages of that visit pass the status on, and the cohort
-goes on without the visit (docs/workflow.md). Placeholders are removed by the visit's last rule.
+goes on without the visit (docs/workflow.md). The cohort's table of visits takes those away that lie among the maps; those in
+``results/work`` stay, so that a rejected visit is not tried again before something that it depends on changes.
+
+The work runs in a child (:mod:`hqsm.supervise`): a stage that is killed or needs more memory than it was given is tried
+again with more, and becomes a failure with its reason at the last attempt.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.errors import HqsmError
+from hqsm.run_state import DISK_REFUSED, attempts_of_run, current_run, given_up
+from hqsm.supervise import Ending, run_in_child
 
 Facts = dict[str, Any]
 
@@ -54,6 +61,12 @@ _SHORTEST_NAME = 6
 """A shorter name (``1``, ``IM7``) is a counter, and would be found in any sentence."""
 
 
+_AGAIN, _DISK = 75, 74  # sysexits.h: a temporary failure; an input or output error
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_SHARE_OF_MEMORY = 0.9
+"""What a stage may use of a job's memory: Snakemake itself lives beside it in a cluster's allocation."""
+
+
 def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     """Run one stage of one visit for a Snakemake job.
 
@@ -61,33 +74,70 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
     ----------
     job
         The ``snakemake`` object of a script: ``output.status`` is the status file; inputs whose name starts with
-        ``status`` are the status files of earlier stages.
+        ``status`` are the status files of earlier stages; ``resources`` has ``mem_mb`` and the number of the ``attempt``.
     work
         Loads, computes, saves; returns facts for the status file (``codes`` is a list of quality codes).
     """
     _prepare(job)
-    stage = job.rule
+    failure = given_up(_visit(job)) or _failure_before(job)
+    if failure:
+        _fail(job, failure)
+        return
+    limit_mb = _SHARE_OF_MEMORY * float(job.resources.get("mem_mb", "inf"))
+    ending = run_in_child(lambda: _attempt(job, work), limit_mb, current_run)
+    if ending.status == _DISK:
+        sys.exit(f"{job.rule}: the disk cannot be written; see {job.log[0]}")
+    if ending.status:
+        _ended_badly(job, ending, limit_mb)
+
+
+def _failure_before(job: Any) -> Facts | None:
     for name, path in job.input.items():
         if name.startswith("status"):
             earlier = read_status(path)
             if earlier["failed"]:
-                _fail(job, {**earlier, "passed_on_by": stage})
-                return
+                return {**earlier, "passed_on_by": job.rule}
+    return None
+
+
+def _attempt(job: Any, work: Callable[[Any], Facts | None]) -> int:
+    """In the child: do the work and write its status; return the exit status."""
+    stage = job.rule
     try:
-        facts = work(job) or {}
+        write_json(job.output.status, {"failed": False, "stage": stage, **(work(job) or {})})
     except HqsmError as error:
         reason = without_file_names(str(error), job)
         log.error("%s: %s", error.code, reason)
         _fail(job, {"failed": True, "stage": stage, "code": error.code, "reason": reason})
-        return
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        log.error("%s", where_it_failed(error))
+        return _AGAIN
     except Exception as error:
         log.error("%s", where_it_failed(error))
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            log.error("%s: %s", os.strerror(error.errno), DISK_REFUSED)
+            return _DISK
         reason = f"The stage {stage} stopped with an internal error ({type(error).__name__}); see {job.log[0]}."
         _fail(job, {"failed": True, "stage": stage, "code": "INTERNAL_ERROR", "reason": reason})
-        return
-    write_json(job.output.status, {"failed": False, "stage": stage, **facts})
+    return 0
+
+
+def _ended_badly(job: Any, ending: Ending, limit_mb: float) -> None:
+    """Ask for another attempt, or make the last one a failure with its reason."""
+    attempt, attempts = int(job.resources.get("attempt", 1)), attempts_of_run()
+    if ending.over_memory or ending.status == _AGAIN:
+        code, what = "OUT_OF_MEMORY", f"needed more memory than it was given ({limit_mb:.0f} MB)"
+    elif ending.status < 0:
+        code, what = "KILLED", f"was killed ({signal.Signals(-ending.status).name})"
+    else:
+        code, what = "KILLED", f"ended with status {ending.status} and said nothing"
+    log.error("attempt %d of %d: %s %s", attempt, attempts, job.rule, what)
+    if attempt < attempts:
+        sys.exit(f"{job.rule}: {what}; it is tried again with more memory")
+    remedy = f"See {job.log[0]}; --set-resources {job.rule}:mem_mb=... gives it more." if code == "OUT_OF_MEMORY" else f"See {job.log[0]}."
+    tries = f" in each of {attempts} attempts" if attempts > 1 else ""
+    reason = f"The stage {job.rule} {what}{tries}. {remedy}"
+    _fail(job, {"failed": True, "stage": job.rule, "code": code, "reason": reason, "transient": True})
 
 
 def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
@@ -148,14 +198,21 @@ def _prepare(job: Any) -> None:
     os.environ["NUMBA_NUM_THREADS"] = str(job.threads)
     target = Path(job.log[0])
     target.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(target, mode="w", encoding="utf-8")
+    again = int(getattr(job, "resources", {}).get("attempt", 1)) > 1
+    handler = logging.FileHandler(target, mode="a" if again else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
 
 
+def _visit(job: Any) -> str:
+    return f"sub-{job.wildcards.participant}_ses-{job.wildcards.session}"
+
+
 def _fail(job: Any, facts: Facts) -> None:
     """Leave a placeholder for every result (nothing half-written stays) and the status that explains them."""
+    import shutil
+
     placeholders = []
     for name, value in job.output.items():
         if name == "status":
@@ -169,15 +226,24 @@ def _fail(job: Any, facts: Facts) -> None:
                 target.mkdir(parents=True, exist_ok=True)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(b"")
-    write_json(job.output.status, {**facts, "placeholders": placeholders})
+                target.write_text(_bare_page(_visit(job), facts) if target.suffix == ".html" else "", encoding="utf-8")
+    names = {"participant_id": f"sub-{job.wildcards.participant}", "session_id": f"ses-{job.wildcards.session}"}
+    write_json(job.output.status, {**facts, **names, "placeholders": placeholders})
 
 
-def remove_placeholders(statuses: Iterable[Facts]) -> None:
-    """Delete the empty files and folders that failed stages left in place of results."""
-    for path in [path for facts in statuses for path in facts.get("placeholders", [])]:
-        target = Path(path)
-        if target.is_file() and target.stat().st_size == 0:
-            target.unlink()
-        elif target.is_dir() and not any(target.iterdir()):
-            target.rmdir()
+def _bare_page(visit: str, facts: Facts) -> str:
+    """What stands in for a page that could not be made."""
+    import html
+
+    body = f"<h1>{html.escape(visit)}</h1><p>Rejected. {html.escape(str(facts['reason']))}</p>"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(visit)}</title>{body}</html>\n'
+
+
+def remove_placeholders(paths: Iterable[str], *, below: str | Path) -> None:
+    """Delete the empty files of failed stages that lie below a folder.
+
+    For a rule of the cohort: in a cluster's group of jobs Snakemake looks for every output once the whole group is done.
+    """
+    for path in map(Path, paths):
+        if path.is_relative_to(below) and path.is_file() and path.stat().st_size == 0:
+            path.unlink()

@@ -36,6 +36,12 @@ class VisitFolder:
     rois: str
     """The same over the visit's reader masks; empty without any."""
     n_files: int
+    n_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """The visit's name in every path: ``sub-<participant>_ses-<session>``."""
+        return f"sub-{self.participant}_ses-{self.session}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +53,6 @@ class StudyIndex:
     """Folders under ``dicom/`` or ``bids/`` that cannot be visits, each with its reason."""
     records: dict[str, str]
     """Hash of each file in ``records/``."""
-
-    def visit(self, participant: str, session: str) -> VisitFolder:
-        """The visit of these labels."""
-        return next(v for v in self.visits if (v.participant, v.session) == (participant, session))
 
 
 def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[StudyIndex, dict[str, Any]]:
@@ -89,6 +91,7 @@ def _discover_visits(
 ) -> None:
     """Add the visits below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``."""
     root = (study / source).resolve()
+    in_dicom = {(v.participant, v.session) for v in visits}
     for position, participant_dir in enumerate(_folders(study / source), start=1):
         name = participant_dir.name
         if source == "bids" and not name.startswith("sub-"):
@@ -110,11 +113,11 @@ def _discover_visits(
             if not session_dir.resolve().is_relative_to(root):
                 unusable.append((f"{name}/{label}", _LINK))
                 continue
-            if any((v.participant, v.session) == (name[4:], label[4:]) for v in visits):
+            if source == "bids" and (name[4:], label[4:]) in in_dicom:
                 unusable.append((f"{name}/{label}", "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."))
                 continue
             rois = study / "rois" / name / label
-            content, n_files = _tree_hash(session_dir, known, hashes)
+            content, n_files, n_bytes = _tree_hash(session_dir, known, hashes)
             if source == "bids":
                 content = _with_inherited_sidecars(content, study / source, participant_dir)
             visits.append(
@@ -125,6 +128,7 @@ def _discover_visits(
                     content=content,
                     rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
                     n_files=n_files,
+                    n_bytes=n_bytes,
                 )
             )
 
@@ -193,7 +197,7 @@ def _folders(parent: Path) -> Iterator[Path]:
         yield from sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> tuple[str, int]:
+def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> tuple[str, int, int]:
     """Content hash of a tree; files are read only when a name, a size or a time differs from the last look."""
     entries = []
     for root, folders, files in os.walk(folder):
@@ -216,4 +220,4 @@ def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> t
             with open(path, "rb") as handle:
                 digest.update(handle.read())
         hashes[shape] = digest.hexdigest()
-    return hashes[shape], len(entries)
+    return hashes[shape], len(entries), sum(entry[1] for entry in entries)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqsm.decisions import read_decisions
-
-STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron", "visit_page")
-"""The stages of a visit in their order; each leaves ``results/work/<visit>/<stage>.json``."""
+from hqsm.run_state import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)

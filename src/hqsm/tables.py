@@ -64,6 +64,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         *_ID,
         ("status", "text", "", "ok, warning, rejected or excluded"),
         ("reason", "text", "", "Why it is not ok, in plain words"),
+        ("decision", "text", "", "Manual decision about it: what, by whom, when and why"),
         ("codes", "text", "", "Quality codes, separated by spaces"),
         ("stage", "text", "", "Stage at which a rejected visit stopped"),
         ("group", "text", "", "Study group from the records"),

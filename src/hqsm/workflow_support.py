@@ -8,21 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hqsm import run_state
 from hqsm.blinding import FOLDER as LOCKS
 from hqsm.blinding import UNBLINDED, is_unblinded
 from hqsm.code_digest import code_digest
 from hqsm.config.study import StudyConfig, as_plain, load_config
-from hqsm.errors import ConfigError, HqsmError
-from hqsm.study import INDEX, StudyIndex, describe_changes, discover, read_index, write_index
+from hqsm.decisions import read_decisions
+from hqsm.errors import ConfigError, HqsmError, InputError
+from hqsm.study import INDEX, StudyIndex, VisitFolder, describe_changes, discover, read_index, write_index
 
 LAST_RUN = Path("results/work/last_run.json")
+_FINISHING = "HQSM_FINISHING"
+"""Set in the environment of the run within a run that finishes the cohort without the visits that were killed."""
+_LOOKS = re.compile(
+    r"-[A-Za-z]*n[A-Za-z]*\Z|--(dry-?run|lint|unlock|report|dag|rulegraph|filegraph|d3dag|summary|detailed-summary|list.*)\b"
+)
+"""Arguments of snakemake with which nothing runs."""
 
 TABLE_NAMES = (
     "visits",
@@ -61,7 +74,7 @@ STAGE_MODULES: dict[str, tuple[str, ...]] = {
     "dicom_export": ("hqsm.dicom_out.export",),
     "bids_datasets": ("hqsm.bids",),
 }
-"""The modules whose code (and that of all they import) decides a rule's result."""
+"""The modules whose code (and that of all they import) decides a rule's result, beside its script ``<rule>.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +85,15 @@ class OpenStudy:
     index: StudyIndex
     stage_parameters: dict[str, dict[str, Any]]
     code_digests: dict[str, str]
-    last_run: StudyIndex | None
+    retries: dict[str, int]
+    """How often a visit was killed in a run before this one; each time makes it due again."""
+    started: float = field(default_factory=time.time)
 
     def opening_line(self) -> str:
         """What is new, changed and removed since the last complete run, in one line."""
-        line = describe_changes(self.last_run, self.index)
+        if _FINISHING in os.environ:
+            return "Finishing the cohort without the visits that were killed."
+        line = describe_changes(read_index(LAST_RUN)[0] if LAST_RUN.is_file() else None, self.index)
         for name, reason in self.index.unusable:
             line += f"\n  left out: {name}: {reason}"
         return line
@@ -85,17 +102,38 @@ class OpenStudy:
         """The pattern's path for every visit that was found."""
         return [pattern.format(participant=v.participant, session=v.session) for v in self.index.visits]
 
+    @cached_property
+    def _by_label(self) -> dict[tuple[str, str], VisitFolder]:
+        return {(v.participant, v.session): v for v in self.index.visits}
+
+    def _visit(self, wildcards: Any) -> VisitFolder:
+        return self._by_label[wildcards.participant, wildcards.session]
+
     def visit_folder(self, wildcards: Any) -> str:
         """The visit's folder, below dicom/ or bids/."""
-        return self.index.visit(wildcards.participant, wildcards.session).folder
+        return self._visit(wildcards).folder
 
     def visit_content(self, wildcards: Any) -> str:
-        """Fingerprint of a visit's files."""
-        return self.index.visit(wildcards.participant, wildcards.session).content
+        """Fingerprint of a visit's files, and how often it was killed: a killed visit is due again."""
+        visit = self._visit(wildcards)
+        count = self.retries.get(visit.name, 0)
+        return f"{visit.content} again {count}" if count else visit.content
 
     def mask_content(self, wildcards: Any) -> str:
         """Fingerprint of a visit's reader masks; empty without any."""
-        return self.index.visit(wildcards.participant, wildcards.session).rois
+        return self._visit(wildcards).rois
+
+    def memory_mb(self, base: float, per_mb: float) -> Callable[[Any, int], int]:
+        """Memory of a job [MB]: ``base`` and ``per_mb`` for each MB of the visit's files; doubles with each attempt."""
+        return lambda wildcards, attempt: self._grown(wildcards, attempt, base, per_mb)
+
+    def runtime_min(self, base: float, per_mb: float) -> Callable[[Any, int], int]:
+        """Run time of a job [min]: ``base`` and ``per_mb`` for each MB of the visit's files; doubles with each attempt."""
+        return lambda wildcards, attempt: self._grown(wildcards, attempt, base, per_mb)
+
+    def _grown(self, wildcards: Any, attempt: int, base: float, per_mb: float) -> int:
+        once: float = base + per_mb * self._visit(wildcards).n_bytes / 1e6
+        return math.ceil(once) * int(2 ** (attempt - 1))
 
     def found_visits(self) -> list[list[str]]:
         """Participant, session of every visit, and the folders that cannot be visits with their reason."""
@@ -153,39 +191,53 @@ def keep_paths_out_of_logs(*, is_main_process: bool) -> None:
             handler.setFormatter(_WithoutPaths(handler.formatter or logging.Formatter(), Path.cwd()))
 
 
-def memory_mb(base: int) -> Callable[[Any, int], int]:
-    """Memory of a job [MB] that doubles with each attempt."""
-    return lambda wildcards, attempt: base * 2 ** (attempt - 1)  # noqa: ARG005
+def attempt_number(wildcards: Any, attempt: int) -> int:
+    """Which attempt a job is, from 1."""
+    return attempt
 
 
-def open_study(raw_config: Mapping[str, Any], *, is_main_process: bool) -> OpenStudy:
+def open_study(raw_config: Mapping[str, Any], scripts: Path, *, is_main_process: bool) -> OpenStudy:
     """Check the configuration and look at the study folder (the current directory).
 
     Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
-    sentence on stderr and exit status 2.
+    sentence on stderr and exit status 2. ``scripts`` is the folder of the rules' scripts, ``<rule>.py``.
     """
     keep_paths_out_of_logs(is_main_process=is_main_process)
     try:
         config = load_config(raw_config)
-        if is_main_process:
-            previous = read_index(INDEX)[1] if INDEX.is_file() else {}
-            index, cache = discover(Path(), previous.get("cache"))
-            _refuse_an_empty_study(index)
-            digests = {stage: code_digest(*modules) for stage, modules in STAGE_MODULES.items()}
-            write_index(INDEX, index, cache, {"code_digests": digests})
+        if is_main_process and _FINISHING not in os.environ:
+            index, digests, again = _look(scripts)
         else:
             index, stored = read_index(INDEX)
-            digests = stored["code_digests"]
+            digests, again = stored["code_digests"], stored.get("retries", {})
     except HqsmError as error:
         sys.stderr.write(f"\nhqsm: {error}\n")
         sys.exit(2)
-    return OpenStudy(
-        config=config,
-        index=index,
-        stage_parameters=as_plain(config),
-        code_digests=digests,
-        last_run=read_index(LAST_RUN)[0] if LAST_RUN.is_file() else None,
-    )
+    return OpenStudy(config=config, index=index, stage_parameters=as_plain(config), code_digests=digests, retries=again)
+
+
+def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
+    """Discover the study and tell the jobs; a process that only looks leaves alone what a run beside it reads."""
+    only_looks = any(_LOOKS.match(argument) for argument in sys.argv[1:])
+    try:
+        beside = run_state.take_study()
+    except InputError as error:
+        if not only_looks:
+            raise
+        beside = str(error)
+    if beside and not only_looks:
+        raise InputError(beside[0].upper() + beside[1:], code="STUDY_IN_USE")
+    previous = read_index(INDEX)[1] if INDEX.is_file() else {}
+    index, cache = discover(Path(), previous.get("cache"))
+    _refuse_an_empty_study(index)
+    digests = {stage: code_digest(*modules, script=scripts / f"{stage}.py") for stage, modules in STAGE_MODULES.items()}
+    again = run_state.retries()
+    if not beside:
+        try:
+            write_index(INDEX, index, cache, {"code_digests": digests, "retries": again})
+        except OSError as error:
+            raise run_state.cannot_write(error) from error
+    return index, digests, again
 
 
 def _refuse_an_empty_study(index: StudyIndex) -> None:
@@ -198,20 +250,86 @@ def _refuse_an_empty_study(index: StudyIndex) -> None:
         )
 
 
-def close_run(study: OpenStudy, *, succeeded: bool) -> int:
-    """Say how the run ended; write its provenance; return the exit status it deserves (0, or 3 for rejected visits)."""
+def failed_jobs(workflow: Any) -> list[tuple[str, str]]:
+    """Rule, and visit (``sub-P_ses-S``; empty for a rule of the cohort) of each job that failed in its last attempt."""
+    jobs = [job for failed in workflow.scheduler.failed for job in (failed.jobs if failed.is_group() else [failed])]
+    return sorted((job.rule.name, _visit_of(job.wildcards_dict)) for job in jobs)
+
+
+def _visit_of(wildcards: Mapping[str, str]) -> str:
+    return f"sub-{wildcards['participant']}_ses-{wildcards['session']}" if "session" in wildcards else ""
+
+
+def finishing_command(workflow: Any) -> list[str]:
+    """Snakemake's arguments that finish a run on this machine without the visits that were killed."""
+    triggers = sorted(trigger.item_to_choice() for trigger in workflow.rerun_triggers)
+    arguments = ["--snakefile", str(workflow.main_snakefile), "--cores", "1", "--nolock", "--keep-going", "--rerun-incomplete"]
+    arguments += ["--workflow-profile", "none", "--quiet", "all", "--rerun-triggers", *triggers]
+    given = workflow.config_settings.config_args
+    arguments += ["--config", *given] if given else []
+    files = [str(path) for path in workflow.overwrite_configfiles or []]
+    arguments += ["--configfile", *files] if files else []
+    return [*arguments, "--", *sorted(str(target) for target in workflow.dag_settings.targets)]
+
+
+def start_run(study: OpenStudy, retries: int) -> None:
+    """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop."""
+    sys.stderr.write(study.opening_line() + "\n")
+    run_state.begin_run(attempts=retries + 1)
+    run_state.listen_for_interrupts()
+
+
+def run_failed(study: OpenStudy, failed_jobs: Sequence[tuple[str, str]], command: Sequence[str], *, keeps_going: bool) -> int:
+    """What follows a run with failed jobs; returns its exit status.
+
+    Visits whose jobs were killed from outside, so that they could not say so themselves, are given up, and the cohort's tables
+    and the report are made without them by a second, short run.
+
+    Parameters
+    ----------
+    study
+        The study of the run.
+    failed_jobs
+        Rule, and visit (``sub-P_ses-S``; empty for a rule of the cohort) of each job that failed in its last attempt.
+    command
+        Snakemake's arguments with which the cohort is finished.
+    keeps_going
+        Whether the run did all that does not depend on the failed jobs.
+    """
+    visits = sorted({visit for _, visit in failed_jobs if visit})
+    cohort = sorted({rule for rule, visit in failed_jobs if not visit})
+    if run_state.was_interrupted():
+        sys.stderr.write("\nStopped on request. The same command goes on where it stopped.\n")
+        return 130
+    if run_state.disk_is_full(visits, study.started):
+        sys.stderr.write("\nhqsm: The disk of the study is full, or results/ cannot be written. Make room, then repeat the command.\n")
+        return 2
+    if visits and not cohort and keeps_going and _FINISHING not in os.environ:
+        run_state.give_up(visits, study.started)
+        try:
+            arguments = [sys.executable, "-m", "snakemake", *command]
+            return subprocess.run(arguments, env={**os.environ, _FINISHING: "1"}, check=False).returncode
+        finally:
+            run_state.GIVEN_UP.unlink(missing_ok=True)
+    lines = [f"  {rule}: see logs/{rule}{f'/{visit}' if visit else ''}.log" for rule, visit in failed_jobs]
+    lines += ["`hqsm status STUDY` says how far each visit is. The same command goes on where this one stopped."]
+    return close_run(study, succeeded=False, remarks=["These jobs failed:", *lines])
+
+
+def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ()) -> int:
+    """Say how the run ended; write its provenance; return the exit status it deserves (0, 1, or 3 for rejected visits)."""
     from hqsm.blinding import blind_state
     from hqsm.provenance import write_run_record
 
-    rejected = []
+    rejected: list[tuple[str, str]] = []
+    again: list[str] = []
     for visit in study.index.visits:
-        path = Path(f"results/work/sub-{visit.participant}_ses-{visit.session}/liver_iron.json")
-        if path.is_file():
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts["failed"]:
-                rejected.append((f"sub-{visit.participant}/ses-{visit.session}", facts["reason"]))
-        elif succeeded is False:
-            rejected.append((f"sub-{visit.participant}/ses-{visit.session}", "did not finish; see logs/"))
+        failure = _failure_of(visit.name)
+        if failure:
+            rejected.append((f"sub-{visit.participant}/ses-{visit.session}", failure["reason"]))
+            again += [visit.name] if failure.get("transient") else []
+    if succeeded:
+        run_state.try_again(again)
     stamp = blind_state(Path(), blinding=study.config.blinding, statistics=study.stage_parameters["statistics"]).stamp()
     _stamp_tables(stamp)
     write_run_record(
@@ -224,17 +342,39 @@ def close_run(study: OpenStudy, *, succeeded: bool) -> int:
     )
     if succeeded:
         write_index(LAST_RUN, study.index, {}, {})
-    lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."]
+    lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."] if succeeded else []
     if stamp:
         lines.append(stamp)
     if study.sealed:
         lines.append("Blinded: the report is the blinded edition until both arms are locked and the study is unblinded.")
     if rejected:
-        lines.append(f"{len(rejected)} visits were rejected (results/tables/visits.tsv says why):")
+        lines.append(f"{len(rejected)} visits were rejected (results/tables/visits.tsv, `hqsm status STUDY` and results/qc/ say why):")
         lines += [f"  {name}: {reason}" for name, reason in rejected]
+    if again:
+        lines.append(f"{len(again)} of them were killed or ran out of memory: the same command tries them again.")
+    lines += [f"decisions.csv decides about {name}, which is no visit of this study." for name in _decided_and_absent(study)]
+    lines += remarks
     lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
     sys.stderr.write("\n" + "\n".join(lines) + "\n")
+    if not succeeded:
+        return 1
     return 3 if rejected and study.config.study.fail_on_rejected_visit else 0
+
+
+def _decided_and_absent(study: OpenStudy) -> list[str]:
+    found = {visit.name for visit in study.index.visits}
+    return [f"{p}/{s}" for p, s in read_decisions(Path("decisions.csv")) if f"{p}_{s}" not in found]
+
+
+def _failure_of(visit: str) -> dict[str, Any] | None:
+    """The failure that rejected a visit (``sub-P_ses-S``); None where there is none, or where it did not get so far."""
+    for stage in ("liver_iron", "visit_page"):
+        path = Path(f"results/work/{visit}/{stage}.json")
+        if path.is_file():
+            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if facts.get("failed"):
+                return facts
+    return None
 
 
 def _stamp_tables(stamp: str) -> None:

@@ -10,9 +10,12 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from gating.test_sources import moving_object
 from hqsm.config.gating import GatingParams
+from hqsm.dicom.guarded import read_guarded
 from hqsm.dicom.navigator import read_displacement_element
 from hqsm.errors import InputError
 from hqsm.gating.gate import gate
+from hqsm.intake.deidentify import Subject, deidentified
+from hqsm.intake.policy import Blinding
 from hqsm.physio import read_amplitude, read_respiratory_record
 
 POSITION_MM = np.array([0.0, -0.5, -9.0, 0.4, -6.0, -12.0])
@@ -107,6 +110,19 @@ def test_the_standard_amplitude_takes_its_millimetres_from_the_images(tmp_path: 
     # where the images show no motion nothing says what it is worth, and that is said
     still = gate(moving_object(np.zeros(6)), None, GatingParams(bellows_window_s=0.1), record)[1]
     assert "GATING_BELLOWS_SCALE_ASSUMED" in still.codes
+
+
+def test_the_amplitude_survives_the_intake(tmp_path: Path) -> None:
+    enhanced(tmp_path)
+    path = tmp_path / "enhanced.dcm"
+    before = read_amplitude(tmp_path)
+    source = read_guarded(path, 10)
+    path.write_bytes(deidentified(source, Subject(participant="P1", shift_days=-40), Blinding(secret=b"1" * 32)))
+    after = read_amplitude(tmp_path)
+    assert before is not None
+    assert after is not None
+    np.testing.assert_allclose(after.values, before.values, rtol=1e-5)
+    np.testing.assert_allclose(after.times_of_day_s, before.times_of_day_s)
 
 
 def test_a_class_of_the_breath_is_no_displacement(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from conftest import make_grid
 from hqsm.config.gating import GatingParams
 from hqsm.data import GatingReport, NavigatorTrace, RepeatedMultiEcho
 from hqsm.errors import InputError
-from hqsm.gating.combine import combine
+from hqsm.gating.combine import combine, phase_difference
 from hqsm.gating.gate import Sources, choose_repetitions, gate
 from hqsm.gating.noise import noise_sd_from_background
 from hqsm.gating.window import end_expiration_mm
@@ -50,6 +50,17 @@ def test_complex_combination_undoes_global_phase_and_linear_drift() -> None:
     assert report.n_accepted == 4
     np.testing.assert_allclose(np.abs(combined.signal), np.abs(still), rtol=2e-3)
     assert np.abs(data.signal.mean(axis=-1)).mean() < 0.9 * np.abs(still).mean()  # the plain average loses signal
+
+
+def test_a_drift_of_the_field_is_told_from_what_is_the_same_at_every_echo() -> None:
+    """Two unknowns along each axis: 0.8 rad at every echo along x, and 15 Hz over the extent along y, which grows with the echo."""
+    data, still = repeated(1)
+    x, y = (np.linspace(-0.5, 0.5, n) for n in data.grid.shape[:2])
+    phase = 0.4 + 0.8 * x[:, None, None, None] + 2 * np.pi * (7 + 15 * y[None, :, None, None]) * ECHO_TIMES_S
+    found = phase_difference((still * np.exp(1j * phase)).astype(np.complex64), still.astype(np.complex64), ECHO_TIMES_S)
+    np.testing.assert_allclose(found.offset_rad, [-0.8, 0, 0], atol=2e-3)
+    np.testing.assert_allclose(found.rate_rad_per_s, [0, -2 * np.pi * 15, 0], atol=0.5)
+    np.testing.assert_allclose(found.constant_rad, -(0.4 + 2 * np.pi * 7 * ECHO_TIMES_S), atol=2e-3)
 
 
 def test_repetitions_away_from_end_expiration_are_left_out_with_a_reason() -> None:

@@ -12,7 +12,7 @@ from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
 from hqsm.liver import above_the_noise, dice, find_regions
-from hqsm.liver.plausibility import not_a_liver
+from hqsm.liver.plausibility import covered_share, not_a_liver
 from hqsm.phantom.tissue import LABELS
 from masks.conftest import simulated_visit, true_liver
 
@@ -221,3 +221,12 @@ def test_what_a_liver_must_be(organ: np.ndarray, signal: float, word: str) -> No
     body = box((1, 1, 0), (59, 49, 40))
     reason = not_a_liver(organ, body, np.full(organ.shape, signal), 1.0, grid, LiverParams())
     assert reason == "" if not word else word in reason
+
+
+def test_a_slab_that_cuts_the_liver_at_both_ends_holds_a_part_of_it() -> None:
+    grid = VoxelGrid(shape=(60, 50, 6), affine_mm=np.diag([5.0, 5.0, 8.0, 1.0]))
+    organ = np.zeros(grid.shape, bool)
+    organ[32:50, 10:32, :] = True
+    assert covered_share(organ, grid) == pytest.approx(48 / 120)
+    organ[..., -1] = False  # its end is seen
+    assert covered_share(organ, grid) == 1

@@ -121,8 +121,8 @@ def test_every_rule_after_the_join_is_sealed_or_gives_the_blinded_edition() -> N
 
 def test_a_sealed_table_of_visits_opens_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hqsm import cohort_tables
+    from hqsm.config.explant import ExplantParams
     from hqsm.config.records import RecordsParams
-    from hqsm.config.study import ExplantParams
 
     def refuse(*_: object) -> None:
         raise AssertionError("a record was opened")

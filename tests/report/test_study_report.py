@@ -43,6 +43,7 @@ def data() -> ReportData:
                 "status": "rejected" if bad else "ok",
                 "codes": "DICOM_MISSING" if bad else "",
                 "reason": "images are missing" if bad else "",
+                "decision": "",
             }
             visits.append({**ids, **status, "group": "thalassemia", "acq_date": date})
             if not bad:

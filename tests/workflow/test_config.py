@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hqsm.config.base import block
+from hqsm.config.explant import scan_setting
 from hqsm.config.gating import GatingParams
-from hqsm.config.study import StudyConfig, as_plain, block, load_config, scan_setting
+from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, InputError
 from hqsm.study import discover

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hqsm.cli import main
-from hqsm.study_status import STAGES, visit_states
+from hqsm.run_state import STAGES
+from hqsm.study_status import visit_states
 from hqsm.tables import write_rows
 
 

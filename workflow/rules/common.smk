@@ -16,7 +16,11 @@ if (
     configfile: "config.yaml"
 
 
-STUDY = workflow_support.open_study(config, is_main_process=workflow.is_main_process)
+STUDY = workflow_support.open_study(
+    config,
+    Path(workflow.basedir, "workflow/scripts"),
+    is_main_process=workflow.is_main_process,
+)
 STAGES = STUDY.stage_parameters  # the resolved block of each stage, defaults filled in
 CODE = STUDY.code_digests  # the digest of the package code behind each rule
 
@@ -39,11 +43,14 @@ visit_content = (
     STUDY.visit_content
 )  # fingerprint of a visit's files: reruns it when its data change
 mask_content = STUDY.mask_content  # fingerprint of a visit's reader masks
-memory_mb = workflow_support.memory_mb  # memory that doubles with each attempt
+# what a job costs, from benchmarks/resources.py: a base, and a part that grows with the visit's files; doubled with each attempt
+memory_mb = STUDY.memory_mb
+runtime_min = STUDY.runtime_min
+attempt_number = workflow_support.attempt_number
 
 
 onstart:
-    print(STUDY.opening_line(), file=sys.stderr)
+    workflow_support.start_run(STUDY, workflow.execution_settings.retries)
 
 
 onsuccess:
@@ -53,4 +60,10 @@ onsuccess:
 
 
 onerror:
-    workflow_support.close_run(STUDY, succeeded=False)
+    status = workflow_support.run_failed(
+        STUDY,
+        workflow_support.failed_jobs(workflow),
+        workflow_support.finishing_command(workflow),
+        keeps_going=workflow.execution_settings.keep_going,
+    )
+    sys.exit(status)

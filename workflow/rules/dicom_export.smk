@@ -13,7 +13,9 @@ rule dicom_export_visit:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(500, 4),
+        runtime=runtime_min(5, 0.05),
+        attempt=attempt_number,
     params:
         calibration=STAGES["lic"]["r2star_calibration"],
         blinding=STAGES["blinding"],

@@ -18,7 +18,9 @@ rule gated_echoes:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(300, 4),
+        runtime=runtime_min(5, 0.05),
+        attempt=attempt_number,
     params:
         data=visit_content,
         dicom=STAGES["dicom"],

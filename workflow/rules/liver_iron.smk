@@ -19,7 +19,9 @@ rule liver_iron:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(1500),
+        mem_mb=memory_mb(300, 2),
+        runtime=runtime_min(5, 0.02),
+        attempt=attempt_number,
     params:
         lic=STAGES["lic"],
         explant=STAGES["explant"],
@@ -37,13 +39,12 @@ rule visit_page:
         susceptibility_status=f"{WORK}susceptibility.json",
         liver_iron=f"{WORK}liver_iron.json",
         bids_folder=BIDS,
-        gating=f"{MAPS}_desc-gating.tsv",
         fit=f"{WORK}water_fat.npz",
         regions=f"{WORK}regions.npz",
         susceptibility=f"{WORK}susceptibility.npz",
     output:
         page=f"results/qc/{VISIT}.html",
-        summary=f"{WORK}visit_page.json",
+        status=f"{WORK}visit_page.json",
     log:
         f"logs/visit_page/{VISIT}.log",
     benchmark:
@@ -54,7 +55,9 @@ rule visit_page:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(1500),
+        mem_mb=memory_mb(500, 2),
+        runtime=runtime_min(5, 0.05),
+        attempt=attempt_number,
     params:
         report=STAGES["report"],
         stages={
@@ -95,6 +98,7 @@ rule visit_tables:
         parameters=STAGES["records"],
         protocol=STAGES["protocol"],
         explant=STAGES["explant"],
+        maps="results/maps",
         code=CODE["visit_tables"],
     script:
         "../scripts/visit_tables.py"

@@ -26,7 +26,9 @@ rule regions:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(400, 4),
+        runtime=runtime_min(5, 0.05),
+        attempt=attempt_number,
     params:
         masks=mask_content,
         liver=STAGES["liver"],

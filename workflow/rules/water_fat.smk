@@ -25,7 +25,9 @@ rule water_fat:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(500, 4),
+        runtime=runtime_min(5, 0.05),
+        attempt=attempt_number,
     params:
         fatwater=STAGES["fatwater"],
         explant=STAGES["explant"],

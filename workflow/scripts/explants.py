@@ -5,9 +5,9 @@ def work(job):
     from pathlib import Path
 
     from hqsm.cohort_tables import study_records
+    from hqsm.config.base import block
     from hqsm.config.records import RecordsParams
     from hqsm.config.statistics import StatisticsParams
-    from hqsm.config.study import block
     from hqsm.statistics.effects import effect_rows, explant_rows
     from hqsm.statistics.method_agreement import explant_agreement_rows
     from hqsm.statistics.repeatability import baseline_rows, repeatability_rows, scan_sd_mg_g

@@ -5,8 +5,8 @@ def work(job):
     from pathlib import Path
 
     from hqsm.cohort_tables import study_records
+    from hqsm.config.base import block
     from hqsm.config.records import RecordsParams
-    from hqsm.config.study import block
     from hqsm.records.exposure import exposure_of
     from hqsm.records.intervals import annual_intervals
     from hqsm.records.overview import demographics, timeline

@@ -8,9 +8,9 @@ def work(job):
     from hqsm.bids import write_echoes, write_repetitions
     from hqsm.bids_input import read_study_visit
     from hqsm.bipolar import correct_odd_even_phase
+    from hqsm.config.base import block
     from hqsm.config.dicom import DicomParams
     from hqsm.config.gating import GatingParams
-    from hqsm.config.study import block
     from hqsm.derivatives import acquisition_facts, write_gating, write_manifest
     from hqsm.gating.gate import gate
     from hqsm.physio import read_respiratory_record

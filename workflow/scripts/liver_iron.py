@@ -5,8 +5,9 @@ def work(job):
     from pathlib import Path
 
     from hqsm.archive import load_noun
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams, scan_setting
     from hqsm.config.lic import LicParams
-    from hqsm.config.study import ExplantParams, block, scan_setting
     from hqsm.data import Regions, Susceptibility, WaterFat
     from hqsm.lic import liver_iron
 

@@ -4,9 +4,9 @@ from hqsm.stage import run_cohort_stage
 def work(job):
     from pathlib import Path
 
+    from hqsm.config.base import block
     from hqsm.config.liver import LiverParams
     from hqsm.config.statistics import StatisticsParams
-    from hqsm.config.study import block
     from hqsm.statistics.readers import reader_rows, reader_summary_rows
     from hqsm.tables import read_frame, write_rows
 

@@ -6,11 +6,13 @@ def work(job):
 
     from hqsm.archive import load_noun, save_noun
     from hqsm.bids import read_echoes
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams, scan_setting
     from hqsm.config.liver import LiverParams
-    from hqsm.config.study import ExplantParams, block, scan_setting
     from hqsm.data import WaterFat
     from hqsm.derivatives import provenance_of, write_masks
     from hqsm.liver import find_regions
+    from hqsm.liver.plausibility import covered_share
     from hqsm.masks import read_readings
 
     echoes = read_echoes(Path(job.input.bids_folder))
@@ -27,6 +29,7 @@ def work(job):
         "mask_source": found.mask_source,
         "references": sorted(found.references),
         "no_liver_because": found.reason,
+        "liver_covered_share": covered_share(found.liver_whole, found.grid),
         "excluded_shares": found.shares,
         "readers": sorted(found.readings),
     }

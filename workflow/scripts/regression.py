@@ -4,8 +4,8 @@ from hqsm.stage import run_cohort_stage
 def work(job):
     from pathlib import Path
 
+    from hqsm.config.base import block
     from hqsm.config.statistics import StatisticsParams
-    from hqsm.config.study import block
     from hqsm.statistics.comparison import comparison_rows
     from hqsm.statistics.regression import influence_rows, regression_rows
     from hqsm.tables import read_frame, write_rows

@@ -5,7 +5,8 @@ def work(job):
     from pathlib import Path
 
     from hqsm.archive import load_noun, save_noun
-    from hqsm.config.study import ExplantParams, block, scan_setting
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams, scan_setting
     from hqsm.config.susceptibility import SusceptibilityParams
     from hqsm.data import Regions, WaterFat
     from hqsm.derivatives import provenance_of, susceptibility_facts, write_susceptibility

@@ -1,19 +1,18 @@
-from hqsm.stage import run_cohort_stage
+from hqsm.stage import run_visit_stage
 
 
 def work(job):
     from pathlib import Path
 
+    from hqsm.config.base import block
     from hqsm.config.protocol import ProtocolParams
     from hqsm.config.report import ReportParams
-    from hqsm.config.study import block
     from hqsm.report.assemble import assemble_visit_page
     from hqsm.report.viewer import render_viewer
     from hqsm.report.visit_page import render_visit_page
-    from hqsm.stage import remove_placeholders, write_json
 
     params = block(ReportParams, job.params.report)
-    visit, summary, statuses = assemble_visit_page(
+    visit, summary = assemble_visit_page(
         job.input,
         f"sub-{job.wildcards.participant}",
         f"ses-{job.wildcards.session}",
@@ -28,8 +27,7 @@ def work(job):
     viewer.unlink(missing_ok=True)
     if visit.viewer:
         viewer.write_text(render_viewer(visit), encoding="utf-8")
-    write_json(job.output.summary, summary)
-    remove_placeholders(statuses.values())
+    return summary
 
 
-run_cohort_stage(snakemake, work)
+run_visit_stage(snakemake, work)

@@ -1,15 +1,16 @@
-from hqsm.stage import run_cohort_stage
+from hqsm.stage import remove_placeholders, run_cohort_stage
 
 
 def work(job):
     from pathlib import Path
 
     from hqsm.cohort_tables import write_visit_tables
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams
     from hqsm.config.protocol import ProtocolParams
     from hqsm.config.records import RecordsParams
-    from hqsm.config.study import ExplantParams, block
 
-    write_visit_tables(
+    placeholders = write_visit_tables(
         job.params.found,
         block(RecordsParams, job.params.parameters),
         block(ExplantParams, job.params.explant),
@@ -19,6 +20,7 @@ def work(job):
         protocol=block(ProtocolParams, job.params.protocol),
         sealed=job.params.without_records,
     )
+    remove_placeholders(placeholders, below=job.params.maps)
 
 
 run_cohort_stage(snakemake, work)

@@ -6,8 +6,9 @@ def work(job):
 
     from hqsm.archive import save_noun
     from hqsm.bids import read_echoes
+    from hqsm.config.base import block
+    from hqsm.config.explant import ExplantParams, scan_setting
     from hqsm.config.fatwater import FatWaterParams
-    from hqsm.config.study import ExplantParams, block, scan_setting
     from hqsm.derivatives import provenance_of, write_water_fat_maps
     from hqsm.fatwater.separation import separate
 

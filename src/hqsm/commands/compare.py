@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
 
     from hqsm.archive import load_noun
     from hqsm.arrays import FloatArray
-    from hqsm.config.study import scan_setting
+    from hqsm.config.explant import scan_setting
     from hqsm.config.susceptibility import Method
     from hqsm.data import Regions, WaterFat
     from hqsm.errors import InputError

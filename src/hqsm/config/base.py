@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, dataclass_transform
+from collections.abc import Mapping
+from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 _Class = TypeVar("_Class")
@@ -19,3 +20,8 @@ def parameters(cls: type[_Class]) -> type[_Class]:
         config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False),
     )(cls)
     return wrapped
+
+
+def block(kind: type[_Class], plain: Mapping[str, Any]) -> _Class:
+    """One block back from :func:`hqsm.config.study.as_plain`'s form."""
+    return TypeAdapter(kind).validate_python(dict(plain))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from hqsm.config.base import parameters
 from hqsm.config.dicom import DicomParams
+from hqsm.config.explant import ExplantParams
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.gating import GatingParams
 from hqsm.config.intake import IntakeParams
@@ -23,9 +23,6 @@ from hqsm.config.report import ReportParams
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.errors import ConfigError
-from hqsm.units import BODY_TEMPERATURE_CELSIUS
-
-_Block = TypeVar("_Block")
 
 
 @parameters
@@ -36,16 +33,6 @@ class StudyParams:
     """Name on the report and in the BIDS datasets."""
     fail_on_rejected_visit: bool = True
     """End with exit status 3 when a visit was rejected (the cohort's tables are made all the same)."""
-
-
-@parameters
-class ExplantParams:
-    """Explanted livers scanned in a container."""
-
-    session_pattern: str = "^explant"
-    """Regular expression; a session whose label matches is an explant in its container, at room temperature."""
-    temperature_celsius: Annotated[float, Field(ge=0, le=45)] = 20.0
-    """Temperature of the specimen during its scan."""
 
 
 @parameters
@@ -67,16 +54,6 @@ class StudyConfig:
     records: RecordsParams = RecordsParams()
     statistics: StatisticsParams = StatisticsParams()
     report: ReportParams = ReportParams()
-
-
-def scan_setting(params: ExplantParams, session: str) -> tuple[str, float]:
-    """Whether a session is a living liver or an explant, and its temperature [degrees Celsius].
-
-    The session's label (without prefix) decides: ``in_vitro`` where it matches ``session_pattern``, else ``in_vivo``.
-    """
-    if re.search(params.session_pattern, session):
-        return "in_vitro", params.temperature_celsius
-    return "in_vivo", BODY_TEMPERATURE_CELSIUS
 
 
 def load_config(raw: Mapping[str, Any]) -> StudyConfig:
@@ -104,11 +81,6 @@ def as_plain(config: Any) -> dict[str, Any]:
     """The configuration, or one block, as nested dictionaries with every default written out."""
     plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return plain
-
-
-def block(kind: type[_Block], plain: Mapping[str, Any]) -> _Block:
-    """One block back from :func:`as_plain`'s form."""
-    return TypeAdapter(kind).validate_python(dict(plain))
 
 
 def json_schema() -> dict[str, Any]:

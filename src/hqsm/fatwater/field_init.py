@@ -1,75 +1,249 @@
-"""A first field map without swaps: every voxel's own few best fields, and the choice among them that fits together.
+"""A first field map without swaps, on blocks of a few millimetres.
 
-Candidates are the minima of the voxel's variable-projection cost (Hernando et al., MRM 2008;59:571) over one period of
-the field, with water, fat and a few R2* values projected out, repeated at whole periods. The choice minimises
+Neighbouring voxels share their field but not their fat, so their costs add: a block sums the outer products of its
+voxels' echoes, and the variable-projection cost of the field (Hernando et al., MRM 2008;59:571) with water, fat and one
+R2* projected out is a trigonometric polynomial of that sum. Its lowest minima are the block's labels. The choice among
+them minimises
 
-    sum_v misfit_v(f_v) + smoothness * sum_{v~w} weight_vw * min(|f_v - f_w|, truncation)
+    sum_b misfit_b(f_b) + sum_{b~c} trust_bc * smoothness / distance_bc * min(|f_b - f_c|, truncation)
 
-over the 6-neighbour graph by sequential tree-reweighted message passing (Kolmogorov, PAMI 2006;28:1568).
+over the 6-neighbour graph by sequential tree-reweighted message passing (Kolmogorov, PAMI 2006;28:1568). With evenly spaced
+echoes fields are angles there (a whole period changes nothing) and are unwrapped afterwards. Pieces that continuity does
+not decide are decided in :mod:`hqsm.fatwater.islands`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
+from scipy import ndimage
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
-from hqsm.fatwater.fit import fit_free
 
-R2STAR_CANDIDATES_PER_S = (30.0, 120.0, 350.0, 700.0)
-N_MINIMA = 3
-N_SHIFTS = 3
-N_LABELS = N_MINIMA * N_SHIFTS
+R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
+N_MINIMA = 4
 N_FIELDS = 64
-_N_SWEEPS = 12
-_IMPOSSIBLE = 1e3
-_PRICE_OF_A_FIELD = 0.003
-"""Enough to settle the whole period of an island; more would drag dark, iron-loaded tissue into a swap nearer zero."""
+BLOCK_MM = 5.0
+_N_SWEEPS = 15
+IMPOSSIBLE = np.float32(1e6)
 _MODEL_ERROR = 5e-4
 """Share of the signal's energy that the model itself may miss (spectrum, flow, partial volume)."""
+_MODEL_ERROR_OF_VOXEL = 1e-4
+_TYPICAL_STEP_HZ_PER_MM_AT_1T5 = 2.0
+_TRUNCATION_HZ_AT_1T5 = 75.0
+_TRUSTED_MISFIT = 3.0
+"""Misfit per degree of freedom at which a block's say is halved: what no field explains knows no field."""
 
 
-def projection_bases(echo_times_s: FloatArray, fat: ComplexArray) -> ComplexArray:
-    """Orthonormal bases (candidate, echo, 2) of water and fat signals decaying at each candidate R2*."""
-    bases = []
-    for r2star in R2STAR_CANDIDATES_PER_S:
-        model = np.stack([np.ones_like(fat), fat], axis=1) * np.exp(-r2star * echo_times_s)[:, None]
-        bases.append(np.linalg.qr(model)[0])
-    return np.ascontiguousarray(np.stack(bases))
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Blocks:
+    """Voxels gathered to blocks.
+
+    Attributes
+    ----------
+    of_voxel
+        (voxel,) number of each voxel's block.
+    index
+        (bx, by, bz) number of each block in raster order, -1 where there is none.
+    products
+        (block, echo, echo) sum over the block's voxels of y_n conj(y_m) over the variance of the voxel's misfit.
+    n_voxels
+        (block,) how many voxels it has.
+    energy
+        (block,) their squared signal [scanner units].
+    size_mm
+        (3,) its edges.
+    away_hz
+        (voxel,) how far its field lies from its block's, by the field's slope there.
+    """
+
+    of_voxel: IntArray
+    index: IntArray
+    products: ComplexArray
+    n_voxels: IntArray
+    energy: FloatArray
+    size_mm: FloatArray
+    away_hz: FloatArray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Candidates:
+    """Each block's own few best fields.
+
+    Attributes
+    ----------
+    field_hz, misfit, r2star_per_s
+        (block, minimum) fields, best first; misfit, very large where there is no such minimum; R2* that came with it.
+    period_hz
+        What a field may be changed by without changing the signal; infinite for uneven echoes.
+    """
+
+    field_hz: FloatArray
+    misfit: FloatArray
+    r2star_per_s: FloatArray
+    period_hz: float
+
+
+def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxel_size_mm: FloatArray, noise_sd: float) -> Blocks:
+    """Blocks of the voxels that ``index`` (x, y, z) numbers, none longer than 5 mm unless a voxel is."""
+    edge = np.maximum(np.floor(BLOCK_MM / voxel_size_mm + 1e-6), 1).astype(np.int64)
+    where = np.argwhere(index >= 0)
+    shape = -(-np.array(index.shape) // edge)
+    flat = np.ravel_multi_index(tuple((where // edge).T), tuple(shape))
+    present = np.zeros(int(np.prod(shape)), bool)
+    present[flat] = True
+    number = np.full(present.size, -1, np.int64)
+    number[present] = np.arange(int(present.sum()))
+    of_voxel = number[flat]
+    n_blocks = int(present.sum())
+    number = number.reshape(tuple(shape))
+    centre = (edge - 1) / 2
+    offset = (where % edge - centre).astype(np.float32)
+    slope = np.zeros((n_blocks, 3), np.float32)
+    later = neighbour_table(index)[:, 3:] if (edge > 1).any() else np.zeros((0, 3), np.int64)
+    spacing_s = float(np.diff(echo_times_s).min())
+    close = np.flatnonzero(np.diff(echo_times_s) < 1.02 * spacing_s)
+    for axis in np.flatnonzero(edge > 1):
+        turns = _steps(signal, later[:, axis], of_voxel, n_blocks, close)
+        slope[:, axis] = np.angle(around(turns, number)) / (2 * np.pi * spacing_s)
+    noise, share = 2 * noise_sd**2, _MODEL_ERROR
+    away_hz = (slope[of_voxel] * offset).sum(axis=1)
+    products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
+    counts = np.bincount(of_voxel, minlength=n_blocks)
+    energy: FloatArray = np.bincount(of_voxel, (np.abs(signal) ** 2).sum(axis=1), n_blocks).astype(np.float64)
+    return Blocks(
+        of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
+    )
+
+
+def around(values: ComplexArray, index: IntArray) -> ComplexArray:
+    """(node,) mean over the 3 x 3 x 3 nodes around each, none counting as zero: one block's slope alone is too noisy where iron is."""
+    volume = np.zeros(index.shape, np.complex64)
+    volume[index >= 0] = values
+    real, imaginary = (ndimage.uniform_filter(part, 3, mode="constant") for part in (volume.real, volume.imag))
+    total: ComplexArray = (real + 1j * imaginary)[index >= 0]
+    return total
+
+
+@numba.njit(cache=True, fastmath=True)
+def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, close: AnyArray) -> AnyArray:  # pragma: no cover
+    """(block,) phasor by which neighbouring voxels of the block turn against each other from one echo to the next."""
+    sums = np.zeros(n_blocks, np.complex64)
+    for v in range(signal.shape[0]):
+        u = later[v]
+        if u >= 0:
+            total = np.complex64(0)
+            power = np.float32(1e-20)
+            for n in close:
+                here = signal[v, n + 1] * np.conj(signal[v, n])
+                there = signal[u, n + 1] * np.conj(signal[u, n])
+                total += there * np.conj(here)
+                power += there.real**2 + there.imag**2 + here.real**2 + here.imag**2
+            sums[block[v]] += total / np.sqrt(power)
+    return sums
+
+
+@numba.njit(cache=True, fastmath=True)
+def _sums_of_products(
+    signal: AnyArray, block: AnyArray, away_hz: AnyArray, t: AnyArray, n_blocks: int, noise: float, share: float
+) -> AnyArray:  # pragma: no cover - compiled
+    """Outer products of each voxel's echoes, the field's slope inside the block taken out, over the misfit's variance."""
+    n_echoes = signal.shape[1]
+    sums = np.zeros((n_blocks, n_echoes, n_echoes), np.complex64)
+    y = np.empty(n_echoes, np.complex64)
+    even = abs(t[-1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    for v in range(signal.shape[0]):
+        b = block[v]
+        away = away_hz[v]
+        turn = np.complex64(np.exp(-2j * np.pi * away * (t[1] - t[0])))
+        phasor = np.complex64(1)
+        energy = np.float32(0.0)
+        for n in range(n_echoes):
+            y[n] = signal[v, n] * phasor
+            energy += y[n].real ** 2 + y[n].imag ** 2
+            if n + 1 < n_echoes:
+                phasor = phasor * turn if even else np.complex64(np.exp(-2j * np.pi * away * (t[n + 1] - t[0])))
+        weight = np.float32(1.0 / (noise + share * energy))
+        into = sums[b]
+        for n in range(n_echoes):
+            weighted = y[n] * weight
+            for m in range(n + 1):
+                into[n, m] += weighted * np.conj(y[m])
+    return sums
+
+
+def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[FloatArray, float]:
+    """Fields to try [Hz] and their period: one period of evenly spaced echoes; else two of the closest pair, no period."""
+    spacing_s = float(np.diff(echo_times_s).min())
+    if np.allclose(np.diff(echo_times_s), spacing_s, rtol=0.02):
+        period_hz = 1.0 / float(np.diff(echo_times_s).mean())
+        return np.arange(N_FIELDS) * period_hz / N_FIELDS - period_hz / 2, period_hz
+    span_hz = min(2 / spacing_s, 1000.0 * field_strength_tesla)
+    n_fields = int(np.clip(8 * span_hz * (echo_times_s[-1] - echo_times_s[0]), N_FIELDS, 8 * N_FIELDS))
+    return (np.arange(n_fields) / n_fields - 0.5) * span_hz, np.inf
+
+
+def candidates(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float, *, with_fat: bool) -> Candidates:
+    """The lowest minima of every block's misfit over the field."""
+    raster_hz, period_hz = raster_of(echo_times_s, field_strength_tesla)
+    decay = np.exp(-np.outer(R2STAR_CANDIDATES_PER_S, echo_times_s))
+    columns = [decay + 0j, decay * fat] if with_fat else [decay + 0j]
+    bases = np.linalg.qr(np.stack(columns, axis=2))[0]
+    projectors = np.einsum("bni,bmi->bnm", bases, bases.conj()).astype(np.complex64)
+    differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
+    lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
+    turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
+    field, misfit, basis = _minima(
+        blocks.products,
+        projectors,
+        lag_of.reshape(differences.shape),
+        np.cos(turns).astype(np.float32),
+        np.sin(turns).astype(np.float32),
+        bool(np.isfinite(period_hz)),
+    )
+    step_hz = float(raster_hz[1] - raster_hz[0])
+    logarithm = np.log(np.array(R2STAR_CANDIDATES_PER_S))
+    r2star = np.exp(np.interp(basis, np.arange(logarithm.size), logarithm))
+    return Candidates(field_hz=raster_hz[0] + field * step_hz, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
-def _candidates(
-    signal: AnyArray, projectors: AnyArray, lag_of: AnyArray, cosines: AnyArray, sines: AnyArray, step_hz: float, scale: float
+def _minima(
+    products: AnyArray, projectors: AnyArray, lag_of: AnyArray, cosines: AnyArray, sines: AnyArray, periodic: bool
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """The lowest minima of each voxel's cost over the field.
+    """Fields (in steps of the raster), misfits and R2* (in steps of the candidates) of each block's lowest minima.
 
     With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
     a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
     """
-    n_voxels, n_echoes = signal.shape
+    n_blocks, n_echoes, _ = products.shape
     n_lags, n_fields = cosines.shape
     n_bases = projectors.shape[0]
-    fields = np.zeros((n_voxels, N_MINIMA), np.float32)
-    costs = np.full((n_voxels, N_MINIMA), np.float32(1e6), np.float32)
-    decays = np.zeros((n_voxels, N_MINIMA), np.int8)
-    for v in numba.prange(n_voxels):
+    fields = np.zeros((n_blocks, N_MINIMA), np.float32)
+    misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
+    decays = np.zeros((n_blocks, N_MINIMA), np.float32)
+    for v in numba.prange(n_blocks):
+        product = products[v]
         energy = np.float32(0.0)
         for e in range(n_echoes):
-            energy += signal[v, e].real ** 2 + signal[v, e].imag ** 2
+            energy += product[e, e].real
+        all_values = np.empty((n_bases, n_fields), np.float32)
         explained = np.full(n_fields, np.float32(-1.0), np.float32)
-        which = np.zeros(n_fields, np.int8)
+        which = np.zeros(n_fields, np.int64)
         real = np.empty(n_lags, np.float32)
         imag = np.empty(n_lags, np.float32)
-        values = np.empty(n_fields, np.float32)
         for b in range(n_bases):
+            values = all_values[b]
             constant = np.float32(0.0)
             real[:] = 0
             imag[:] = 0
             for n in range(n_echoes):
-                constant += projectors[b, n, n].real * (signal[v, n].real ** 2 + signal[v, n].imag ** 2)
+                constant += projectors[b, n, n].real * product[n, n].real
                 for m in range(n):
-                    c = 2 * np.conj(signal[v, n]) * projectors[b, n, m] * signal[v, m]
+                    # conj(y_n) y_m is the conjugate of the stored product
+                    c = 2 * np.conj(product[n, m]) * projectors[b, n, m]
                     real[lag_of[n, m]] += c.real
                     imag[lag_of[n, m]] += c.imag
             values[:] = constant
@@ -83,28 +257,106 @@ def _candidates(
                     explained[j] = values[j]
                     which[j] = b
         for k in range(n_fields):
-            before = energy - explained[k - 1]
-            after = energy - explained[(k + 1) % n_fields]
-            here = energy - explained[k]
-            if here <= before and here < after:
-                curvature = before - 2 * here + after
-                offset = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
-                # misfit in units of its noise; the model itself is only good to a few percent of the signal
-                cost = np.float32(max(here - 0.25 * (before - after) * offset, 0.0) / (scale + 0.002 * energy))
-                slot = N_MINIMA - 1
-                if cost < costs[v, slot]:
-                    while slot > 0 and cost < costs[v, slot - 1]:
-                        costs[v, slot] = costs[v, slot - 1]
-                        fields[v, slot] = fields[v, slot - 1]
-                        decays[v, slot] = decays[v, slot - 1]
-                        slot -= 1
-                    costs[v, slot] = cost
-                    fields[v, slot] = np.float32((k + offset) * step_hz)
-                    decays[v, slot] = which[k]
-    return fields, costs, decays
+            if periodic or 0 < k < n_fields - 1:
+                before = energy - explained[(k - 1) % n_fields]
+                after = energy - explained[(k + 1) % n_fields]
+                here = energy - explained[k]
+                if here <= before and here < after:
+                    curvature = before - 2 * here + after
+                    offset = np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0.0)
+                    misfit = here - np.float32(0.25) * (before - after) * offset
+                    # the same parabola along R2*: on a few values alone a swapped minimum can look the better one
+                    b = which[k]
+                    shift = np.float32(0.0)
+                    if 0 < b < n_bases - 1:
+                        less = energy - all_values[b - 1, k]
+                        more = energy - all_values[b + 1, k]
+                        bend = less - 2 * here + more
+                        if bend > 0:
+                            shift = np.float32(0.5) * (less - more) / bend
+                            misfit -= np.float32(0.25) * (less - more) * shift
+                    misfit = max(misfit, np.float32(0.0))
+                    slot = N_MINIMA - 1
+                    if misfit < misfits[v, slot]:
+                        while slot > 0 and misfit < misfits[v, slot - 1]:
+                            misfits[v, slot] = misfits[v, slot - 1]
+                            fields[v, slot] = fields[v, slot - 1]
+                            decays[v, slot] = decays[v, slot - 1]
+                            slot -= 1
+                        misfits[v, slot] = misfit
+                        fields[v, slot] = k + offset
+                        decays[v, slot] = b + shift
+    return fields, misfits, decays
 
 
-@numba.njit(cache=True)
+def singles(signal: ComplexArray, echo_times_s: FloatArray, noise_sd: float, voxel_size_mm: FloatArray) -> Blocks:
+    """Every voxel a block of its own; without a place (``index`` is empty)."""
+    n = signal.shape[0]
+    of_voxel = np.arange(n)
+    noise, share = 2 * noise_sd**2, _MODEL_ERROR_OF_VOXEL
+    products = _sums_of_products(signal, of_voxel, np.zeros(n, np.float32), echo_times_s, n, noise, share)
+    return Blocks(
+        of_voxel=of_voxel,
+        index=np.zeros((0, 0, 0), np.int64),
+        products=products,
+        n_voxels=np.ones(n, np.int64),
+        energy=np.ones(n),
+        size_mm=voxel_size_mm,
+        away_hz=np.zeros(n, np.float32),
+    )
+
+
+def trust(blocks: Blocks, misfit: FloatArray, n_echoes: int, typical: float | None = None) -> FloatArray:
+    """(block,) what a unit of misfit is worth there: 1 where the best field leaves no more than noise, 0 where no field fits.
+
+    Measured against the volume's own typical misfit, because flow, ghosts and the spectrum leave more than noise.
+    """
+    per_freedom = misfit[:, 0] / (blocks.n_voxels * max(n_echoes - 3, 1))
+    if typical is None:
+        order = np.argsort(per_freedom)
+        heavier = np.cumsum(blocks.energy[order])
+        typical = max(1.0, float(per_freedom[order[np.searchsorted(heavier, 0.5 * heavier[-1])]]))
+    worth: FloatArray = 1 / (typical * (1 + (per_freedom / typical / _TRUSTED_MISFIT) ** 2))
+    return worth
+
+
+def edge_weights(table: IntArray, size_mm: FloatArray, smoothness: float, field_strength_tesla: float) -> FloatArray:
+    """(block, 6) price of each Hz of difference to each neighbour: one over what fields typically change by on the way."""
+    typical_hz = _TYPICAL_STEP_HZ_PER_MM_AT_1T5 * field_strength_tesla / 1.5 * np.array([*size_mm, *size_mm])
+    weights: FloatArray = np.where(table >= 0, smoothness / typical_hz, 0)
+    return weights
+
+
+def truncation_hz(field_strength_tesla: float) -> float:
+    """Difference of neighbouring fields beyond which a step costs no more [Hz]."""
+    return _TRUNCATION_HZ_AT_1T5 * field_strength_tesla / 1.5
+
+
+def smoothest_choice(found: Candidates, trusts: FloatArray, table: IntArray, weights: FloatArray, field_strength_tesla: float) -> IntArray:
+    """(block,) which minimum each block takes."""
+    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
+    unary = (found.misfit - found.misfit[:, :1]) * trusts[:, None]
+    chosen: IntArray = _message_passing(
+        found.field_hz.astype(np.float32),
+        np.where(found.misfit < IMPOSSIBLE, unary, IMPOSSIBLE).astype(np.float32),
+        (found.misfit < IMPOSSIBLE).sum(axis=1),
+        table,
+        weights.astype(np.float32),
+        truncation_hz(field_strength_tesla),
+        period,
+        _N_SWEEPS,
+    )
+    return chosen
+
+
+@numba.njit(cache=True, inline="always")
+def apart(a: float, b: float, period: float) -> float:  # pragma: no cover - compiled
+    """Distance of two fields, both within one period."""
+    difference = abs(a - b)
+    return min(difference, abs(period - difference))
+
+
+@numba.njit(cache=True, fastmath=True)
 def _message_passing(
     fields: AnyArray,
     unary: AnyArray,
@@ -112,22 +364,24 @@ def _message_passing(
     neighbours: AnyArray,
     weights: AnyArray,
     truncation_hz: float,
+    period_hz: float,
     n_sweeps: int,
 ) -> AnyArray:  # pragma: no cover - compiled
-    """TRW-S over voxels in raster order; ``neighbours`` (voxel, 6): three earlier ones, then three later ones.
+    """TRW-S over blocks in raster order; ``neighbours``, ``weights`` (block, 6): three earlier ones, then three later ones.
 
-    The first ``counts[v]`` labels of voxel v are in play; ``weights`` (6,) by direction.
+    The first ``counts[v]`` labels of block v are in play.
     """
-    n_voxels, n_labels = fields.shape
-    messages = np.zeros((n_voxels, 6, n_labels), np.float32)  # message INTO the voxel from that neighbour
+    n_nodes, n_labels = fields.shape
+    messages = np.zeros((n_nodes, 6, n_labels), np.float32)  # message INTO the block from that neighbour
     opposite = np.array([3, 4, 5, 0, 1, 2])
     belief = np.empty(n_labels, np.float32)
     mine = np.empty(n_labels, np.float32)
     truncation = np.float32(truncation_hz)
+    period: float = np.float32(period_hz)  # type: ignore[assignment]
     for _ in range(n_sweeps):
         for direction in range(2):
-            for step in range(n_voxels):
-                v = step if direction == 0 else n_voxels - 1 - step
+            for step in range(n_nodes):
+                v = step if direction == 0 else n_nodes - 1 - step
                 earlier = 0
                 later = 0
                 count = counts[v]
@@ -145,9 +399,9 @@ def _message_passing(
                 start = 3 if direction == 0 else 0
                 for d in range(start, start + 3):
                     u = neighbours[v, d]
-                    if u < 0 or counts[u] < 2:
+                    if u < 0:
                         continue
-                    weight = weights[d]
+                    weight = weights[v, d]
                     smallest = np.float32(1e30)
                     for a in range(count):
                         mine[a] = share * belief[a] - messages[v, d, a]
@@ -159,14 +413,14 @@ def _message_passing(
                         best = limit
                         field = fields[u, b]
                         for a in range(count):
-                            best = min(best, mine[a] + weight * abs(fields[v, a] - field))
+                            best = min(best, mine[a] + weight * apart(fields[v, a], field, period))
                         messages[u, into, b] = best
                         lowest = min(lowest, best)
                     for b in range(counts[u]):
                         messages[u, into, b] -= lowest
-    labels = np.zeros(n_voxels, np.int64)
+    labels = np.zeros(n_nodes, np.int64)
     # final labels in raster order, each given the choices already made and the messages of what is still open
-    for v in range(n_voxels):
+    for v in range(n_nodes):
         lowest = np.float32(1e30)
         for a in range(counts[v]):
             cost = unary[v, a]
@@ -175,8 +429,7 @@ def _message_passing(
                 if u < 0:
                     continue
                 if d < 3:
-                    difference = abs(fields[v, a] - fields[u, labels[u]])
-                    cost += weights[d] * min(difference, truncation)
+                    cost += weights[v, d] * min(apart(fields[v, a], fields[u, labels[u]], period), truncation)
                 else:
                     cost += messages[v, d, a]
             if cost < lowest:
@@ -186,7 +439,7 @@ def _message_passing(
 
 
 def neighbour_table(index: IntArray) -> IntArray:
-    """(voxel, 6) neighbours of each numbered voxel of ``index`` (x, y, z; -1 = none): -x, -y, -z, +x, +y, +z."""
+    """(node, 6) neighbours of each numbered node of ``index`` (x, y, z; -1 = none): -x, -y, -z, +x, +y, +z."""
     inside = index >= 0
     table = np.full((int(inside.sum()), 6), -1, np.int64)
     for axis in range(3):
@@ -200,100 +453,131 @@ def neighbour_table(index: IntArray) -> IntArray:
     return table
 
 
-def initial_field(
-    signal: ComplexArray,
-    index: IntArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    voxel_size_mm: FloatArray,
-    field_strength_tesla: float,
-    smoothness: float,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A swap-free field for every numbered voxel.
+@numba.njit(cache=True)
+def unwrapped(
+    field: AnyArray, neighbours: AnyArray, trusts: AnyArray, period: float, frozen: AnyArray
+) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Fields with whole periods added so that neighbours agree, and the connected part that each node belongs to.
 
-    Parameters
-    ----------
-    signal
-        (voxel, echo) complex64, the voxels of ``index`` in its numbering.
-    index
-        (x, y, z) number of each voxel in raster order, -1 where there is none.
-    smoothness
-        Weight of continuity; 1 is a price of 1 for a step of 6 Hz at 1.5 T between voxels 3 mm apart.
-
-    Returns
-    -------
-    field_hz, r2star_per_s, margin
-        (voxel,) field; R2* candidate that came with it; how much worse the best alternative field's misfit is.
+    Grown from trusted nodes outwards, the smallest step first (Prim), each part from its most trusted node; ``frozen`` nodes
+    keep their field, and growth starts from all of them.
     """
-    fields, costs, r2stars, span_hz = minima(signal, echo_times_s, fat, noise_sd, field_strength_tesla)
-    # the same misfit at whole periods; a mild price on |f| settles what nothing else does
-    wrapped = np.mod(fields + span_hz / 2, span_hz) - span_hz / 2
-    shifts = (np.arange(N_SHIFTS) - N_SHIFTS // 2) * span_hz
-    scale_hz = 6.0 * field_strength_tesla / 1.5
-    labels_hz = (wrapped[:, :, None] + shifts[None, None, :]).reshape(fields.shape[0], N_LABELS).astype(np.float32)
-    unary = (np.repeat(costs, N_SHIFTS, axis=1) + (_PRICE_OF_A_FIELD / scale_hz) * np.abs(labels_hz)).astype(np.float32)
-    distance = np.array([*voxel_size_mm, *voxel_size_mm])
-    weights = (smoothness / scale_hz * 3.0 / distance).astype(np.float32)
-    truncation_hz = 25 * scale_hz
-    # what the neighbours can ever say is bounded: a label that costs more than that cannot be the answer
-    order = np.argsort(unary, axis=1, kind="stable")
-    labels_hz = np.take_along_axis(labels_hz, order, axis=1)
-    unary = np.take_along_axis(unary, order, axis=1)
-    counts = (unary <= unary[:, :1] + weights.sum() * truncation_hz).sum(axis=1)
-    table = neighbour_table(index)
-    chosen = _message_passing(labels_hz, unary, counts, table, weights, truncation_hz, _N_SWEEPS)
-    rows = np.arange(fields.shape[0])
-    minimum = order[rows, chosen] // N_SHIFTS
-    others = costs.copy()
-    others[rows, minimum] = np.inf
-    margin = others.min(axis=1) - costs[rows, minimum]
-    return labels_hz[rows, chosen], r2stars[rows, minimum], margin
+    n = field.size
+    n_buckets = 512
+    out = field.copy()
+    part = np.full(n, -1, np.int64)
+    done = np.zeros(n, np.bool_)
+    head = np.full(n_buckets, -1, np.int64)
+    capacity = 6 * n + 1
+    following = np.empty(capacity, np.int64)
+    target = np.empty(capacity, np.int64)
+    source = np.empty(capacity, np.int64)
+    order = np.argsort(-trusts)
+    n_parts = 0
+    used = 0
+    for turn in range(-1, n):
+        v = -1
+        if turn >= 0:
+            v = order[turn]
+            if done[v]:
+                continue
+            used = 0
+            head[:] = -1
+        u = -1
+        queue = 0
+        while True:
+            if turn < 0 and queue < n:
+                # every frozen node first
+                v = queue
+                queue += 1
+                if not frozen[v]:
+                    continue
+                u = -1
+            if v >= 0 and not done[v]:
+                done[v] = True
+                part[v] = n_parts
+                if u >= 0:
+                    out[v] = field[v] + period * np.round((out[u] - field[v]) / period)
+                for d in range(6):
+                    w = neighbours[v, d]
+                    if w >= 0 and not done[w] and not frozen[w] and used < capacity:
+                        step = (field[w] - field[v]) / period
+                        step = abs(step - np.round(step))  # 0 .. 0.5
+                        doubt = 1.0 - min(trusts[v], trusts[w])
+                        k = min(int((step + 0.15 * doubt) * 1.5 * n_buckets), n_buckets - 1)
+                        following[used] = head[k]
+                        target[used] = w
+                        source[used] = v
+                        head[k] = used
+                        used += 1
+            if turn < 0 and queue < n:
+                continue
+            k = 0
+            while k < n_buckets and head[k] < 0:
+                k += 1
+            if k == n_buckets:
+                break
+            top = head[k]
+            head[k] = following[top]
+            v = target[top]
+            u = source[top]
+        n_parts += 1
+    return out, part
 
 
-def minima(
-    signal: ComplexArray, echo_times_s: FloatArray, fat: ComplexArray, noise_sd: float, field_strength_tesla: float
-) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-    """Each voxel's best fields within one period: (voxel, minimum) field [Hz], misfit, R2* [1/s], and the period [Hz]."""
-    spacing_s = float(np.diff(echo_times_s).min())
-    period_hz = 1.0 / spacing_s
-    uniform = np.allclose(np.diff(echo_times_s), spacing_s, rtol=0.02)
-    span_hz = period_hz if uniform else min(2 * period_hz, 1000.0 * field_strength_tesla)
-    n_fields = N_FIELDS if uniform else 2 * N_FIELDS
-    raster_hz = np.arange(n_fields) * span_hz / n_fields
-    bases = projection_bases(echo_times_s, fat)
-    projectors = np.einsum("bni,bmi->bnm", bases, bases.conj()).astype(np.complex64)
-    differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
-    lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
-    turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
-    cosines, sines = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
-    found = _candidates(signal, projectors, lag_of.reshape(differences.shape), cosines, sines, span_hz / n_fields, 2 * noise_sd**2)
-    return *_refined(signal, echo_times_s, fat, noise_sd, *found), span_hz
+@numba.njit(cache=True)
+def settle_voxels(
+    field: AnyArray,
+    which: AnyArray,
+    fields: AnyArray,
+    unary: AnyArray,
+    table: AnyArray,
+    weights: AnyArray,
+    truncation: float,
+    period: float,
+) -> AnyArray:  # pragma: no cover - compiled
+    """Iterated conditional modes over the voxels ``which`` of ``field``, forth and back, in place; the minimum each takes.
 
-
-def _refined(
-    signal: ComplexArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    fields: FloatArray,
-    costs: FloatArray,
-    decays: IntArray,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Each minimum fitted with a free R2*: on a few R2* values alone a swapped minimum can look the better one."""
-    energy = (np.abs(signal) ** 2).sum(axis=1)
-    scale = 2 * noise_sd**2 + _MODEL_ERROR * energy
-    start_r2star = np.array(R2STAR_CANDIDATES_PER_S)[decays]
-    found = costs < 1e6
-    fields, costs = fields.astype(np.float64), np.full(costs.shape, _IMPOSSIBLE)
-    r2stars = start_r2star.copy()
-    for k in range(N_MINIMA):
-        _, nonlinear, _, residual = fit_free(
-            found[:, k], signal, echo_times_s, fat, fields[:, k].copy(), start_r2star[:, k].copy(), noise_sd, True
-        )
-        with np.errstate(invalid="ignore"):
-            good = np.isfinite(residual) & (nonlinear[:, 1] > -30) & (nonlinear[:, 1] < 3000)
-        fields[:, k] = np.where(good, nonlinear[:, 0], fields[:, k])
-        r2stars[:, k] = np.where(good, nonlinear[:, 1], start_r2star[:, k])
-        costs[:, k] = np.where(good, residual / scale, _IMPOSSIBLE)
-    return fields, costs, np.maximum(r2stars, 0)
+    Every other voxel keeps its field. Of a field's periodic copies the one nearest to the neighbours is taken.
+    """
+    chosen = np.zeros(which.size, np.int64)
+    # a doubtful neighbour has no say before it has been looked at: two wrong ones would hold each other up
+    settled = np.ones(field.size, np.bool_)
+    for v in which:
+        settled[v] = False
+    for sweep in range(4):
+        for step in range(which.size):
+            i = step if sweep % 2 == 0 else which.size - 1 - step
+            v = which[i]
+            lowest = np.inf
+            best = field[v]
+            for a in range(fields.shape[1]):
+                if unary[i, a] >= IMPOSSIBLE:
+                    continue
+                cost = unary[i, a]
+                for d in range(6):
+                    u = table[i, d]
+                    if u >= 0 and settled[u]:
+                        apart_hz = field[u] - fields[i, a]
+                        if period < 1e8:
+                            apart_hz -= period * np.round(apart_hz / period)
+                        cost += weights[i, d] * min(abs(apart_hz), truncation)
+                if cost < lowest:
+                    lowest = cost
+                    chosen[i] = a
+                    best = fields[i, a]
+            if period < 1e8:
+                base = best + period * np.round((field[v] - best) / period)
+                nearest = np.inf
+                for k in range(-1, 2):
+                    away = 0.0
+                    for d in range(6):
+                        u = table[i, d]
+                        if u >= 0 and settled[u]:
+                            away += abs(field[u] - base - k * period)
+                    if away < nearest:
+                        nearest = away
+                        best = base + k * period
+            field[v] = best
+            settled[v] = True
+    return chosen

@@ -21,6 +21,9 @@ from hqsm.arrays import AnyArray
 
 FREE, CONSTRAINED, NO_FAT = 1, 2, 3
 _MAX_ITERATIONS = 40
+_ENOUGH = 1e-4
+COMPATIBLE = 2.5
+"""Standard errors within which a voxel's R2* may be its neighbourhood's."""
 
 
 @numba.njit(cache=True, inline="always")
@@ -72,6 +75,7 @@ def fit_free(
         PDFF [points]; (voxel,) squared residual, NaN where the fit did not converge.
     """
     n_voxels, n_echoes = signal.shape
+    enough = _ENOUGH * sigma**2
     linear = np.full((n_voxels, 2), np.nan + 0j, np.complex128)
     nonlinear = np.full((n_voxels, 2), np.nan)
     errors = np.full((n_voxels, 3), np.nan)
@@ -128,7 +132,8 @@ def fit_free(
                 if with_fat:
                     q2 += np.conj(fat[e]) * z
             if trial_cost <= cost * (1 + 1e-12):
-                small = abs(step) < 1e-2 or cost - trial_cost < 1e-9 * trial_cost
+                # what is left to gain is a hundredth of a standard error
+                small = cost - trial_cost < enough
                 rate, cost, w, f = trial, trial_cost, trial_w, trial_f
                 if with_fat:
                     i11, i22, i12 = a22 / determinant, a11 / determinant, -a12 / determinant
@@ -183,8 +188,8 @@ def fit_free(
 
 
 @numba.njit(cache=True)
-def _solve(matrix: AnyArray, n: int, factor: AnyArray, inverse: AnyArray) -> bool:  # pragma: no cover - compiled
-    """Cholesky inverse of the leading n x n block; False if it is not positive definite."""
+def _factorised(matrix: AnyArray, n: int, factor: AnyArray) -> bool:  # pragma: no cover - compiled
+    """Cholesky factor of the leading n x n block; False if it is not positive definite."""
     for i in range(n):
         for j in range(i + 1):
             total = matrix[i, j]
@@ -196,6 +201,14 @@ def _solve(matrix: AnyArray, n: int, factor: AnyArray, inverse: AnyArray) -> boo
                 factor[i, i] = np.sqrt(total)
             else:
                 factor[i, j] = total / factor[j, j]
+    return True
+
+
+@numba.njit(cache=True)
+def _solve(matrix: AnyArray, n: int, factor: AnyArray, inverse: AnyArray) -> bool:  # pragma: no cover - compiled
+    """Inverse of the leading n x n block; False if it is not positive definite."""
+    if not _factorised(matrix, n, factor):
+        return False
     for c in range(n):
         for i in range(n):
             total = 1.0 if i == c else 0.0
@@ -212,37 +225,111 @@ def _solve(matrix: AnyArray, n: int, factor: AnyArray, inverse: AnyArray) -> boo
 
 @numba.njit(cache=True)
 def _evaluate(
-    theta: AnyArray,
-    share: float,
-    t: AnyArray,
-    fat: AnyArray,
-    signal: AnyArray,
-    growth: AnyArray,
-    residual: AnyArray,
-    jacobian: AnyArray,
+    theta: AnyArray, t: AnyArray, fat: AnyArray, signal: AnyArray, growth: AnyArray, residual: AnyArray, jacobian: AnyArray
 ) -> float:  # pragma: no cover - compiled
-    """Residual, Jacobian (echo, parameter) and squared residual. theta: f/100 Hz, R2*/100, phase, W, F.
-
-    ``share`` < 0: F is free; else F is ``share`` of W + F, and W + F stands in W's place.
-    """
+    """Residual, Jacobian (echo, parameter) and squared residual. theta: f/100 Hz, R2*/100, phase, W + F, F/(W + F)."""
     total = 0.0
     _growth(complex(200 * np.pi * theta[0], 100 * theta[1]), t, growth)
     turn = np.exp(1j * theta[2])
     for e in range(t.size):
         common = turn * growth[e]
-        if share < 0:
-            value = (theta[3] + theta[4] * fat[e]) * common
-            jacobian[e, 3] = common
-            jacobian[e, 4] = fat[e] * common
-        else:
-            jacobian[e, 3] = (1 - share + share * fat[e]) * common
-            value = theta[3] * jacobian[e, 3]
+        jacobian[e, 3] = (1 - theta[4] + theta[4] * fat[e]) * common
+        value = theta[3] * jacobian[e, 3]
+        jacobian[e, 4] = theta[3] * (fat[e] - 1) * common
         jacobian[e, 0] = 200j * np.pi * t[e] * value
         jacobian[e, 1] = -100 * t[e] * value
         jacobian[e, 2] = 1j * value
         residual[e] = signal[e] - value
         total += residual[e].real ** 2 + residual[e].imag ** 2
     return total
+
+
+@numba.njit(cache=True)
+def _normal(jacobian: AnyArray, n: int, precision: float, rate_precision: float, normal: AnyArray) -> None:  # pragma: no cover - compiled
+    """Re(J^H J) of the leading n parameters, the priors of field and R2* included."""
+    for i in range(n):
+        for j in range(i + 1):
+            total = 0.0
+            for e in range(jacobian.shape[0]):
+                total += jacobian[e, i].real * jacobian[e, j].real + jacobian[e, i].imag * jacobian[e, j].imag
+            normal[i, j] = total
+            normal[j, i] = total
+    normal[0, 0] += precision
+    normal[1, 1] += rate_precision
+
+
+@numba.njit(cache=True)
+def _second_order_bias(
+    theta: AnyArray,
+    n: int,
+    t: AnyArray,
+    fat: AnyArray,
+    growth: AnyArray,
+    jacobian: AnyArray,
+    inverse: AnyArray,
+    sigma: float,
+    bias: AnyArray,
+) -> None:  # pragma: no cover - compiled
+    """Bias of nonlinear least squares (Box, J R Stat Soc B 1971;33:171): -1/2 (J^H J)^-1 Re(J^H tr(V H)), V the covariance.
+
+    A decay read from late, dark echoes comes out too fast: with two echoes of SNR a > b by (1/b^2 - 1/a^2) / (2 dt).
+    At most half a standard error is taken off, which is as far as the expansion can be trusted.
+    """
+    turn = np.exp(1j * theta[2])
+    slopes = np.zeros(5)
+    for e in range(t.size):
+        common = turn * growth[e]
+        first = 200j * np.pi * t[e]
+        second = -100 * t[e]
+        value = theta[3] * jacobian[e, 3]
+        # field, R2* and phase act as factors on the value and on its parts
+        curve = value * (first * first * inverse[0, 0] + second * second * inverse[1, 1] - inverse[2, 2])
+        curve += 2 * value * (first * second * inverse[0, 1] + 1j * (first * inverse[0, 2] + second * inverse[1, 2]))
+        for k in range(3, n):
+            curve += 2 * jacobian[e, k] * (first * inverse[0, k] + second * inverse[1, k] + 1j * inverse[2, k])
+        if n == 5:
+            curve += 2 * (fat[e] - 1) * common * inverse[3, 4]
+        for i in range(n):
+            slopes[i] += jacobian[e, i].real * curve.real + jacobian[e, i].imag * curve.imag
+    scale = 1.0
+    for i in range(n):
+        bias[i] = 0.0
+        for j in range(n):
+            bias[i] -= 0.5 * sigma**2 * inverse[i, j] * slopes[j]
+        limit = 0.5 * sigma * np.sqrt(inverse[i, i])
+        if abs(bias[i]) > limit:
+            scale = min(scale, limit / abs(bias[i]))
+    for i in range(n):
+        bias[i] *= scale
+
+
+@numba.njit(cache=True)
+def _linear_start(y: AnyArray, growth: AnyArray, fat: AnyArray, share: float, theta: AnyArray) -> None:  # pragma: no cover - compiled
+    """Phase, W + F and share of fat of the linear least squares with complex W and F, the share within 0 and 1."""
+    a11 = a22 = 0.0
+    a12 = b1 = b2 = 0j
+    for e in range(y.size):
+        g2 = growth[e].real ** 2 + growth[e].imag ** 2
+        z = np.conj(growth[e]) * y[e]
+        a11 += g2
+        a12 += g2 * fat[e]
+        a22 += g2 * (fat[e].real ** 2 + fat[e].imag ** 2)
+        b1 += z
+        b2 += np.conj(fat[e]) * z
+    part = share
+    if share < 0:
+        determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+        w = (a22 * b1 - a12 * b2) / max(determinant, 1e-12 * a11 * a22)
+        f = (a11 * b2 - np.conj(a12) * b1) / max(determinant, 1e-12 * a11 * a22)
+        whole = w + f
+        power = max(whole.real**2 + whole.imag**2, 1e-30)
+        part = min(max((f * np.conj(whole)).real / power, 0.0), 1.0)
+    # the column of that mixture, projected on the data
+    norm = (1 - part) ** 2 * a11 + part**2 * a22 + 2 * part * (1 - part) * a12.real
+    product = (1 - part) * b1 + part * b2
+    theta[2] = np.arctan2(product.imag, product.real)
+    theta[3] = abs(product) / norm
+    theta[4] = part
 
 
 @numba.njit(cache=True, parallel=True)
@@ -256,6 +343,8 @@ def fit_constrained(
     prior_field: AnyArray,
     prior_precision: AnyArray,
     fat_share: AnyArray,
+    prior_r2star: AnyArray,
+    prior_r2star_sd: AnyArray,
     sigma: float,
 ) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
     """Fit every voxel of ``chosen`` with water and fat behind one phase and a prior on the field.
@@ -266,8 +355,12 @@ def fit_constrained(
         (voxel,) mean [Hz] and inverse variance [1/Hz2] of the field's prior; precision 0 is no prior.
     fat_share
         (voxel,) fraction of fat to keep fixed; negative where fat is an unknown.
+    prior_r2star, prior_r2star_sd
+        (voxel,) mean and SD of a wide Gaussian prior on R2* [1/s], from the neighbourhood. The information is taken there
+        too: at its own estimate a voxel whose noise made R2* low would also call it certain.
     """
     n_voxels, n_echoes = signal.shape
+    enough = _ENOUGH * sigma**2
     linear = np.full((n_voxels, 2), np.nan + 0j, np.complex128)
     nonlinear = np.full((n_voxels, 2), np.nan)
     errors = np.full((n_voxels, 3), np.nan)
@@ -290,38 +383,31 @@ def fit_constrained(
         factor = np.zeros((5, 5))
         inverse = np.zeros((5, 5))
         gradient = np.zeros(5)
+        bias = np.zeros(5)
         theta[0] = start_field[v] / 100
         theta[1] = start_r2star[v] / 100
-        # water's phase at the start is that of all signal there is: fat of 0 to 40 % hardly turns it
         _growth(complex(2 * np.pi * start_field[v], start_r2star[v]), t, growth)
-        power = 0.0
-        product = 0j
-        part = max(share, 0.0)
-        for e in range(n_echoes):
-            column = (1 - part + part * fat[e]) * growth[e]
-            power += column.real**2 + column.imag**2
-            product += np.conj(column) * y[e]
-        theta[2] = np.arctan2(product.imag, product.real)
-        theta[3] = abs(product) / power
+        # in the dark the data's own share of fat is noise: start lean
+        dark = prior_r2star[v] * (t[n_echoes - 1] - t[0]) > 1.6
+        _linear_start(y, growth, fat, 0.1 if share < 0 and dark else share, theta)
+        trial[4] = theta[4]
         precision = prior_precision[v] * 1e4 * sigma**2
         centre = prior_field[v] / 100
-        cost = _evaluate(theta, share, t, fat, y, growth, residual, jacobian) + precision * (theta[0] - centre) ** 2
+        rate_precision = 1e4 * sigma**2 / prior_r2star_sd[v] ** 2
+        rate_centre = prior_r2star[v] / 100
+        cost = _evaluate(theta, t, fat, y, growth, residual, jacobian)
+        cost += precision * (theta[0] - centre) ** 2 + rate_precision * (theta[1] - rate_centre) ** 2
         damping = 1e-3
         converged = False
         for _ in range(_MAX_ITERATIONS):
+            _normal(jacobian, n, precision, rate_precision, normal)
             for i in range(n):
-                for j in range(i + 1):
-                    total = 0.0
-                    for e in range(n_echoes):
-                        total += jacobian[e, i].real * jacobian[e, j].real + jacobian[e, i].imag * jacobian[e, j].imag
-                    normal[i, j] = total
-                    normal[j, i] = total
                 total = 0.0
                 for e in range(n_echoes):
                     total += jacobian[e, i].real * residual[e].real + jacobian[e, i].imag * residual[e].imag
                 gradient[i] = total
-            normal[0, 0] += precision
             gradient[0] -= precision * (theta[0] - centre)
+            gradient[1] -= rate_precision * (theta[1] - rate_centre)
             if converged:
                 break
             improved = False
@@ -329,20 +415,24 @@ def fit_constrained(
                 damped[:, :] = normal
                 for i in range(n):
                     damped[i, i] += damping * normal[i, i] + 1e-12
-                if _solve(damped, n, factor, inverse):
-                    size = 0.0
+                if _factorised(damped, n, factor):
                     for i in range(n):
-                        move = 0.0
-                        for j in range(n):
-                            move += inverse[i, j] * gradient[j]
-                        trial[i] = theta[i] + move
-                        if i < 2:
-                            size = max(size, abs(move))
-                    trial_cost = _evaluate(trial, share, t, fat, y, growth, trial_residual, trial_jacobian)
-                    trial_cost += precision * (trial[0] - centre) ** 2
+                        total = gradient[i]
+                        for k in range(i):
+                            total -= factor[i, k] * trial[k]
+                        trial[i] = total / factor[i, i]
+                    for i in range(n - 1, -1, -1):
+                        total = trial[i]
+                        for k in range(i + 1, n):
+                            total -= factor[k, i] * trial[k]
+                        trial[i] = total / factor[i, i]
+                    for i in range(n):
+                        trial[i] += theta[i]
+                    trial_cost = _evaluate(trial, t, fat, y, growth, trial_residual, trial_jacobian)
+                    trial_cost += precision * (trial[0] - centre) ** 2 + rate_precision * (trial[1] - rate_centre) ** 2
                     if trial_cost <= cost * (1 + 1e-12):
                         improved = True
-                        converged = size < 1e-4 or cost - trial_cost < 1e-9 * cost
+                        converged = cost - trial_cost < enough
                         theta[:] = trial
                         cost = trial_cost
                         residual[:] = trial_residual
@@ -355,23 +445,36 @@ def fit_constrained(
                 break
         if not converged or not np.isfinite(cost):
             continue
-        if not _solve(normal, n, factor, inverse):
+        misfit = 0.0
+        for e in range(n_echoes):
+            misfit += residual[e].real ** 2 + residual[e].imag ** 2
+        # errors and bias where the neighbourhood's decay is, if that is where this voxel's may be; else at its own
+        own = 100 * theta[1]
+        known = False
+        for place in range(2):
+            rate = prior_r2star[v] if place == 0 else own
+            keep = np.exp(min(max((rate - own) * t[0], -3.0), 3.0))
+            trial[:] = theta
+            trial[1] = rate / 100
+            trial[3] = theta[3] * keep
+            _evaluate(trial, t, fat, y, growth, trial_residual, jacobian)
+            _normal(jacobian, n, precision, rate_precision, normal)
+            known = _solve(normal, n, factor, inverse)
+            if known and abs(own - rate) <= COMPATIBLE * 100 * sigma * np.sqrt(inverse[1, 1]):
+                break
+        if not known:
             continue
+        _second_order_bias(trial, n, t, fat, growth, jacobian, inverse, sigma, bias)
+        for i in range(4):
+            theta[i] -= bias[i]
         turn = np.exp(1j * theta[2])
-        if share < 0:
-            linear[v, 0] = theta[3] * turn
-            linear[v, 1] = theta[4] * turn
-        else:
-            linear[v, 0] = (1 - share) * theta[3] * turn
-            linear[v, 1] = share * theta[3] * turn
+        linear[v, 0] = (1 - theta[4]) * theta[3] * turn
+        linear[v, 1] = theta[4] * theta[3] * turn
         nonlinear[v, 0] = 100 * theta[0]
         nonlinear[v, 1] = 100 * theta[1]
         errors[v, 0] = 100 * sigma * np.sqrt(inverse[0, 0])
         errors[v, 1] = 100 * sigma * np.sqrt(inverse[1, 1])
-        residuals[v] = max(cost - precision * (theta[0] - centre) ** 2, 0.0)
+        residuals[v] = misfit
         if share < 0:
-            whole = theta[3] + theta[4]
-            dw, df = -theta[4] / whole**2, theta[3] / whole**2
-            variance = dw * dw * inverse[3, 3] + 2 * dw * df * inverse[3, 4] + df * df * inverse[4, 4]
-            errors[v, 2] = 100 * sigma * np.sqrt(max(variance, 0.0))
+            errors[v, 2] = 100 * sigma * np.sqrt(inverse[4, 4])
     return linear, nonlinear, errors, residuals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -9,27 +10,41 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
+from hqsm import r2star
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
-from hqsm.fatwater.field_init import initial_field
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
+from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
+from hqsm.fatwater.measurability import (
+    R2STAR_RANGE_PER_S,
+    ExpectedErrors,
+    LocalDecay,
+    expected_errors,
+    local_decay,
+    not_measurable,
+    r2star_limit_per_s,
+)
+from hqsm.fatwater.neighbourhood import Neighbourhood, field_prior
+from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.gating.noise import noise_sd_from_background
 
 TWO_ECHOES = 4
-_LARGEST_CONDITION = 25.0
-"""Condition number of the water and fat columns beyond which the echo times cannot tell the two apart."""
-_SPREAD_FLOOR_HZ_AT_1T5 = 1.5
-_NEIGHBOURHOOD_MM = 3.5
-_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
-_UNCERTAIN_SHARE = 0.5
+_ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 50.0, 7.0
+"""Standard error of PDFF in an ordinary liver of good SNR beyond which the echo times cannot tell fat from water."""
+_LARGEST_UNEXPLAINED = 0.1
+"""Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
 _N_PRIOR_PASSES = 2
+_R2STAR_SPREAD = 1.0
+_LEAST_R2STAR_SPREAD_PER_S = 200.0
 _LARGEST_PDFF_SE_PERCENT = 50.0
-_R2STAR_RANGE_PER_S = 2000.0
-_LARGEST_RELATIVE_SE = 1.0
-_LEAST_LOCAL_SNR = 2.5
+_LARGEST_RESIDUAL = 0.25
+_NOISE_LIKE = 8.0
+"""Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
+_AWAY_HZ_AT_1T5 = 75.0
+"""A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
 
 def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1) -> WaterFat:
@@ -50,41 +65,33 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     finite = np.asarray(np.isfinite(echoes.signal).all(axis=3))
     signal = np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
-    strongest = np.abs(signal).max(axis=3)
     if not noise_sd > 0:
-        noise_sd = 1e-3 * float(strongest.max())  # noise-free data: any small positive scale serves
-    usable = finite & (strongest > params.signal_threshold * noise_sd)
-    usable &= ndimage.uniform_filter(usable.astype(np.float32), 3) > 0.3  # lone specks of air are not tissue
+        noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
+    usable = _with_signal(signal, finite, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
     fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
+    if not np.iscomplexobj(echoes.signal) or not np.imag(signal[usable]).any():
+        return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
-    columns = np.stack([np.ones_like(fat), fat], axis=1)
-    separable = np.linalg.cond(columns) < _LARGEST_CONDITION
+    expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
+    at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
+    separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable)
 
 
-def pdff_percent(water: ComplexArray, fat: ComplexArray) -> FloatArray:
-    """Fat fraction [%] by magnitude discrimination (Liu et al., MRM 2007;58:354), free of the noise bias of |F|."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.abs(water + fat)
-        fraction = np.where(np.abs(water) >= np.abs(fat), 1 - np.abs(water) / whole, np.abs(fat) / whole)
-    return 100 * fraction
+def _with_signal(signal: AnyArray, finite: AnyArray, threshold: float) -> AnyArray:
+    """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
 
-
-def r2star_limit_per_s(echo_times_s: FloatArray, snr: float) -> float:
-    """Highest R2* [1/s] that these echo times can measure: where its standard error, fat left out, reaches R2* itself.
-
-    ``snr`` is that of the tissue at TE = 0. Fisher information of a decay with unknown amplitude; at most 2,000 1/s.
+    The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver.
     """
-    raster = np.arange(50.0, _R2STAR_RANGE_PER_S + 1, 10.0)
-    squared = np.exp(-2 * np.outer(raster, echo_times_s))
-    mean = (squared * echo_times_s).sum(axis=1) / squared.sum(axis=1)
-    information = (squared * (echo_times_s - mean[:, None]) ** 2).sum(axis=1) * snr**2
-    with np.errstate(divide="ignore"):
-        measurable = np.flatnonzero(1 / np.sqrt(information) <= _LARGEST_RELATIVE_SE * raster)
-    return float(raster[measurable[-1]]) if measurable.size else 1.0 / float(echo_times_s[0])
+    strongest = np.abs(signal).max(axis=3)
+    bright = finite & (strongest > threshold)
+    company = ndimage.uniform_filter(bright.astype(np.float32), 3)
+    above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
+    usable: AnyArray = (bright & (company > 0.3)) | (finite & (above > 0.6) & (company > 0))
+    return usable
 
 
 def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd: float) -> WaterFat:
@@ -121,6 +128,36 @@ def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd:
     )
 
 
+def _magnitude_only(echoes: MultiEcho, magnitude: FloatArray, usable: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
+    """R2* alone, by the configured estimator (``complex`` falls to the one with a noise floor): no phase, no field, no fat."""
+    name = "noise-floor" if params.r2star_estimator == "complex" else params.r2star_estimator
+    t = np.asarray(echoes.echo_times_s, float)
+    rate = np.full(usable.shape, np.nan)
+    rate[usable] = r2star.estimate(name, magnitude[usable], t, noise_sd)
+    with np.errstate(invalid="ignore", over="ignore"):
+        amplitude = magnitude[..., 0] * np.exp(rate * t[0])
+        limit = r2star_limit_per_s(t, float(np.nanmedian(amplitude[usable])) / noise_sd)
+        censored = usable & (rate > limit)
+    nothing = np.full(usable.shape, np.nan, np.float32)
+    return WaterFat(
+        water=_masked(amplitude, usable, np.complex64),
+        fat=nothing.astype(np.complex64),
+        pdff_percent=nothing,
+        r2star_per_s=_masked(rate, usable & ~censored),
+        field_hz=nothing,
+        pdff_se_percent=nothing,
+        r2star_se_per_s=nothing,
+        field_se_hz=nothing,
+        residual=nothing,
+        model=np.where(usable & np.isfinite(rate), NO_FAT, 0).astype(np.uint8),
+        censored=censored,
+        r2star_limit_per_s=limit,
+        field_strength_tesla=echoes.field_strength_tesla,
+        grid=echoes.grid,
+        codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE"),
+    )
+
+
 def _unwrapped(phase_rad: FloatArray, usable: AnyArray) -> FloatArray:
     """Phase without jumps inside ``usable`` (Herraez et al., Appl Opt 2002;41:7437); 0 outside."""
     masked = np.ma.masked_array(phase_rad, ~usable)
@@ -140,210 +177,177 @@ def _many_echoes(
     separable: bool,
 ) -> WaterFat:
     t = np.asarray(echoes.echo_times_s, dtype=np.float64)
-    index = _numbered(usable)
-    voxels = np.ascontiguousarray(signal[usable].astype(np.complex64))
-    unknown_fat = fat if separable else np.zeros_like(fat)
-    start_hz, start_r2star, _ = initial_field(
+    index = numbered(usable)
+    voxels = np.ascontiguousarray(signal[usable], dtype=np.complex64)
+    start = initialise(
         voxels,
         index,
         t,
-        fat if separable else np.exp(2j * np.pi * 1e4 * t),
+        fat,
         noise_sd,
         echoes.grid.voxel_size_mm,
         echoes.field_strength_tesla,
         params.field_smoothness,
+        params.field_initialisation,
+        with_fat=separable,
     )
-    n = voxels.shape[0]
-    kinds = np.full(n, FREE if separable else NO_FAT, np.int8)
-    linear, nonlinear, errors, residual = fit_free(
-        np.ones(n, bool), voxels, t, unknown_fat, start_hz.astype(np.float64), start_r2star, noise_sd, separable
-    )
-    model = kinds.copy()
-    # a fit that walked away to another minimum is started again from its neighbourhood, with the prior below
-    away = ~(np.abs(nonlinear[:, 0] - start_hz) < 0.35 / np.diff(t).min()) | ~(nonlinear[:, 1] > -100) | np.isnan(residual)
+    fit = _Fit.empty(voxels.shape[0])
+    everything = np.ones(voxels.shape[0], bool)
+    fit.take(fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable), FREE if separable else NO_FAT)
     if separable:
+        doubtful = doubtful_voxels(
+            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, echoes.field_strength_tesla
+        )
+        geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
+        start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
+        again = ~everything
+        again[doubtful] = True
+        fit.take(fit_free(again, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+    if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
+        maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
+        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
+    decay = local_decay(voxels, index, start.blocks, t, fat if separable else np.ones_like(fat), noise_sd)
+    expected = expected_errors(t, fat)
+    if separable:
+        _lower_order(fit, voxels, t, fat, noise_sd, start, decay, expected, index, echoes, params)
+        r2star_se = expected.at(expected.r2star_constrained, decay)
+        limit = r2star_limit_per_s(t, float(np.median(decay.snr)), fat)
+    else:
+        r2star_se = expected.at(expected.r2star_alone, decay)
+        limit = r2star_limit_per_s(t, float(np.median(decay.snr)))
+    censored, dim = not_measurable(r2star_se, decay)
+    fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
+    maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    return _as_wished(maps, echoes, signal, noise_sd, params)
+
+
+def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
+    """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
+    energy = (voxels.real**2 + voxels.imag**2).sum(axis=1)
+    excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
+    return float(excess.sum() / energy.sum())
+
+
+def _as_wished(maps: WaterFat, echoes: MultiEcho, signal: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
+    """The maps with the configured estimator of R2* and correction of the fat fraction; what is unknown stays unknown."""
+    if params.r2star_estimator != "complex":
+        known = np.isfinite(maps.r2star_per_s)
+        alone = np.full(known.shape, np.nan, np.float32)
+        alone[known] = r2star.estimate(params.r2star_estimator, np.abs(signal[known]), echoes.echo_times_s, noise_sd)
+        maps = replace(maps, r2star_per_s=alone, codes=(*maps.codes, "R2STAR_FAT_FREE"))
+    if params.t1_correction:
+        if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
+            return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))
+        weight = t1_weight_of_fat(echoes.flip_angle_degrees, echoes.repetition_time_s, echoes.field_strength_tesla)
+        pdff, factor = without_t1(maps.pdff_percent, weight)
+        maps = replace(maps, pdff_percent=pdff.astype(np.float32), pdff_se_percent=(maps.pdff_se_percent * factor).astype(np.float32))
+    return maps
+
+
+@dataclass(eq=False)
+class _Fit:
+    """The fit as it grows: arrays over voxels, overwritten where a lower order of the model replaces a higher one."""
+
+    linear: ComplexArray
+    nonlinear: FloatArray
+    errors: FloatArray
+    residual: FloatArray
+    model: IntArray
+
+    @classmethod
+    def empty(cls, n: int) -> _Fit:
+        return cls(
+            np.full((n, 2), np.nan, np.complex128),
+            np.full((n, 2), np.nan),
+            np.full((n, 3), np.nan),
+            np.full(n, np.nan),
+            np.zeros(n, np.int8),
+        )
+
+    def take(self, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int, *, lowest_r2star_per_s: float = -np.inf) -> AnyArray:
+        """Keep what converged, and say where."""
+        linear, nonlinear, errors, residual = result
         with np.errstate(invalid="ignore"):
-            uncertain = ~(errors[:, 2] < params.pdff_se_for_constraint_percent) | away
-        # the order of the model follows from the neighbourhood's R2*, never from the voxel's own noise: choosing by the
-        # voxel's own estimate would keep the low ones and lose the high ones
-        local = _Neighbourhood(index, echoes.grid.voxel_size_mm)
-        severe = uncertain | (local.share(uncertain) > _UNCERTAIN_SHARE)
-        uncertain = severe | away
-        for _ in range(_N_PRIOR_PASSES):
-            prior_hz, prior_precision = _field_prior(nonlinear[:, 0], errors[:, 0], away, local, uncertain, echoes.field_strength_tesla)
-            start_again = np.where(away | (prior_precision > 1 / errors[:, 0] ** 2), prior_hz, nonlinear[:, 0])
-            again_r2star = np.where(np.isnan(nonlinear[:, 1]) | away, start_r2star, np.clip(nonlinear[:, 1], 0, 1500))
-            free_fat = np.full(n, -1.0)
-            refit = fit_constrained(uncertain, voxels, t, fat, start_again, again_r2star, prior_hz, prior_precision, free_fat, noise_sd)
-            done = uncertain & np.isfinite(refit[3]) & (refit[1][:, 1] > -300)
-            for old, new in zip((linear, nonlinear, errors, residual), refit, strict=True):
-                old[done] = new[done]
-            model[done] = CONSTRAINED
-            away &= ~done
-        expected = _expected_pdff_se(local, uncertain, nonlinear, linear, t, fat, noise_sd)
-        hopeless = uncertain & (~(expected < params.pdff_se_for_no_fat_percent) | away)
-        if hopeless.any():
-            none = np.zeros(n)
-            again_r2star = np.where(np.isnan(nonlinear[:, 1]), start_r2star, np.clip(nonlinear[:, 1], 0, 1500))
-            refit = fit_constrained(hopeless, voxels, t, fat, start_again, again_r2star, prior_hz, prior_precision, none, noise_sd)
-            done = hopeless & np.isfinite(refit[3])
-            for old, new in zip((linear, nonlinear, errors, residual), refit, strict=True):
-                old[done] = new[done]
-            model[done] = NO_FAT
-    return _assemble(echoes, usable, voxels, noise_sd, model, linear, nonlinear, errors, residual, separable=separable)
+            done: AnyArray = np.isfinite(residual) & (nonlinear[:, 1] > lowest_r2star_per_s)
+        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), (linear, nonlinear, errors, residual), strict=True):
+            mine[done] = new[done]
+        self.model[done] = model
+        return done
 
 
-def _numbered(usable: AnyArray) -> IntArray:
+def _lower_order(
+    fit: _Fit,
+    voxels: ComplexArray,
+    t: FloatArray,
+    fat: ComplexArray,
+    noise_sd: float,
+    start: InitialField,
+    decay: LocalDecay,
+    expected: ExpectedErrors,
+    index: IntArray,
+    echoes: MultiEcho,
+    params: FatWaterParams,
+) -> None:
+    """Constrain fat, then give it up, where the neighbourhood's decay leaves too little to know it."""
+    scale = echoes.field_strength_tesla / 1.5
+    with np.errstate(invalid="ignore"):
+        # a fit that walked away to another minimum is started again from its neighbourhood, with the prior
+        away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < _AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
+        uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
+    uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
+    hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
+    local = Neighbourhood(index, echoes.grid.voxel_size_mm)
+    # neighbours' decays differ by less than this, wherever there is a decay to speak of
+    r2star_sd = np.maximum(_R2STAR_SPREAD * decay.r2star_per_s, _LEAST_R2STAR_SPREAD_PER_S).astype(np.float64)
+    local_r2star = decay.r2star_per_s.astype(np.float64)
+    for _ in range(_N_PRIOR_PASSES):
+        good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, local, uncertain, echoes.field_strength_tesla)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            from_prior = away | ~(precision < 1 / fit.errors[:, 0] ** 2)
+        begin_hz = np.where(from_prior, prior_hz, fit.nonlinear[:, 0])
+        again = np.where(away | np.isnan(fit.nonlinear[:, 1]), local_r2star, np.clip(fit.nonlinear[:, 1], 0, 1500))
+        share = np.where(hopeless, 0.0, -1.0)
+        result = fit_constrained(uncertain, voxels, t, fat, begin_hz, again, prior_hz, precision, share, local_r2star, r2star_sd, noise_sd)
+        away &= ~fit.take(result, CONSTRAINED, lowest_r2star_per_s=-300)
+    fit.model[uncertain & hopeless & (fit.model == CONSTRAINED)] = NO_FAT
+
+
+def numbered(usable: AnyArray) -> IntArray:
     """(x, y, z) number of each usable voxel in raster order, -1 elsewhere."""
     index = np.full(usable.shape, -1, np.int64)
     index[usable] = np.arange(int(usable.sum()))
     return index
 
 
-class _Neighbourhood:
-    """Gaussian means around each voxel of a numbered volume, over the numbered voxels only."""
-
-    def __init__(self, index: IntArray, voxel_size_mm: FloatArray) -> None:
-        self.inside = index >= 0
-        self.position_mm = np.argwhere(self.inside) * voxel_size_mm
-        self.sigma = _NEIGHBOURHOOD_MM / voxel_size_mm
-        centre = np.zeros([2 * int(2.5 * s + 0.5) + 1 for s in self.sigma])
-        centre[tuple(n // 2 for n in centre.shape)] = 1
-        self.own = float(ndimage.gaussian_filter(centre, self.sigma, truncate=2.5).max())
-        """Weight of the voxel itself in its sum."""
-
-    def total(self, values: FloatArray) -> FloatArray:
-        """(voxel,) weighted sum over the neighbourhood, the voxel itself included."""
-        volume = np.zeros(self.inside.shape)
-        volume[self.inside] = values
-        filtered: FloatArray = ndimage.gaussian_filter(volume, self.sigma, truncate=2.5)[self.inside]
-        return filtered
-
-    def share(self, marked: AnyArray) -> FloatArray:
-        """(voxel,) share of marked voxels among the neighbours, the voxel itself left out."""
-        everything = self.total(np.ones(marked.size)) - self.own
-        share: FloatArray = (self.total(marked.astype(np.float64)) - self.own * marked) / np.maximum(everything, 1e-9)
-        return share
-
-
-def _field_prior(
-    field_hz: FloatArray, se_hz: FloatArray, away: AnyArray, local: _Neighbourhood, wanted: AnyArray, field_strength_tesla: float
-) -> tuple[FloatArray, FloatArray]:
-    """Mean and precision of the field at every ``wanted`` voxel, from its neighbours (not itself) by their information.
-
-    A plane through the neighbours, because a mean is pulled towards the side that knows more. The variance of the prior
-    is what the field itself departs from the plane, not what noise adds to it, and the plane's own error.
-    """
-    good = ~away & np.isfinite(field_hz) & np.isfinite(se_hz)
-    scale = field_strength_tesla / 1.5
-    floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
-    noise2 = np.where(good, np.nan_to_num(se_hz, nan=1e3) ** 2, 0)
-    weight = np.where(good, 1 / (noise2 + floor_hz**2), 0)
-    value = np.where(good, field_hz, 0)
-    x = local.position_mm
-    here = x[wanted]
-
-    def around(values: FloatArray) -> FloatArray:
-        return (local.total(values) - local.own * values)[wanted]
-
-    # moments about the voxel itself from moments about the origin
-    total = around(weight)
-    first = np.stack([around(weight * x[:, i]) for i in range(3)], axis=1)
-    sums = around(weight * value)
-    matrix = np.zeros((total.size, 4, 4))
-    right = np.zeros((total.size, 4))
-    matrix[:, 0, 0] = total
-    right[:, 0] = sums
-    for i in range(3):
-        matrix[:, 0, i + 1] = matrix[:, i + 1, 0] = first[:, i] - here[:, i] * total
-        right[:, i + 1] = around(weight * x[:, i] * value) - here[:, i] * sums
-        for j in range(i + 1):
-            second = (
-                around(weight * x[:, i] * x[:, j]) - here[:, i] * first[:, j] - here[:, j] * first[:, i] + here[:, i] * here[:, j] * total
-            )
-            matrix[:, i + 1, j + 1] = matrix[:, j + 1, i + 1] = second
-        matrix[:, i + 1, i + 1] += 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
-    known = total > 1e-9
-    matrix[~known] = np.eye(4)
-    inverse = np.linalg.inv(matrix)
-    plane = np.einsum("vij,vj->vi", inverse, right)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread2 = (around(weight * value**2) - np.einsum("vi,vi->v", plane, right)) / total
-        of_noise2 = around(weight * noise2) / total
-    spread2 = np.maximum(spread2 - of_noise2, 0.1 * np.maximum(spread2, 0))
-    # a Gaussian's squared weights sum to about its central weight times its sum
-    of_mean2 = local.own * np.maximum(inverse[:, 0, 0], 0)
-    mean_hz, precision = np.zeros(field_hz.size), np.zeros(field_hz.size)
-    mean_hz[wanted] = np.where(known, plane[:, 0], 0)
-    precision[wanted] = np.where(known, 1 / (floor_hz**2 + np.nan_to_num(spread2 + of_mean2)), 0)
-    return mean_hz, precision
-
-
-def _expected_pdff_se(
-    local: _Neighbourhood,
-    uncertain: AnyArray,
-    nonlinear: FloatArray,
-    linear: ComplexArray,
-    t: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-) -> FloatArray:
-    """(voxel,) standard error of PDFF [points] that the R2* and amplitude of the neighbourhood lead to; NaN if unknown.
-
-    Fisher information of W, F, R2* and phase for lean tissue with the field known: what the constrained model can reach.
-    """
-    good = np.isfinite(nonlinear[:, 1])
-    everything = local.total(good.astype(np.float64))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r2star = np.clip(local.total(np.where(good, np.clip(nonlinear[:, 1], 0, 2500), 0)) / everything, 0, 2500)
-        amplitude = local.total(np.where(good, np.minimum(np.abs(linear.sum(axis=1)), 1e3 * noise_sd), 0)) / everything
-    raster = np.arange(0, 2501, 25.0)
-    decay = np.exp(-np.outer(raster, t))
-    columns = np.stack([-t * decay, 1j * decay, decay + 0j, fat * decay], axis=-1)
-    fisher = np.einsum("rei,rej->rij", columns.conj(), columns).real
-    size = np.sqrt(np.einsum("rii->ri", fisher))
-    scaled = fisher / (size[:, :, None] * size[:, None, :])
-    inverse = np.linalg.pinv(scaled, hermitian=True)
-    per_snr = 100 * np.sqrt(np.maximum(inverse[:, 3, 3], 0)) / size[:, 3]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected: FloatArray = np.interp(r2star, raster, per_snr) * noise_sd / amplitude
-    return np.where(uncertain & (everything > 1e-6), expected, np.nan)
-
-
 def _assemble(
     echoes: MultiEcho,
     usable: AnyArray,
-    voxels: AnyArray,
+    voxels: ComplexArray,
     noise_sd: float,
-    model: AnyArray,
-    linear: AnyArray,
-    nonlinear: AnyArray,
-    errors: AnyArray,
-    residual: AnyArray,
+    fit: _Fit,
+    start: InitialField,
+    censored: AnyArray,
+    dim: AnyArray,
+    fat_known: AnyArray,
+    limit_per_s: float,
     *,
     separable: bool,
 ) -> WaterFat:
-    fitted = np.isfinite(residual)
-    limit = r2star_limit_per_s(echoes.echo_times_s, float(np.nanmedian(np.abs(linear.sum(axis=1)))) / noise_sd)
-    strong = (np.abs(voxels) > 3 * noise_sd).sum(axis=1)
+    linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors
+    fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
-        # two echoes that the neighbourhood as a whole does not show above the noise hold no decay
-        neighbourhood = _Neighbourhood(_numbered(usable), echoes.grid.voxel_size_mm)
-        everything = neighbourhood.total(np.ones(fitted.size))
-        lit = np.zeros(fitted.size, np.int64)
-        for e in range(voxels.shape[1]):
-            power = neighbourhood.total(np.abs(voxels[:, e]).astype(np.float64) ** 2) / everything
-            lit += power > (2 + _LEAST_LOCAL_SNR**2) * noise_sd**2
-        censored = fitted & ((nonlinear[:, 1] > limit) | (lit < 2))
-        energy = np.linalg.norm(voxels, axis=1)
-        relative = np.sqrt(residual) / energy
-        # a fat fraction that is uncertain by half of its whole range is no measurement
-        meaningless = ~(errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
-    fat_known = fitted & (model != NO_FAT) & ~censored & ~meaningless
-    common = linear[:, 0] + linear[:, 1]
+        censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
+    relative = np.sqrt(fit.residual) / np.linalg.norm(voxels, axis=1)
+    lit = fitted & (np.abs(voxels).max(axis=1) > 3 * noise_sd)
+    decay_known = fitted & ~censored & ~dim
+    with np.errstate(invalid="ignore"):
+        # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
+        fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * noise_sd**2 * voxels.shape[1])
+        fat_known = decay_known & fat_known & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
     with np.errstate(invalid="ignore", divide="ignore"):
-        signed = 100 * (linear[:, 1] / common).real
-    pdff = np.where(model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
+        signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
+    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
     def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
         full: AnyArray = np.full(usable.shape, np.nan, dtype)
@@ -351,26 +355,27 @@ def _assemble(
         return full
 
     model_volume = np.zeros(usable.shape, np.uint8)
-    model_volume[usable] = np.where(fitted, model, 0)
+    model_volume[usable] = np.where(fitted, fit.model, 0)
     censored_volume = np.zeros(usable.shape, bool)
     censored_volume[usable] = censored
-    codes = () if separable else ("FAT_NOT_SEPARABLE",)
     return WaterFat(
         water=volume(linear[:, 0], fitted, np.complex64),
         fat=volume(linear[:, 1], fat_known, np.complex64),
         pdff_percent=volume(pdff, fat_known),
-        r2star_per_s=volume(nonlinear[:, 1], fitted & ~censored),
-        field_hz=volume(nonlinear[:, 0], fitted & (strong >= 1)),
+        r2star_per_s=volume(nonlinear[:, 1], decay_known),
+        field_hz=volume(nonlinear[:, 0], lit),
         pdff_se_percent=volume(errors[:, 2], fat_known),
-        r2star_se_per_s=volume(errors[:, 1], fitted & ~censored),
-        field_se_hz=volume(errors[:, 0], fitted & (strong >= 1)),
+        r2star_se_per_s=volume(errors[:, 1], decay_known),
+        field_se_hz=volume(errors[:, 0], lit),
         residual=volume(relative, fitted),
         model=model_volume,
         censored=censored_volume,
-        r2star_limit_per_s=limit,
+        swap_margin=volume(start.swap_margin, fitted),
+        field_difference_hz=volume(start.difference_hz, fitted),
+        r2star_limit_per_s=limit_per_s,
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
-        codes=codes,
+        codes=(*(() if separable else ("FAT_NOT_SEPARABLE",)), *start.codes),
     )
 
 

@@ -49,6 +49,32 @@ SPECTRA: dict[str, FatSpectrum] = {
 }
 
 
+def bydder_spectrum(double_bonds: float) -> FatSpectrum:
+    """Triglyceride with a number of double bonds (Bydder et al., MRI 2011;29:1041): chain length and methylene bonds follow it."""
+    chain = 16.8 + 0.25 * double_bonds
+    methylene = 0.093 * double_bonds**2
+    protons = (
+        9.0,
+        6 * (chain - 4) - 8 * double_bonds + 2 * methylene,
+        6.0,
+        4 * (double_bonds - methylene),
+        6.0,
+        2 * methylene,
+        4.0,
+        1.0,
+        2 * double_bonds,
+    )
+    return FatSpectrum(shifts_ppm=_NINE_PEAKS, amplitudes=protons, source=f"Bydder et al., MRI 2011;29:1041, {double_bonds} double bonds")
+
+
+SPECTRA["bydder-2.5"] = bydder_spectrum(2.5)
+SPECTRA["philips-7"] = FatSpectrum(
+    shifts_ppm=(0.90, 1.30, 1.59, 2.03, 2.25, 2.77, 5.31),
+    amplitudes=(0.085, 0.625, 0.071, 0.095, 0.066, 0.016, 0.042),
+    source="seven-peak model of a vendor",
+)
+
+
 def fat_signal(
     spectrum: FatSpectrum,
     echo_times_s: FloatArray,

@@ -47,7 +47,7 @@ STANDARD: dict[str, str] = {
         "ImageType FrameType Modality BodyPartExamined ScanningSequence SequenceVariant ScanOptions MRAcquisitionType "
         "PatientPosition PhotometricInterpretation InPlanePhaseEncodingDirection ComplexImageComponent AcquisitionContrast "
         "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique RespiratoryMotionCompensationTechnique "
-        "RespiratorySignalSource StartingRespiratoryAmplitude StartingRespiratoryPhase GeometryOfKSpaceTraversal "
+        "RespiratorySignalSource StartingRespiratoryPhase EndingRespiratoryPhase RespiratoryTriggerType GeometryOfKSpaceTraversal "
         "EchoPulseSequence SpoiledSequence MultipleSpinEcho PresentationLUTShape DimensionOrganizationType BurnedInAnnotation "
         "PositionMeasuringDeviceUsed QuantitativeImageFlag",
     ),
@@ -64,7 +64,7 @@ STANDARD: dict[str, str] = {
         "RescaleIntercept RescaleSlope WindowCenter WindowWidth "
         "RealWorldValueIntercept RealWorldValueSlope RealWorldValueFirstValueMapped RealWorldValueLastValueMapped "
         "NominalRespiratoryTriggerDelayTime ActualRespiratoryTriggerDelayTime RespiratoryTriggerDelayThreshold "
-        "RespiratoryIntervalTime NominalPercentageOfRespiratoryPhase",
+        "RespiratoryIntervalTime NominalPercentageOfRespiratoryPhase StartingRespiratoryAmplitude EndingRespiratoryAmplitude",
     ),
     **_listed(
         "sequence",

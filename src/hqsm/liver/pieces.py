@@ -76,6 +76,8 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
     labels = joined(basins(gradient, organ, grid), gradient, _WEAK * median, log_decay, grid, inner)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
+    if not sizes.any():
+        return organ
     main = int(np.argmax(sizes))
     other, sealed = int(labels.max()) + 1, int(labels.max()) + 2
     waiting = set(np.flatnonzero(sizes).tolist()) - {main}

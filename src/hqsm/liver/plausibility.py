@@ -33,17 +33,20 @@ def not_a_body(maps: WaterFat, body: Mask) -> str:
     return ""
 
 
+def covered_share(organ: Mask, grid: VoxelGrid) -> float:
+    """Share of a liver that a slab which cuts it at both ends holds at least, of 120 mm; 1 where it ends inside."""
+    thin = int(np.argmin(np.array(grid.shape) * grid.voxel_size_mm))
+    along = np.asarray(organ.any(axis=tuple(axis for axis in range(3) if axis != thin)))
+    cut = bool(along[0] and along[-1])
+    return min(1.0, grid.shape[thin] * float(grid.voxel_size_mm[thin]) / 120.0) if cut else 1.0
+
+
 def not_a_liver(organ: Mask, body: Mask, first_echo: FloatArray, noise_sd: float, grid: VoxelGrid, params: LiverParams) -> str:
     """Why ``organ`` cannot be the liver of this body; empty where it can."""
     if not organ.any():
         return "nothing on the patient's right looks like a liver"
     volume_ml = float(organ.sum()) * grid.voxel_volume_ml
-    # thin slabs cut the liver: then the volume that it would have is at least that of the covered share
-    thin = int(np.argmin(np.array(grid.shape) * grid.voxel_size_mm))
-    along = np.asarray(organ.any(axis=tuple(axis for axis in range(3) if axis != thin)))
-    cut = bool(along[0] and along[-1])
-    covered = min(1.0, grid.shape[thin] * float(grid.voxel_size_mm[thin]) / 120.0) if cut else 1.0
-    if volume_ml < params.smallest_volume_ml * covered:
+    if volume_ml < params.smallest_volume_ml * covered_share(organ, grid):
         return f"it has {volume_ml:.0f} mL, too little"
     if volume_ml > params.largest_volume_ml:
         return f"it has {volume_ml:.0f} mL, too much"

@@ -22,7 +22,8 @@ def vessels(maps: WaterFat, liver: Mask) -> Mask:
     if not liver.any():
         return liver
     grid = maps.grid
-    r2star = np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, maps.r2star_limit_per_s).astype(np.float32)
+    # beyond the limit a decay is not measured, only fast
+    r2star = np.fmin(maps.r2star_per_s, maps.r2star_limit_per_s).astype(np.float32)
     level = float(np.median(r2star[liver]))
     parenchyma = liver & (r2star > 0.6 * level)
     around = smoothed(r2star, parenchyma, grid, 12.0)

@@ -1,1 +1,17 @@
 """Fat-free R2* of magnitude data: one estimator a file, selected by name."""
+
+from __future__ import annotations
+
+from hqsm.arrays import FloatArray
+from hqsm.r2star import arlo, log_linear, noise_floor
+
+ESTIMATORS = ("arlo", "log-linear", "plain", "truncated", "noise-floor")
+
+
+def estimate(name: str, magnitude: FloatArray, echo_times_s: FloatArray, noise_sd: float) -> FloatArray:
+    """R2* [1/s] of ``magnitude`` (..., echo) by the named estimator."""
+    if name == "arlo":
+        return arlo.estimate(magnitude, echo_times_s)
+    if name == "log-linear":
+        return log_linear.estimate(magnitude, echo_times_s)
+    return noise_floor.estimate(magnitude, echo_times_s, noise_sd, model=name)

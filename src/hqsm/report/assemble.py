@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ Facts = dict[str, Any]
 
 def assemble_visit_page(
     paths: Any, participant_id: str, session_id: str, stages: Facts, *, viewer: bool, protocol: ProtocolParams | None = None
-) -> tuple[VisitPage, Facts, dict[str, Facts]]:
-    """The page's content, the summary for the index, and the statuses of the stages.
+) -> tuple[VisitPage, Facts]:
+    """The page's content and the summary for the index.
 
     ``paths`` names the stages' files: ``echoes``, ``fit_status`` ... are status files, the others results; an empty
     result is the placeholder of a stage that failed. ``viewer`` says whether the visit gets an interactive viewer;
@@ -46,8 +45,7 @@ def assemble_visit_page(
     magnitude = None
     echoes = None
     if ok["gated_echoes"]:
-        with Path(paths.gating).open(encoding="utf-8", newline="") as handle:
-            gating_rows = tuple(csv.DictReader(handle, delimiter="\t"))
+        gating_rows = tuple(echoes_facts["gating"]["repetitions"])
         echoes = read_echoes(Path(paths.bids_folder))
         magnitude = np.abs(echoes.signal[..., 0])
     regions = load_noun(Path(paths.regions), Regions) if ok["regions"] else None
@@ -79,7 +77,7 @@ def assemble_visit_page(
     )
     if visit.fit is not None and viewer:
         visit = replace(visit, viewer=f"{participant_id}_{session_id}_viewer.html")
-    return visit, _summary(visit), statuses
+    return visit, _summary(visit)
 
 
 def _acquisition(facts: Facts, protocol: ProtocolParams, participant_id: str, session_id: str) -> Facts:

@@ -30,10 +30,17 @@ def render_blinded_report(visits: pd.DataFrame, findings: Sequence[Mapping[str, 
     left = visits[visits["status"].isin(["rejected", "excluded"])]
     rows_left = [(r["participant_id"], r["session_id"], r["status"], r["reason"]) for r in left.to_dict(orient="records")]
     body += section("Visits that are left out", ("Participant", "Visit", "Status", "Reason"), rows_left)
+    body += section("Manual decisions", ("Participant", "Visit", "Status", "Decision"), decision_rows(visits))
     found = Counter((str(f["file"]), str(f["code"]), str(f["severity"])) for f in findings)
     rows_found = [(*key, n) for key, n in sorted(found.items())]
     body += section("Findings in the records", ("File", "Code", "Severity", "Findings"), rows_found)
     return page(f"{name} (blinded)", body, ", ".join(f"{k} {v}" for k, v in versions.items()))
+
+
+def decision_rows(visits: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Participant, visit, status and the manual decision about it, for every visit with one."""
+    decided = visits[visits["decision"].fillna("").astype(bool)]
+    return [(r["participant_id"], r["session_id"], r["status"], r["decision"]) for r in decided.to_dict(orient="records")]
 
 
 def stamped(files: Mapping[str, bytes], stamp: str) -> dict[str, bytes]:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hqsm.arrays import AnyArray, FloatArray
-from hqsm.report.figures.base import OKABE_ITO
 from hqsm.report.page import Cell, cards, navigation, number, page, picture, png_uri, render, table
+from hqsm.report.style import OKABE_ITO
 
 OUTLIER_MADS = 3.0
 """A value further from the median than this many scaled MADs is marked."""
@@ -73,11 +73,12 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
                 Cell(text=row["acq_date"] or "–", css="id"),
                 row["scanner"] or "–",
                 *metrics,
-                Cell(text=row["reason"] if row["status"] != "ok" else "", css="why"),
+                Cell(text=row["reason"], css="why"),
+                Cell(text=row["decision"], css="why" if row["decision"] else ""),
             )
         )
     counts = visits["status"].value_counts()
-    header = ("R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason")
+    header = ("R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason", "Decision")
     body = navigation({"Study report": "../report/index.html"}) + "<h1>QC of every visit</h1>"
     body += cards(
         *[(str(status), str(n), "") for status, n in counts.items()],
@@ -99,7 +100,7 @@ def _joined(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping
     own = pd.DataFrame([{name: s.get(name) for name in (*keys, *columns)} for s in summaries], columns=[*keys, *columns])
     own["has_page"] = True
     frame = visits.merge(lic[[*keys, *(set(_METRICS) & set(lic.columns))]], on=keys, how="left").merge(own, on=keys, how="left")
-    for name in ("scanner", "thumbnail", "acq_date", "reason"):
+    for name in ("scanner", "thumbnail", "acq_date", "reason", "decision"):
         frame[name] = frame[name].fillna("").astype(str)
     frame["has_page"] = frame["has_page"].eq(True)
     for name in _METRICS:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hqsm.lic import HQSM_CALIBRATIONS, R2STAR_CALIBRATIONS
+from hqsm.report.blinded_report import decision_rows
 from hqsm.report.figures import FIGURES
 from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure
 from hqsm.report.figures.forest import ANALYSES
@@ -376,7 +377,9 @@ def _exclusions(data: ReportData) -> str:
         (r["what"], Cell(text=r["participant_id"], css="id"), Cell(text=str(r["item"]), css="id"), r["code"] or "–", r["reason"])
         for r in data.tables["exclusions"].to_dict(orient="records")
     ]
-    return table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
+    body = table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
+    decided = table(("Participant", "Visit", "Status", "Decision"), decision_rows(data.tables["visits"]), empty="None (decisions.csv).")
+    return body + "<h3>Manual decisions</h3>" + decided
 
 
 def _findings(data: ReportData) -> str:

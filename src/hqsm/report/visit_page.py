@@ -16,8 +16,9 @@ from hqsm.arrays import AnyArray, FloatArray
 from hqsm.codes import meaning
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, Susceptibility, WaterFat
-from hqsm.report.figures.base import OKABE_ITO
+from hqsm.lic import fit_facts
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table
+from hqsm.report.style import OKABE_ITO
 
 _FACTS = {
     "acquisition_date": "date (shifted)",
@@ -127,6 +128,10 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     if deviations:
         body += "<h2>Deviations from the protocol</h2>" + render("<ul>{% for d in d %}<li>{{ d }}</li>{% endfor %}</ul>", d=deviations)
     body += "<h2>Acquisition</h2>" + _facts(visit.acquisition, _FACTS)
+    if visit.fit is not None and visit.regions is not None and visit.regions.liver.any():
+        shares = fit_facts(visit.fit, visit.regions.liver)
+        facts = {_FIT.get(name, name): f"{100 * share:.1f} %" for name, share in shares.items()}
+        body += "<h2>Fit of water, fat and R2* in the liver</h2>" + _facts(facts, {name: name for name in facts})
     if visit.gating:
         body += "<h2>Gating</h2>" + _facts(visit.gating, _GATING)
     body += "<h2>Parameters</h2><details><summary>Every parameter of every stage</summary>"
@@ -136,6 +141,17 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     body += "</details>"
     footer = ", ".join(f"{name} {value}" for name, value in visit.versions.items())
     return page(f"QC {visit.participant_id} {visit.session_id}", body, footer)
+
+
+_FIT = {
+    "model_not_fitted": "not fitted",
+    "model_water_fat": "water and fat independent",
+    "model_fat_constrained": "fat constrained (one phase, field from the neighbourhood)",
+    "model_no_fat": "fat given up: R2* and field only",
+    "model_two_echoes": "two echoes: no fat",
+    "swap_margin_low": "exchange of water and fat hardly worse (swap margin below 2)",
+    "first_fields_disagree": "the two first fields differ by a swap",
+}
 
 
 def _headline(iron: Mapping[str, Any]) -> str:
@@ -236,6 +252,11 @@ def maps_of(visit: VisitPage, fit: WaterFat) -> list[Shown]:
         maps.append(Shown(name="susceptibility [ppm]", volume=chi, colours="gray", limits=(-1.0, top(chi, 1.0))))
     maps.append(Shown(name="SE of R2* [1/s]", volume=fit.r2star_se_per_s, colours="magma", limits=(0, top(fit.r2star_se_per_s, 5.0, 2.0))))
     maps.append(Shown(name="fit residual", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 1e-6, 2.5))))
+    if fit.swap_margin is not None:
+        maps.append(Shown(name="swap margin", volume=fit.swap_margin, colours="viridis", limits=(0, 10)))
+    if fit.field_difference_hz is not None:
+        apart = 220 * fit.field_strength_tesla / 1.5
+        maps.append(Shown(name="two first fields [Hz]", volume=fit.field_difference_hz, colours="coolwarm", limits=(-apart, apart)))
     return [m for m in maps if np.isfinite(m.volume).any()]
 
 

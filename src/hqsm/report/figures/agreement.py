@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from hqsm.arrays import FloatArray
-from hqsm.report.figures.base import OKABE_ITO, ReportData, StudyFigure, finish, identity_line, numbers
+from hqsm.report.figures.base import ReportData, StudyFigure, finish, identity_line, numbers
+from hqsm.report.style import OKABE_ITO
 from hqsm.statistics.agreement import bland_altman
 
 _SETTINGS = {"in_vivo": ("in vivo", "o", OKABE_ITO[0]), "in_vitro": ("in vitro", "s", OKABE_ITO[1])}

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,22 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hqsm.arrays import FloatArray
+from hqsm.report.style import OKABE_ITO
 
-mpl.use("Agg")
-mpl.rcParams.update(
-    {
-        "svg.hashsalt": "hqsm",
-        "pdf.fonttype": 42,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-    }
-)
-
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, told apart with any colour vision."""
 METHOD_NAMES = {"hqsm": "hQSM", "r2star": "R2*"}
 METHOD_STYLE = {"hqsm": {"color": OKABE_ITO[0], "marker": "o"}, "r2star": {"color": OKABE_ITO[1], "marker": "s"}}
 """A colour and a marker per method, so that they differ in grey too."""

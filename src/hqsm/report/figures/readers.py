@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hqsm.report.figures.agreement import bland_altman_lines
-from hqsm.report.figures.base import OKABE_ITO, ReportData, StudyFigure, finish, identity_line, numbers
+from hqsm.report.figures.base import ReportData, StudyFigure, finish, identity_line, numbers
+from hqsm.report.style import OKABE_ITO
 
 _UNITS = {"r2star_per_s": "R2* [1/s]", "chi_ppm": "susceptibility [ppm]", "pdff_percent": "fat fraction [%]"}
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hqsm.report.figures.agreement import bland_altman_lines
-from hqsm.report.figures.base import METHOD_NAMES, OKABE_ITO, ReportData, StudyFigure, finish, numbers
+from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure, finish, numbers
+from hqsm.report.style import OKABE_ITO
 from hqsm.statistics.repeatability import repeat_scans
 
 _COMPARISONS = {

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hqsm.report.figures.base import LIC_BANDS_MG_G, METHOD_NAMES, METHOD_STYLE, OKABE_ITO, ReportData, StudyFigure, finish, numbers
+from hqsm.report.figures.base import LIC_BANDS_MG_G, METHOD_NAMES, METHOD_STYLE, ReportData, StudyFigure, finish, numbers
+from hqsm.report.style import OKABE_ITO
 
 _COLUMNS = 3
 

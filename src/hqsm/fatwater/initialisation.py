@@ -1,0 +1,256 @@
+"""The first field of every voxel, by one of two methods, how firmly it stands, and whether the two agree.
+
+``graph``: the best fields of each block, chosen by continuity (:mod:`field_init`) and piece by piece (:mod:`islands`).
+``in-phase``: the phase between echoes at which fat has turned by whole cycles, unwrapped (Jafari et al., JMRI 2019;50:725).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.fatwater import field_init, islands
+from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
+
+_LARGEST_FAT_TURN_RAD = 0.7
+_LOW_MARGIN = 4.0
+"""Log-likelihood per block below which a piece's other field is not much worse."""
+_LEAST_ISLAND_ML = 5.0
+_BRIGHT = 0.05
+_DOUBTFUL_ERRORS = 5.0
+_DOUBTFUL_MISFIT = 2.5
+"""Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
+_DOUBTFUL_HZ_AT_1T5 = 50.0
+"""Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
+_VOXEL_SMOOTHNESS = 0.3
+"""Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
+_SIGN_RATIO = 1.15
+_N_FOR_SIGN = 4000
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InitialField:
+    """What the fit starts from.
+
+    Attributes
+    ----------
+    field_hz, r2star_per_s
+        (voxel,) field and decay to start at.
+    swap_margin
+        (voxel,) by how much the best other field is the worse one, in units of log-likelihood per block: the lesser of what
+        the surroundings' own misfit says and of what the piece's energy says. Near or below zero nothing tells.
+    difference_hz
+        (voxel,) field of the chosen method less that of the other one; NaN where echo times allow only one.
+    typical_misfit
+        Misfit per degree of freedom that half of the volume's energy stays below, at least 1: what counts as noise.
+    codes
+        ``SWAP_POSSIBLE``, ``PHASE_SIGN``.
+    blocks
+        The blocks that the voxels were gathered to.
+    """
+
+    field_hz: FloatArray
+    r2star_per_s: FloatArray
+    swap_margin: FloatArray
+    difference_hz: FloatArray
+    typical_misfit: float
+    codes: tuple[str, ...]
+    blocks: Blocks
+
+
+def initialise(
+    signal: ComplexArray,
+    index: IntArray,
+    echo_times_s: FloatArray,
+    fat: ComplexArray,
+    noise_sd: float,
+    voxel_size_mm: FloatArray,
+    field_strength_tesla: float,
+    smoothness: float,
+    method: str,
+    *,
+    with_fat: bool,
+) -> InitialField:
+    """First field of the voxels that ``index`` (x, y, z) numbers in raster order; ``signal`` is (voxel, echo) complex64."""
+    blocks = field_init.gather(signal, index, echo_times_s, voxel_size_mm, noise_sd)
+    table = field_init.neighbour_table(blocks.index)
+    found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
+    trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
+    weights = field_init.edge_weights(table, blocks.size_mm, smoothness, field_strength_tesla)
+    chosen = field_init.smoothest_choice(found, trusts, table, weights, field_strength_tesla)
+    chosen, piece, energy = islands.settle(found, trusts, chosen, table, weights, field_strength_tesla)
+    rows = np.arange(chosen.size)
+    graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    others = found.misfit.copy()
+    others[rows, chosen] = IMPOSSIBLE
+    own_margin = np.minimum((others.min(axis=1) - found.misfit[rows, chosen]) * trusts, 1e3)
+    margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
+    other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
+    difference_hz = np.full(graph_hz.size, np.nan) if other_hz is None else graph_hz - other_hz
+    field_hz, r2star = graph_hz, found.r2star_per_s[rows, chosen]
+    if method == "in-phase" and other_hz is not None:
+        nearest = np.abs(_folded(found.field_hz - other_hz[:, None], found.period_hz)) + (found.misfit >= IMPOSSIBLE) * 1e6
+        field_hz, difference_hz = other_hz, -difference_hz
+        r2star = found.r2star_per_s[rows, nearest.argmin(axis=1)]
+    codes = []
+    if _is_low(piece, energy, trusts, blocks).any():
+        codes.append("SWAP_POSSIBLE")
+    if with_fat and _sign_is_reversed(blocks, echo_times_s, fat, field_strength_tesla):
+        codes.append("PHASE_SIGN")
+    of_voxel = blocks.of_voxel
+    return InitialField(
+        field_hz=field_hz[of_voxel] + blocks.away_hz,
+        r2star_per_s=r2star[of_voxel],
+        swap_margin=margin[of_voxel],
+        difference_hz=difference_hz[of_voxel],
+        typical_misfit=float(1 / trusts.max()),
+        codes=tuple(codes),
+        blocks=blocks,
+    )
+
+
+def _is_low(piece: IntArray, energy: FloatArray, trusts: FloatArray, blocks: Blocks) -> Mask:
+    """(piece,) bright pieces of some size whose other field would be hardly worse."""
+    joined = trusts > islands.JOINING_TRUST * trusts.max()
+    per_voxel = blocks.energy / blocks.n_voxels
+    bright = joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined]))
+    n_blocks = np.bincount(piece[bright], minlength=energy.size)
+    large = n_blocks * float(np.prod(blocks.size_mm)) * 1e-3 > _LEAST_ISLAND_ML
+    return np.asarray(large & (energy < _LOW_MARGIN * np.bincount(piece)))
+
+
+def doubtful_voxels(
+    field_hz: FloatArray,
+    se_hz: FloatArray,
+    residual: FloatArray,
+    index: IntArray,
+    n_echoes: int,
+    noise_sd: float,
+    field_strength_tesla: float,
+) -> IntArray:
+    """Numbers of the voxels whose fit is poor or whose field stands out: beside gas a block's voxels need not share one minimum."""
+    per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
+    fitted = np.isfinite(residual)
+    typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
+    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, index)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart_hz = np.abs(field_hz - around.real / around.imag)
+    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
+    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)))
+
+
+def settle_voxels(
+    start: InitialField,
+    doubtful: IntArray,
+    signal: ComplexArray,
+    index: IntArray,
+    echo_times_s: FloatArray,
+    fat: ComplexArray,
+    noise_sd: float,
+    voxel_size_mm: FloatArray,
+    field_strength_tesla: float,
+    smoothness: float,
+) -> InitialField:
+    """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
+    single = field_init.singles(signal[doubtful], echo_times_s, noise_sd, voxel_size_mm)
+    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True)
+    trusts = field_init.trust(single, found.misfit, echo_times_s.size, typical=start.typical_misfit)
+    table = field_init.neighbour_table(index)[doubtful]
+    weights = field_init.edge_weights(table, voxel_size_mm, _VOXEL_SMOOTHNESS * smoothness, field_strength_tesla)
+    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
+    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
+    truncation_hz = field_init.truncation_hz(field_strength_tesla)
+    field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
+    chosen = field_init.settle_voxels(field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, truncation_hz, period)
+    r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
+    return replace(start, field_hz=field_hz, r2star_per_s=r2star)
+
+
+def _folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
+    return difference_hz - period_hz * np.round(difference_hz / period_hz) if np.isfinite(period_hz) else difference_hz
+
+
+def _smooth(values: FloatArray, index: IntArray) -> FloatArray:
+    """(block,) mean over the 3 x 3 x 3 blocks around each."""
+    total = field_init.around(np.stack([values, np.ones(values.size)]).T @ np.array([1, 1j]), index)
+    mean: FloatArray = total.real / total.imag
+    return mean
+
+
+def _unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period_hz: float) -> FloatArray:
+    """Whole periods added: along trusted blocks first, then to everything around them.
+
+    The largest connected part of trusted blocks has its median nearest zero, and the others theirs nearest to that: a shim
+    keeps a body, its arms and domes within a period.
+    """
+    if not np.isfinite(period_hz):
+        return field_hz
+    relative = trusts / trusts.max()
+    joins = relative > islands.JOINING_TRUST
+    inside = (table >= 0) & joins[:, None] & joins[np.maximum(table, 0)]
+    nothing = np.zeros(field_hz.size, bool)
+    trusted_hz, part = field_init.unwrapped(field_hz, np.where(inside, table, -1), relative, period_hz, nothing)
+    _bring_near(trusted_hz, np.where(joins, part, -1), period_hz)
+    result_hz, part = field_init.unwrapped(trusted_hz, table, relative, period_hz, joins)
+    _bring_near(result_hz, np.where(part > 0, part, -1), period_hz)  # part 0 has every trusted block
+    return result_hz
+
+
+def _bring_near(field_hz: FloatArray, part: IntArray, period_hz: float) -> None:
+    """Move each part, in place: the largest's median nearest zero, the others' nearest to that; -1 is left alone."""
+    order = np.argsort(part, kind="stable")
+    order = order[part[order] >= 0]
+    if not order.size:
+        return
+    numbers, starts, sizes = np.unique(part[order], return_index=True, return_counts=True)
+    medians = np.array([np.median(field_hz[order[first : first + n]]) for first, n in zip(starts, sizes, strict=True)])
+    largest = int(sizes.argmax())
+    centre = medians[largest] - period_hz * np.round(medians[largest] / period_hz)
+    periods = np.zeros(int(numbers[-1]) + 1)
+    periods[numbers] = period_hz * np.round((medians - centre) / period_hz)
+    chosen = part >= 0
+    field_hz[chosen] -= periods[part[chosen]]
+
+
+def in_phase_pairs(echo_times_s: FloatArray, fat: ComplexArray) -> list[tuple[int, int]]:
+    """Pairs (later, earlier) of echoes between which fat turns by nearly whole cycles, all the same shortest time apart."""
+    pairs: dict[float, list[tuple[int, int]]] = {}
+    for n in range(echo_times_s.size):
+        for m in range(n):
+            if abs(np.angle(fat[n] * np.conj(fat[m]))) < _LARGEST_FAT_TURN_RAD:
+                pairs.setdefault(round(float(echo_times_s[n] - echo_times_s[m]), 5), []).append((n, m))
+    return pairs[min(pairs)] if pairs else []
+
+
+def _in_phase(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, table: IntArray) -> FloatArray | None:
+    """(block,) field from in-phase pairs alone; None where the echo times have none."""
+    pairs = in_phase_pairs(echo_times_s, fat)
+    if not pairs:
+        return None
+    n, m = np.array(pairs).T
+    lag_s = float((echo_times_s[n] - echo_times_s[m]).mean())
+    products = blocks.products[:, n, m]
+    total = products.sum(axis=1)
+    echoes = np.arange(echo_times_s.size)
+    power = blocks.products[:, echoes, echoes].real
+    coherence = np.abs(total) / np.maximum(np.sqrt(power[:, n] * power[:, m]).sum(axis=1), 1e-12)
+    field_hz = np.angle(total).astype(np.float64) / (2 * np.pi * lag_s)
+    strength = np.sqrt((power[:, n] * power[:, m]).sum(axis=1))
+    return _unwrapped(field_hz, table, coherence * strength / (strength + np.median(strength)), 1 / lag_s)
+
+
+def _sign_is_reversed(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float) -> bool:
+    """Whether the conjugate of the data is explained clearly better: then phase runs against the convention."""
+    sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_FOR_SIGN, blocks.n_voxels.size)).astype(int))
+    part = replace(blocks, products=blocks.products[sample], n_voxels=blocks.n_voxels[sample], energy=blocks.energy[sample])
+    other = replace(part, products=part.products.conj())
+    freedom = part.n_voxels * max(echo_times_s.size - 3, 1)
+    misfits: list[AnyArray] = []
+    for data in (part, other):
+        best = field_init.candidates(data, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
+        misfits.append(np.minimum(best / freedom, 50))
+    # blocks that neither sign explains (lung, flow) say nothing, nor do those without fat
+    telling = np.minimum(*misfits) < 5
+    return bool(telling.any() and misfits[0][telling].sum() > _SIGN_RATIO * misfits[1][telling].sum())

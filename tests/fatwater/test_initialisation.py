@@ -1,0 +1,131 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from conftest import make_grid
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho
+from hqsm.errors import InputError
+from hqsm.fatwater import field_init, islands
+from hqsm.fatwater.initialisation import in_phase_pairs
+from hqsm.fatwater.pdff import t1_weight_of_fat, without_t1
+from hqsm.fatwater.separation import separate
+from hqsm.fatwater.spectrum import SPECTRA, bydder_spectrum, fat_signal
+
+T = 1.2e-3 + 1.6e-3 * np.arange(6)
+
+
+def two_domes(pdff: float = 0.3, t: np.ndarray = T, snr: float = 60.0) -> tuple[MultiEcho, np.ndarray, np.ndarray]:
+    """Two pieces of tissue with noise between them, on fields 90 Hz apart; the true field and where tissue is."""
+    grid = make_grid("axial", (60, 40, 6))
+    i, j, _ = np.indices(grid.shape)
+    left, right = (i > 4) & (i < 26) & (j > 5) & (j < 35), (i > 33) & (i < 55) & (j > 5) & (j < 35)
+    field = np.where(left, -40.0, 50.0) + 1.5 * j
+    fraction = np.where(j > 20, pdff, 0.02)[..., None]
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5)
+    signal = 100 * (left | right)[..., None] * (1 - fraction * (1 - fat)) * np.exp((2j * np.pi * field - 40)[..., None] * t)
+    rng = np.random.default_rng(2)
+    signal = signal + 100 / snr * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=1.5, grid=grid, noise_sd=100 / snr)
+    return echoes, field, left | right
+
+
+@pytest.mark.parametrize("method", ["graph", "in-phase"])
+def test_both_first_fields_lead_to_the_same_maps_where_both_are_right(method: str) -> None:
+    echoes, field, tissue = two_domes()
+    fit = separate(echoes, FatWaterParams(field_initialisation=method))
+    assert np.abs((fit.field_hz - field)[tissue]).max() < 20
+    assert fit.field_difference_hz is not None
+    assert np.mean(np.abs(fit.field_difference_hz[tissue]) > 110) < 0.02
+
+
+def test_the_in_phase_pairs_of_the_study_s_own_spacing_are_every_other_echo() -> None:
+    t = 1.2e-3 + 2.3e-3 * np.arange(6)  # half a cycle of fat at 1.5 T
+    assert set(in_phase_pairs(t, fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5))) == {(2, 0), (3, 1), (4, 2), (5, 3)}
+
+
+def test_a_reversed_phase_is_reported_and_the_right_one_is_not() -> None:
+    echoes, _, _ = two_domes()
+    assert "PHASE_SIGN" not in separate(echoes, FatWaterParams()).codes
+    reversed_ = dataclasses.replace(echoes, signal=echoes.signal.conj())
+    assert "PHASE_SIGN" in separate(reversed_, FatWaterParams()).codes
+
+
+def test_a_piece_that_is_swapped_as_a_whole_is_moved_back_and_its_margin_says_how_firmly_it_stands() -> None:
+    n = 40
+    index = np.arange(n)[:, None, None]
+    table = field_init.neighbour_table(index)
+    fields = np.stack([np.full(n, 10.0), np.full(n, -200.0)], axis=1)
+    found = field_init.Candidates(field_hz=fields, misfit=np.tile([0.0, 0.5], (n, 1)), r2star_per_s=np.full((n, 2), 40.0), period_hz=625.0)
+    weights = field_init.edge_weights(table, np.full(3, 5.0), 1.0, 1.5)
+    swapped = np.where((np.arange(n) > 10) & (np.arange(n) < 20), 1, 0)
+    chosen, piece, margin = islands.settle(found, np.ones(n), swapped, table, weights, 1.5)
+    assert (chosen == 0).all()
+    assert np.unique(piece).size == 1
+    assert np.isinf(margin).all()
+
+
+def test_uneven_echoes_and_an_out_of_phase_spacing_are_separated_too() -> None:
+    for t in (np.array([1.2, 2.6, 4.4, 6.9, 8.1, 10.4]) * 1e-3, 1.2e-3 + 2.3e-3 * np.arange(6)):
+        echoes, field, tissue = two_domes(t=t)
+        fit = separate(echoes, FatWaterParams())
+        assert np.mean(np.abs((fit.field_hz - field)[tissue]) > 50) < 0.005
+        assert np.nanmedian(fit.pdff_percent[tissue & (np.indices(tissue.shape)[1] > 22)]) == pytest.approx(30, abs=1)
+
+
+def test_voxels_that_are_not_finite_are_left_out_and_the_rest_is_fitted() -> None:
+    echoes, field, tissue = two_domes()
+    signal = echoes.signal.copy()
+    signal[10:12] = np.nan
+    fit = separate(dataclasses.replace(echoes, signal=signal), FatWaterParams())
+    assert np.isnan(fit.r2star_per_s[10:12]).all()
+    rest = tissue & np.isfinite(signal).all(axis=3)
+    assert np.mean(np.abs((fit.field_hz - field)[rest]) > 20) < 0.01
+
+
+def test_one_echo_is_refused_and_fat_that_no_spacing_can_separate_is_not_numbered() -> None:
+    echoes, _, _ = two_domes()
+    with pytest.raises(InputError, match="one echo"):
+        separate(dataclasses.replace(echoes, signal=echoes.signal[..., :1], echo_times_s=T[:1]), FatWaterParams())
+    same_phase = 4.6e-3 * np.arange(1, 5)  # whole cycles of fat at 1.5 T
+    fit = separate(two_domes(t=same_phase)[0], FatWaterParams())
+    assert "FAT_NOT_SEPARABLE" in fit.codes
+    assert np.isnan(fit.pdff_percent).all()
+
+
+def test_echo_times_that_do_not_grow_are_refused() -> None:
+    echoes, _, _ = two_domes()
+    with pytest.raises(ValueError, match="echo"):
+        dataclasses.replace(echoes, echo_times_s=T[::-1].copy())
+
+
+def test_images_without_phase_give_r2star_alone_by_the_estimator_asked_for() -> None:
+    echoes, _, tissue = two_domes(pdff=0.0)
+    alone = dataclasses.replace(echoes, signal=np.abs(echoes.signal).astype(np.complex64))
+    for name in ("complex", "arlo", "truncated"):
+        fit = separate(alone, FatWaterParams(r2star_estimator=name))
+        assert "MAGNITUDE_ONLY" in fit.codes
+        assert np.isnan(fit.field_hz).all()
+        assert np.nanmedian(fit.r2star_per_s[tissue]) == pytest.approx(40, abs=2)
+    both = separate(echoes, FatWaterParams(r2star_estimator="log-linear"))
+    assert "R2STAR_FAT_FREE" in both.codes
+    assert np.isfinite(both.field_hz[tissue]).all()
+
+
+def test_t1_makes_fat_look_more_by_what_its_steady_state_gains_over_water() -> None:
+    # worked by hand: 5 degrees, 15 ms, 1.5 T: water 0.02527 / 0.02898, fat 0.04279 / 0.04643
+    weight = t1_weight_of_fat(5.0, 0.015, 1.5)
+    assert weight == pytest.approx((0.04279 / 0.04643) / (0.02527 / 0.02898), rel=2e-3)
+    true = np.array([0.0, 20.0, 100.0])
+    apparent = 100 * weight * true / (weight * true + 100 - true)
+    corrected, _ = without_t1(apparent, weight)
+    assert corrected == pytest.approx(true, abs=1e-9)
+
+
+def test_triglyceride_with_two_and_a_half_double_bonds_has_the_published_protons() -> None:
+    amplitudes = np.array(bydder_spectrum(2.5).amplitudes)
+    # CL 17.425, methylene bridges 0.58125: 6(CL-4) - 8 NDB + 2 NDDB = 61.7125 at 1.30 ppm, 2 NDB = 5 at 5.29 ppm
+    assert amplitudes[1] == pytest.approx(61.7125)
+    assert amplitudes[-1] == pytest.approx(5.0)
+    assert amplitudes[3] == pytest.approx(4 * (2.5 - 0.58125))

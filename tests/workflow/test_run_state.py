@@ -1,0 +1,86 @@
+"""A job's child is watched; a study has one holder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hqsm import run_state
+from hqsm.errors import InputError
+from hqsm.supervise import run_in_child
+
+HOLD = "import time; from hqsm.run_state import take_study; print(take_study(), flush=True); time.sleep(60)"
+
+
+def test_the_ending_of_a_child_is_told() -> None:
+    assert run_in_child(lambda: 0, 1e6).status == 0
+    assert run_in_child(lambda: 7, 1e6).status == 7
+    assert run_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL) or 0, 1e6).status == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="memory is read from /proc")
+def test_a_child_that_needs_more_memory_than_it_was_given_is_stopped() -> None:
+    def hungry() -> int:
+        pages = b"x" * 400_000_000
+        time.sleep(20)
+        return len(pages) % 2
+
+    start = time.monotonic()
+    ending = run_in_child(hungry, 300)
+    assert ending.over_memory
+    assert time.monotonic() - start < 15
+    assert not run_in_child(lambda: 0, 300).over_memory
+
+
+def test_a_child_of_a_run_that_is_over_is_stopped() -> None:
+    names = iter(["one", "one", "another"])
+    with pytest.raises(SystemExit, match="has ended"):
+        run_in_child(lambda: time.sleep(60) or 0, 1e6, lambda: next(names))
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
+    (tmp_path / ".snakemake" / "locks" / "0.input.lock").write_text("x", encoding="utf-8")
+    return tmp_path
+
+
+def test_a_lock_that_a_dead_run_left_is_taken_away(study: Path) -> None:
+    assert run_state.take_study() == ""
+    assert not list((study / ".snakemake" / "locks").iterdir())
+
+
+def test_the_holder_of_a_study_is_named_and_its_locks_stay(study: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD], cwd=study, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "\n"
+        (study / ".snakemake" / "locks" / "0.input.lock").write_text("x", encoding="utf-8")
+        said = run_state.take_study()
+        holder.kill()
+    assert f"(process {holder.pid} on " in said
+    assert list((study / ".snakemake" / "locks").iterdir())
+    assert run_state.take_study() == "", "the kernel let go of it"
+
+
+def test_a_full_disk_is_refused_before_anything_runs(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_state, "LEAST_FREE_MB", 1e12)
+    with pytest.raises(InputError, match=r"The disk of the study is full .* Make room"):
+        run_state.take_study()
+
+
+def test_a_killed_visit_is_due_again_and_counted(study: Path) -> None:
+    run_state.take_study()
+    (study / "logs" / "water_fat").mkdir(parents=True)
+    (study / "logs" / "water_fat" / "sub-1_ses-1.log").write_text("", encoding="utf-8")
+    run_state.give_up(["sub-1_ses-1", "sub-2_ses-1"], since=time.time() - 60)
+    assert run_state.given_up("sub-1_ses-1")["stage"] == "water_fat"  # type: ignore[index]
+    assert "never started" in run_state.given_up("sub-2_ses-1")["reason"]  # type: ignore[index]
+    assert run_state.given_up("sub-3_ses-1") is None
+    run_state.try_again(["sub-1_ses-1"])
+    run_state.try_again(["sub-1_ses-1"])
+    assert run_state.retries() == {"sub-1_ses-1": 2}
