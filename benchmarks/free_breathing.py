@@ -120,7 +120,7 @@ def errors(case: Case, seed: int) -> tuple[SimulatedScan, GatingReport, dict[str
 
 
 def draw(picture: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(17, 4.8), layout="constrained")
     for number, case in enumerate(CASES):
         made, report, found = errors(case, case.body)
         error_mm = report.displacement_mm - made.displacement_mm
