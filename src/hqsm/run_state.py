@@ -88,8 +88,16 @@ def cannot_write(error: OSError) -> InputError:
     )
 
 
-def disk_is_full() -> bool:
-    """Whether the study's disk has no room for a small file."""
+DISK_REFUSED = "results/ cannot be written. Make room or give the right to write, then repeat the command."
+"""In the log of a stage whose file could not be written."""
+
+
+def disk_is_full(visits: Iterable[str], since: float) -> bool:
+    """Whether the study's disk has no room for a small file, or had none for one of these visits since that second of the epoch."""
+    logs = [Path("logs") / stage / f"{visit}.log" for visit in visits for stage in STAGES]
+    recent = [path for path in logs if path.is_file() and path.stat().st_mtime >= since]
+    if any(DISK_REFUSED in path.read_text(encoding="utf-8", errors="replace") for path in recent):
+        return True  # what the failed job had written was taken away since
     probe = WORK / "probe"
     try:
         probe.write_bytes(bytes(1 << 20))

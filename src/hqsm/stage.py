@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.errors import HqsmError
-from hqsm.run_state import attempts_of_run, current_run, given_up
+from hqsm.run_state import DISK_REFUSED, attempts_of_run, current_run, given_up
 from hqsm.supervise import Ending, run_in_child
 
 Facts = dict[str, Any]
@@ -115,9 +115,7 @@ def _attempt(job: Any, work: Callable[[Any], Facts | None]) -> int:
     except Exception as error:
         log.error("%s", where_it_failed(error))
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            log.error(
-                "%s: results/ cannot be written. Make room or give the right to write, then repeat the command.", os.strerror(error.errno)
-            )
+            log.error("%s: %s", os.strerror(error.errno), DISK_REFUSED)
             return _DISK
         reason = f"The stage {stage} stopped with an internal error ({type(error).__name__}); see {job.log[0]}."
         _fail(job, {"failed": True, "stage": stage, "code": "INTERNAL_ERROR", "reason": reason})

@@ -301,7 +301,7 @@ def run_failed(study: OpenStudy, failed_jobs: Sequence[tuple[str, str]], command
     if run_state.was_interrupted():
         sys.stderr.write("\nStopped on request. The same command goes on where it stopped.\n")
         return 130
-    if run_state.disk_is_full():
+    if run_state.disk_is_full(visits, study.started):
         sys.stderr.write("\nhqsm: The disk of the study is full, or results/ cannot be written. Make room, then repeat the command.\n")
         return 2
     if visits and not cohort and keeps_going and _FINISHING not in os.environ:

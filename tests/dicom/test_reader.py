@@ -1,9 +1,12 @@
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
@@ -65,6 +68,50 @@ def test_missing_frames_of_enhanced_files_are_named(tmp_path: Path, vendor: str)
     write_scan(tmp_path, scan(), vendor=vendor, identity="0001_01", date="20210301", drop=("phase", 1))
     with pytest.raises(InputError, match=r"12 of 72 images are missing: slice 1 echo 2\.8 ms repetition 1 phase"):
         read_visit(tmp_path, DicomParams())
+
+
+def regrouped(folder: Path, change: Callable[[Dataset], None]) -> None:
+    """Change the functional groups of every frame of the one file there is."""
+    (path,) = folder.glob("E*")
+    image = pydicom.dcmread(path)
+    for item in image.PerFrameFunctionalGroupsSequence:
+        change(item)
+    image.save_as(path)
+
+
+def test_the_standards_attributes_of_a_frame_go_before_the_vendors_own_copy_of_them(tmp_path: Path) -> None:
+    write_scan(tmp_path, scan(), vendor="philips-enhanced", identity="0001_01", date="20210301")
+    usual = read_visit(tmp_path, DicomParams()).echoes
+
+    def stale(item: Dataset) -> None:
+        own = item.private_block(0x2005, "Philips MR Imaging DD 005")[0x0F].value[0]
+        own.ImagePositionPatient, own.EchoTime, own.RescaleSlope, own.RescaleIntercept = [0, 0, 0], "99", "7", "1"
+
+    regrouped(tmp_path, stale)
+    np.testing.assert_array_equal(read_visit(tmp_path, DicomParams()).echoes.signal, usual.signal)
+
+
+def test_a_file_that_was_converted_from_classic_images_has_its_attributes_in_groups_without_a_name(tmp_path: Path) -> None:
+    write_scan(tmp_path, scan(), vendor="neutral-enhanced", identity="0001_01", date="20210301")
+    usual = read_visit(tmp_path, DicomParams()).echoes
+
+    def converted(item: Dataset) -> None:
+        group = Dataset()
+        group.EchoTime = f"{item.MREchoSequence[0].EffectiveEchoTime:.4f}"
+        group.ComplexImageComponent = item.MRImageFrameTypeSequence[0].ComplexImageComponent
+        group.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+        del item.MREchoSequence, item.MRImageFrameTypeSequence
+        item.UnassignedPerFrameConvertedAttributesSequence = [group]
+
+    regrouped(tmp_path, converted)
+    (path,) = tmp_path.glob("E*")
+    image = pydicom.dcmread(path)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.4"
+    image.save_as(path)
+    read = read_visit(tmp_path, DicomParams())
+    assert read.info.convention == "vendor-neutral"
+    np.testing.assert_allclose(read.echoes.echo_times_s, usual.echo_times_s, atol=1e-7)
+    np.testing.assert_array_equal(read.echoes.signal, usual.signal)
 
 
 def test_missing_images_are_named(tmp_path: Path) -> None:

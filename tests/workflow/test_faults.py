@@ -182,8 +182,8 @@ def test_a_full_disk_is_said_in_plain_words(one_visit: Path, small_disk: Path) -
     assert "Make room, then repeat the command." in before.stderr
     (small_disk / "filling").unlink()
     done = run(study, "--cores", "1", faults="gated_echoes:0101=full-disk")
-    assert done.returncode == 1
-    assert "the disk cannot be written" in done.stderr
+    assert done.returncode == 2
+    assert "The disk of the study is full, or results/ cannot be written. Make room" in done.stderr
 
 
 def test_results_that_cannot_be_written_are_said_in_plain_words(one_visit: Path, small_disk: Path) -> None:
