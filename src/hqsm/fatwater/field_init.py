@@ -27,6 +27,7 @@ N_MINIMA = 4
 N_FIELDS = 64
 BLOCK_MM = 5.0
 _N_SWEEPS = 15
+_LOG_STEP = 0.2
 IMPOSSIBLE = np.float32(1e6)
 _MODEL_ERROR = 5e-4
 """Share of the signal's energy that the model itself may miss (spectrum, flow, partial volume)."""
@@ -195,25 +196,70 @@ def candidates(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, fiel
     differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
     lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
     turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
-    field, misfit, basis = _minima(
+    step_hz = float(raster_hz[1] - raster_hz[0])
+    field, misfit, r2star = _minima(
         blocks.products,
         projectors,
         lag_of.reshape(differences.shape),
         np.cos(turns).astype(np.float32),
         np.sin(turns).astype(np.float32),
         bool(np.isfinite(period_hz)),
+        np.asarray(echo_times_s, np.float64),
+        fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128),
+        float(raster_hz[0]),
+        step_hz,
+        np.log(np.array(R2STAR_CANDIDATES_PER_S)),
     )
-    step_hz = float(raster_hz[1] - raster_hz[0])
-    logarithm = np.log(np.array(R2STAR_CANDIDATES_PER_S))
-    r2star = np.exp(np.interp(basis, np.arange(logarithm.size), logarithm))
-    return Candidates(field_hz=raster_hz[0] + field * step_hz, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
+    return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
+
+
+@numba.njit(cache=True)
+def _unexplained(product: AnyArray, t: AnyArray, fat: AnyArray, field_hz: float, r2star: float) -> float:  # pragma: no cover - compiled
+    """Energy of a block that water and fat of this field and decay leave: tr(H) - tr((A^H A)^-1 A^H H A)."""
+    n_echoes = t.size
+    a11 = a22 = q11 = q22 = energy = 0.0
+    a12 = q12 = q21 = 0j
+    growth = np.empty(n_echoes, np.complex128)
+    for n in range(n_echoes):
+        decay = np.exp(-r2star * t[n])
+        growth[n] = decay * np.exp(2j * np.pi * field_hz * t[n])
+        d2 = decay * decay
+        a11 += d2
+        a12 += d2 * fat[n]
+        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
+        energy += product[n, n].real
+    for n in range(n_echoes):
+        left = np.conj(growth[n])
+        for m in range(n_echoes):
+            h = complex(product[n, m]) if n >= m else np.conj(complex(product[m, n]))
+            x = left * h * growth[m]
+            q11 += x.real
+            q12 += x * fat[m]
+            q21 += np.conj(fat[n]) * x
+            q22 += (np.conj(fat[n]) * x * fat[m]).real
+    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    if determinant > 1e-9 * a11 * a22:
+        explained = (a22 * q11 + a11 * q22 - (a12 * q21 + np.conj(a12) * q12).real) / determinant
+    else:
+        explained = q11 / a11
+    return float(energy - explained)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _minima(
-    products: AnyArray, projectors: AnyArray, lag_of: AnyArray, cosines: AnyArray, sines: AnyArray, periodic: bool
+    products: AnyArray,
+    projectors: AnyArray,
+    lag_of: AnyArray,
+    cosines: AnyArray,
+    sines: AnyArray,
+    periodic: bool,
+    t: AnyArray,
+    fat: AnyArray,
+    first_hz: float,
+    step_hz: float,
+    log_r2stars: AnyArray,
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Fields (in steps of the raster), misfits and R2* (in steps of the candidates) of each block's lowest minima.
+    """Fields [Hz], misfits and R2* [1/s] of each block's lowest minima.
 
     With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
     a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
@@ -221,9 +267,9 @@ def _minima(
     n_blocks, n_echoes, _ = products.shape
     n_lags, n_fields = cosines.shape
     n_bases = projectors.shape[0]
-    fields = np.zeros((n_blocks, N_MINIMA), np.float32)
+    fields = np.zeros((n_blocks, N_MINIMA))
     misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
-    decays = np.zeros((n_blocks, N_MINIMA), np.float32)
+    decays = np.full((n_blocks, N_MINIMA), 40.0)
     for v in numba.prange(n_blocks):
         product = products[v]
         energy = np.float32(0.0)
@@ -264,8 +310,6 @@ def _minima(
                 if here <= before and here < after:
                     curvature = before - 2 * here + after
                     offset = np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0.0)
-                    misfit = here - np.float32(0.25) * (before - after) * offset
-                    # the same parabola along R2*: on a few values alone a swapped minimum can look the better one
                     b = which[k]
                     shift = np.float32(0.0)
                     if 0 < b < n_bases - 1:
@@ -274,7 +318,22 @@ def _minima(
                         bend = less - 2 * here + more
                         if bend > 0:
                             shift = np.float32(0.5) * (less - more) / bend
-                            misfit -= np.float32(0.25) * (less - more) * shift
+                    # and once more along R2*, closer: on a few values alone a swapped minimum can look the better one
+                    field_hz = first_hz + (k + float(offset)) * step_hz
+                    step = (
+                        log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
+                    )
+                    middle = log_r2stars[b] + shift * step
+                    at = _unexplained(product, t, fat, field_hz, np.exp(middle))
+                    low = _unexplained(product, t, fat, field_hz, np.exp(middle - _LOG_STEP))
+                    high = _unexplained(product, t, fat, field_hz, np.exp(middle + _LOG_STEP))
+                    fine = low - 2 * at + high
+                    best = at
+                    if fine > 0:
+                        move = min(max(0.5 * (low - high) / fine, -1.5), 1.5)
+                        middle += move * _LOG_STEP
+                        best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
+                    misfit = np.float32(min(best, at, low, high))
                     misfit = max(misfit, np.float32(0.0))
                     slot = N_MINIMA - 1
                     if misfit < misfits[v, slot]:
@@ -284,8 +343,8 @@ def _minima(
                             decays[v, slot] = decays[v, slot - 1]
                             slot -= 1
                         misfits[v, slot] = misfit
-                        fields[v, slot] = k + offset
-                        decays[v, slot] = b + shift
+                        fields[v, slot] = field_hz
+                        decays[v, slot] = np.exp(middle)
     return fields, misfits, decays
 
 
