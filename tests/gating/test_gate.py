@@ -102,6 +102,18 @@ def test_noise_of_the_combination_falls_with_the_square_root_of_the_repetitions(
     assert combined.noise_sd == pytest.approx(0.25, rel=0.1)
 
 
+def test_a_noisier_repetition_counts_for_less() -> None:
+    data, still = repeated(2)
+    sd = np.array([0.3, 1.2])
+    noise = np.random.default_rng(4).standard_normal((2, *data.signal.shape)) * sd
+    same = np.repeat(still[..., None], 2, axis=-1)
+    combined = combine(replace(data, signal=(same + noise[0] + 1j * noise[1]).astype(np.complex64)), np.ones(2, bool), np.zeros(2), 0)
+    left = combined.signal - still
+    # inverse variance: 1 / sqrt(1/0.3^2 + 1/1.2^2); equal weights would leave 0.62
+    assert float(np.sqrt(np.mean(np.abs(left) ** 2) / 2)) == pytest.approx(0.291, rel=0.06)
+    assert combined.noise_sd == pytest.approx(0.291, rel=0.12)
+
+
 def test_a_local_change_of_the_field_is_undone() -> None:
     data, still = repeated(3, noise=0.1)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, k) for k in data.grid.shape), indexing="ij")

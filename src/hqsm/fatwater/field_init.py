@@ -592,12 +592,14 @@ def settle_voxels(
     unary: AnyArray,
     table: AnyArray,
     weights: AnyArray,
+    brightness: AnyArray,
     truncation: float,
     period: float,
 ) -> AnyArray:  # pragma: no cover - compiled
     """Iterated conditional modes over the voxels ``which`` of ``field``, forth and back, in place; the minimum each takes.
 
-    Every other voxel keeps its field. Of a field's periodic copies the one nearest to the neighbours is taken.
+    Every other voxel keeps its field. A neighbour much darker (lung) has no say. Of a field's periodic copies the one nearest
+    to the neighbours is taken.
     """
     chosen = np.zeros(which.size, np.int64)
     # a doubtful neighbour has no say before it has been looked at: two wrong ones would hold each other up
@@ -616,7 +618,7 @@ def settle_voxels(
                 cost = unary[i, a]
                 for d in range(6):
                     u = table[i, d]
-                    if u >= 0 and settled[u]:
+                    if u >= 0 and settled[u] and brightness[u] > 0.3 * brightness[v]:
                         apart_hz = field[u] - fields[i, a]
                         if period < 1e8:
                             apart_hz -= period * np.round(apart_hz / period)

@@ -163,7 +163,10 @@ def settle_voxels(
     unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
     truncation_hz = field_init.truncation_hz(field_strength_tesla)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    chosen = field_init.settle_voxels(field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, truncation_hz, period)
+    brightness = np.abs(signal).max(axis=1)
+    chosen = field_init.settle_voxels(
+        field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, brightness, truncation_hz, period
+    )
     r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
 
