@@ -26,7 +26,7 @@ _AIR_SD_PPM = 0.02
 _INSIDE_GAS = (0.3, 1.5, 60.0)
 """Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
 _SURFACE = (0.6, 1.2, 40.0)
-_UNKNOWN_SURFACE_SD_PPM = 3.0
+_UNKNOWN_SURFACE_SD_PPM = 1.5
 _SPINE = (0.25, 0.4, 20.0)
 """Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
 _TISSUE_SMOOTH = (0.15, 50.0)
@@ -42,6 +42,8 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
 """Error of the modelled field one (largest) voxel edge from a surface of air."""
+_EARLY_S = 1.2e-3
+_BONE_SD_PPM = 1.0
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
 
@@ -54,7 +56,7 @@ class Expectation:
     prior
         Expected sources.
     without_data
-        Voxels that a surface of air, gas or lung cuts through: the field that they show is that of their tissue side.
+        Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
     field_error_ppm
         (x, y, z) error of the modelled field near surfaces: voxels say how much air they hold, not where in them it lies.
     """
@@ -93,7 +95,6 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     sd[air.outside] = _AIR_SD_PPM
     sd[air.surface] = _SURFACE[0]
     untold = air.surface & body & ~_tells_its_tissue(maps)
-    mean[untold] = 0.5 * AIR_PPM
     sd[untold] = _UNKNOWN_SURFACE_SD_PPM
     smooth = [_shared(air.surface, _SURFACE[1], _SURFACE[2]), _shared(air.pockets, _INSIDE_GAS[1], _INSIDE_GAS[2])]
     smooth.append(_shared(tissue, *_TISSUE_SMOOTH))
@@ -109,6 +110,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
     sd[spine] = np.maximum(sd[spine], _SPINE[0])
     smooth.append(_shared(spine & tissue, _SPINE[1], _SPINE[2]))
+    marrow = _marrow(maps, spine & tissue)
+    if marrow.any():
+        organs.append(Organ(share=marrow.astype(np.float32), level_sd_ppm=_BONE_SD_PPM, goes_on=True))
     fat = _fat_share(maps, tissue & ~spine)
     if fat.any():
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
@@ -116,7 +120,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         prior=SourcePrior(
             mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
         ),
-        without_data=air.surface,
+        without_data=air.surface | air.pockets,
         field_error_ppm=_near_surface(air.surface, grid),
     )
 
@@ -124,10 +128,10 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 def _find_air(maps: WaterFat, regions: Regions) -> _Air:
     """Air around the body, gas and lungs in it, and their surfaces."""
     body = regions.body
-    amplitude = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))).astype(np.float32)
+    amplitude = _early_magnitude(maps)
     bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
     outside = _connected_to_border(~body)
-    # lung and gas give little signal, but so does iron: only what is faint at TE = 0 and not liver counts
+    # lung and gas give little signal, but so does iron: only what is faint early and not liver counts
     faint = (~body | (amplitude < 0.35 * bright)) & ~regions.liver_whole & ~outside
     tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
     mean = np.zeros(body.shape, np.float32)
@@ -188,6 +192,18 @@ def _spine(body: Mask, grid: VoxelGrid) -> Mask:
     return np.asarray(where & body)
 
 
+def _marrow(maps: WaterFat, spine: Mask) -> Mask:
+    """Vertebrae: between spine's muscles and fat, neither lean nor pure fat."""
+    pdff = np.nan_to_num(maps.pdff_percent)
+    return np.asarray(ndimage.binary_opening((pdff > 15) & (pdff < 75) & spine & (maps.model == 1)))
+
+
+def _early_magnitude(maps: WaterFat) -> FloatArray:
+    """Magnitude at an early echo, from the maps: a wrong fit of lung or of an edge extrapolates to TE = 0, not to there."""
+    decay = np.exp(-np.clip(np.nan_to_num(maps.r2star_per_s, nan=maps.r2star_limit_per_s), 0, None) * _EARLY_S)
+    return np.asarray(np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))) * decay, np.float32)
+
+
 def _fat_share(maps: WaterFat, where: Mask) -> FloatArray:
     """Fat as an organ: its fraction where it is most of a whole voxel and the voxel is not alone."""
     share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32)
@@ -225,7 +241,7 @@ def _pockets(faint: Mask, voxel_volume_ml: float) -> list[tuple[Mask, bool]]:
 
 
 def _tissue_fraction(amplitude: FloatArray, seen: Mask, voxel_size_mm: FloatArray) -> FloatArray:
-    """Share of each voxel that is tissue, 0..1: its signal at TE = 0 over that of the whole tissue voxels near it."""
+    """Share of each voxel that is tissue, 0..1: its early signal over that of the whole tissue voxels near it."""
     whole = ndimage.binary_erosion(seen)
     if not whole.any():
         return seen.astype(np.float32)
