@@ -47,9 +47,9 @@ def main() -> None:
                 print(f"{case.name:<12} {error}")
                 continue
             seconds.append(time.process_time() - start)
-            liver = visit.regions.liver
+            liver = visit.regions.liver_for_susceptibility
             value = float(np.nanmedian(chi.chi_ppm[liver])) if liver.any() else np.nan
-            error_ppm = getattr(chi, "liver_se_ppm", np.nan)
+            error_ppm = chi.liver_se_ppm
             levels = {k: f"{value + chi.reference_chi_ppm - v:.2f}" for k, v in chi.all_references_ppm.items()}
             truth_liver = np.isin(visit.truth.labels, (5, 6))
             both = visit.regions.liver_whole & truth_liver

@@ -36,6 +36,7 @@ MEANINGS: dict[str, str] = {
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_FIELD_INCONSISTENT": "Part of the field map cannot be the field of any body (swaps, wraps); it was left out.",
     "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
+    "CHI_LIVER_DARK": "The liver's own field is not measurable; its susceptibility is what its surroundings show.",
     "CHI_BODY_CUT": "The body reaches the images' edge; its surface there is unknown and the interval is wider.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",

@@ -27,9 +27,9 @@ _INSIDE_GAS = (0.3, 1.5, 60.0)
 """Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
 _SURFACE = (0.6, 1.2, 40.0)
 _UNKNOWN_SURFACE_SD_PPM = 1.5
-_SPINE = (0.25, 0.4, 20.0)
+_SPINE = (0.12, 0.15, 20.0)
 """Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
-_TISSUE_SMOOTH = (0.15, 50.0)
+_TISSUE_SMOOTH = (0.05, 50.0)
 _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
 _LIVER_EDGE_SHARE = 0.3
@@ -42,6 +42,7 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
 """Error of the modelled field one (largest) voxel edge from a surface of air."""
+_DARK_SHARE = 0.25
 _EARLY_S = 1.2e-3
 _BONE_SD_PPM = 1.0
 _CROSS = ndimage.generate_binary_structure(3, 1)
@@ -57,12 +58,15 @@ class Expectation:
         Expected sources.
     without_data
         Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
+    liver_is_dark
+        Whether the liver's own field is no measurement and is left out too: its susceptibility is what its surroundings show.
     field_error_ppm
         (x, y, z) error of the modelled field near surfaces: voxels say how much air they hold, not where in them it lies.
     """
 
     prior: SourcePrior
     without_data: Mask
+    liver_is_dark: bool
     field_error_ppm: FloatArray
 
 
@@ -116,11 +120,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     fat = _fat_share(maps, tissue & ~spine)
     if fat.any():
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
+    dark = _liver_is_dark(maps, regions)
+    dilated_liver = ndimage.binary_dilation(regions.liver_whole, _CROSS)
     return Expectation(
         prior=SourcePrior(
             mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
         ),
-        without_data=air.surface | air.pockets,
+        without_data=air.surface | air.pockets | (dilated_liver if dark else False),
+        liver_is_dark=dark,
         field_error_ppm=_near_surface(air.surface, grid),
     )
 
@@ -166,6 +173,17 @@ def _tells_its_tissue(maps: WaterFat) -> Mask:
     """Voxels whose signal at TE = 0 is known well enough to say how much of them is tissue."""
     limit = _TRUSTED_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
     return np.asarray((maps.model == 1) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
+
+
+def _liver_is_dark(maps: WaterFat, regions: Regions) -> bool:
+    """Whether the decay is too fast in a good part of the liver for its field to be told from noise.
+
+    A rule on the organ: voxels that were fitted by chance among those that were not are no better than they.
+    """
+    liver = regions.liver_whole
+    if not liver.any():
+        return False
+    return bool(np.mean(((maps.model == 3) | (maps.model == 0) | maps.censored)[liver]) > _DARK_SHARE)
 
 
 def _liver_ppm(maps: WaterFat, regions: Regions) -> float:
