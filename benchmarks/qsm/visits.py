@@ -85,7 +85,7 @@ def judge() -> list[Case]:
 
 def confirm() -> list[Case]:
     """Visits that nothing was chosen with."""
-    return _drawn("c", 20_261_125)
+    return _drawn("c", 20_261_126)
 
 
 def _drawn(prefix: str, seed: int) -> list[Case]:

@@ -32,7 +32,7 @@ _SPINE = (0.12, 0.15, 20.0)
 _TISSUE_SMOOTH = (0.05, 50.0)
 _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
-_LIVER_EDGE_SHARE = 0.3
+_LIVER_EDGE_SHARE = 0.6
 """A mask's outermost voxels differ from the liver by so much of what R2* says of it."""
 _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0

@@ -24,7 +24,7 @@ from hqsm.report.visit_page import Shown, VisitPage, maps_of
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 """Of ``vendor/niivue.umd.js``: the file as the npm package @niivue/niivue 0.69.0 has it (``make vendor`` fetches it)."""
 _STEPS = 254
-_COLOURS = {"gray": "gray", "viridis": "viridis", "magma": "inferno"}
+_COLOURS = {"gray": "gray", "viridis": "viridis", "magma": "inferno", "coolwarm": "blue2red"}
 _SCRIPT = """(async function(){
 var data=JSON.parse(document.getElementById('volumes').textContent),$=function(i){return document.getElementById(i)};
 var nv=new niivue.Niivue({isRadiologicalConvention:true,backColor:[0,0,0,1],show3Dcrosshair:false,crosshairWidth:0.6,crosshairWidthUnit:'mm',crosshairColor:[0.9,0.5,0.1,0.8],isColorbar:true,isOrientCube:false,
