@@ -42,7 +42,7 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
 """Error of the modelled field one (largest) voxel edge from a surface of air."""
-_DARK_SHARE = 0.25
+_DARK_SHARE = 0.1
 _EARLY_S = 1.2e-3
 _BONE_SD_PPM = 1.0
 _CROSS = ndimage.generate_binary_structure(3, 1)
