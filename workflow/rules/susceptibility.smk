@@ -20,7 +20,7 @@ rule susceptibility:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(700, 4),
+        mem_mb=memory_mb(900, 10),
         runtime=runtime_min(5, 0.1),
         attempt=attempt_number,
     params:
