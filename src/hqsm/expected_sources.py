@@ -11,9 +11,7 @@ from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
-from hqsm.lic import physical_calibration, r2star_calibration
 from hqsm.liver.references import shows_the_back, trunk_position_mm
-from hqsm.units import BODY_TEMPERATURE_CELSIUS
 
 AIR_PPM = 9.4
 """Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
@@ -42,6 +40,9 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
 """Error of the modelled field one (largest) voxel edge from a surface of air."""
+_PPM_S_AT_1T5, _PPM_S_AT_3T, _NO_IRON_PPM = 0.0107, 0.0055, 0.05
+"""Susceptibility over R2*: 0.41 ppm per mg/g (Curie) times 0.026 and 0.0135 mg/g per 1/s (Hernando 2023). A width, not a
+value; its own numbers, so that another calibration does not change a susceptibility map."""
 _DARK_SHARE = 0.1
 _EARLY_S = 1.2e-3
 _BONE_SD_PPM = 1.0
@@ -193,11 +194,8 @@ def _liver_ppm(maps: WaterFat, regions: Regions) -> float:
     if not known.any() and not lower:
         return 0.0
     r2star = max(lower, float(np.median(maps.r2star_per_s[known])) if known.any() else 0.0)
-    strength = 1.5 if maps.field_strength_tesla < 2.2 else 3.0
-    line = r2star_calibration("hernando2023", strength)
-    assert line is not None
-    lic = line.intercept + line.slope * r2star
-    return max(lic, 0.0) / physical_calibration(BODY_TEMPERATURE_CELSIUS, 0.0).slope
+    slope = _PPM_S_AT_1T5 if maps.field_strength_tesla < 2.2 else _PPM_S_AT_3T
+    return max(slope * r2star - _NO_IRON_PPM, 0.0)
 
 
 def _spine(body: Mask, grid: VoxelGrid) -> Mask:
