@@ -178,7 +178,13 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "largest_share"),
     # kidneys were outlined in every slice in the first and third, in one in the others; the outlines' own rim is 2 to 5 %
-    [("siemens_01", 0.02), ("siemens_02", 0.02), ("philips_01", 0.03), ("philips_04", 0.03), ("philips_11", 0.08)],
+    [
+        ("siemens_01", 0.02),
+        ("siemens_02", 0.02),
+        ("philips_01", 0.03),
+        ("philips_04", 0.03),
+        pytest.param("philips_11", 0.07, marks=pytest.mark.xfail(reason="7.4 % of the kidney, 1 % of the voxels read")),
+    ],
 )
 def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str, largest_share: float) -> None:
     echoes, kidneys = real_two_echo_abdomen(real_data_dir / "ukat_b0_dualecho_3vendor_nifti" / name)
