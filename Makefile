@@ -64,8 +64,9 @@ vendor: ## Fetch the viewer's library again (needs npm); a test compares it with
 	  cp package/dist/niivue.umd.js $(CURDIR)/src/hqsm/report/vendor/niivue.umd.js
 
 dag: $(STAMP) ## Draw the rules (docs/figures/rules.svg); needs graphviz
-	@mkdir -p /tmp/hqsm-dag/dicom/sub-01/ses-01 && touch /tmp/hqsm-dag/dicom/sub-01/ses-01/a
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory /tmp/hqsm-dag --rulegraph dot 2>/dev/null | dot -Tsvg > docs/figures/rules.svg
+	@study=$$(mktemp -d) && mkdir -p $$study/dicom/sub-01/ses-01 && touch $$study/dicom/sub-01/ses-01/a && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory $$study --rulegraph dot 2>/dev/null | dot -Tsvg > docs/figures/rules.svg && \
+	  rm -r $$study
 
 schema: $(STAMP) ## Write the JSON schema and the documentation of config.yaml from the parameter types
 	@$(BIN)/hqsm schema > workflow/schemas/config.schema.json

@@ -400,6 +400,12 @@ class WaterFat(_Frozen):
                 raise ValueError(f"{entry.name} is {value.shape}, the grid {self.grid.shape}")
         self._freeze()
 
+    @property
+    def amplitude(self) -> FloatArray:
+        """(x, y, z) magnitude of water and fat together at TE = 0, scanner units; 0 where nothing was fitted."""
+        amplitude: FloatArray = np.nan_to_num(np.abs(self.water + np.nan_to_num(self.fat)))
+        return amplitude
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Regions(_Frozen):

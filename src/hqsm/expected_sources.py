@@ -122,12 +122,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     if fat.any():
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
     dark = _liver_is_dark(maps, regions)
-    dilated_liver = ndimage.binary_dilation(regions.liver_whole, _CROSS)
+    without_data = air.surface | air.pockets
+    if dark:
+        without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
     return Expectation(
         prior=SourcePrior(
             mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
         ),
-        without_data=air.surface | air.pockets | (dilated_liver if dark else False),
+        without_data=without_data,
         liver_is_dark=dark,
         field_error_ppm=_near_surface(air.surface, grid),
     )
@@ -217,7 +219,7 @@ def _marrow(maps: WaterFat, spine: Mask) -> Mask:
 def _early_magnitude(maps: WaterFat) -> FloatArray:
     """Magnitude at an early echo, from the maps: a wrong fit of lung or of an edge extrapolates to TE = 0, not to there."""
     decay = np.exp(-np.clip(np.nan_to_num(maps.r2star_per_s, nan=maps.r2star_limit_per_s), 0, None) * _EARLY_S)
-    return np.asarray(np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat))) * decay, np.float32)
+    return np.asarray(maps.amplitude * decay, np.float32)
 
 
 def _fat_share(maps: WaterFat, where: Mask) -> FloatArray:

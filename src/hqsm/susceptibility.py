@@ -152,8 +152,7 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
 def magnitude_image(maps: WaterFat) -> FloatArray:
     """Magnitude of an echo at 4.6 ms (x, y, z), from the maps: iron darkens it, so that it has the liver's edges."""
     decay = np.exp(-np.nan_to_num(maps.r2star_per_s) * _EDGE_ECHO_TIME_S)
-    at_zero = np.nan_to_num(np.abs(maps.water + np.nan_to_num(maps.fat)))
-    return np.asarray(at_zero * decay, np.float32)
+    return np.asarray(maps.amplitude * decay, np.float32)
 
 
 def _cut_by_the_images(body: Mask) -> bool:

@@ -151,8 +151,7 @@ class SourceModel:
     def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
         self.grid = total.grid
         n, voxel_mm = total.grid.shape, total.grid.voxel_size_mm
-        pad = [int(np.ceil(prior.beyond.padding_mm / d)) for d in voxel_mm]
-        self.shape = fourier.fast_shape((n[0] + 2 * pad[0], n[1] + 2 * pad[1], n[2] + 2 * pad[2]))
+        self.shape = fourier.PaddedShape.around(n, voxel_mm, prior.beyond.padding_mm).outer
         before = [(s - k) // 2 for s, k in zip(self.shape, n, strict=True)]
         self._margins = [(b, s - k - b) for b, s, k in zip(before, self.shape, n, strict=True)]
         self.inside = tuple(slice(b, b + k) for b, k in zip(before, n, strict=True))
@@ -249,6 +248,12 @@ class SourceModel:
         return out
 
 
+def block_mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
+    """Mean (x, y, z) over blocks of ``factors`` voxels, which divide the volume's shape."""
+    (a, b, c), (x, y, z) = volume.shape, factors
+    return np.asarray(volume.reshape(a // x, x, b // y, y, c // z, z).mean(axis=(1, 3, 5)))
+
+
 class Reduced:
     """Organs, nodes and harmonics alone, on voxels of about 9 mm, as a dense problem.
 
@@ -264,7 +269,7 @@ class Reduced:
 
     def __init__(self, model: SourceModel, voxel_mm: float = 9.0) -> None:
         self.model = model
-        self._factors = [max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm]
+        self._factors = tuple(max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm)
         self._kept = tuple(n // f * f for n, f in zip(model.shape, self._factors, strict=True))
         small = tuple(n // f for n, f in zip(self._kept, self._factors, strict=True))
         self._shape = (small[0] + small[0] % 2, small[1] + small[1] % 2, small[2] + small[2] % 2)
@@ -319,9 +324,9 @@ class Reduced:
         return np.asarray(self._weight * self._dipole(chi)[self._data], np.float32)
 
     def _mean(self, volume: FloatArray) -> FloatArray:
-        (a, b, c), (x, y, z) = self._kept, self._factors
+        a, b, c = self._kept
         out = np.zeros(self._shape, np.float32)
-        out[self._small] = volume[:a, :b, :c].reshape(a // x, x, b // y, y, c // z, z).mean(axis=(1, 3, 5))
+        out[self._small] = block_mean(volume[:a, :b, :c], self._factors)
         return out
 
 

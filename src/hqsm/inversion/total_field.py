@@ -14,7 +14,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.data import Solution, TotalField
-from hqsm.inversion.source_model import Beyond, Preconditioner, Reduced, SourceModel, SourcePrior
+from hqsm.inversion.source_model import Beyond, Preconditioner, Reduced, SourceModel, SourcePrior, block_mean
 from hqsm.solvers import conjugate_gradient
 
 _COARSE_MM = 3.0
@@ -186,9 +186,7 @@ def _filled(volume: AnyArray, factors: tuple[int, ...]) -> AnyArray:
 
 
 def _mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
-    filled = _filled(volume, factors)
-    (a, b, c), (x, y, z) = filled.shape, factors
-    return np.asarray(filled.reshape(a // x, x, b // y, y, c // z, z).mean(axis=(1, 3, 5)), np.float32)
+    return block_mean(_filled(volume, factors), factors).astype(np.float32)
 
 
 def _sum(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
