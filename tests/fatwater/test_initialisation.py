@@ -86,6 +86,18 @@ def test_no_decay_between_the_tried_ones_makes_a_swapped_field_look_the_better_o
         assert np.abs(found.field_hz[:, 0] - 30).max() < 3
 
 
+@pytest.mark.parametrize(("tesla", "spacing_ms", "most"), [(1.5, 1.6, 0.42), (1.5, 2.3, 0.42), (3.0, 1.0, 0.3)])
+def test_a_dark_liver_is_taken_for_water_rather_than_for_fat_that_decays_as_fast(tesla: float, spacing_ms: float, most: float) -> None:
+    # to the few echoes above the noise both fit as well, and without a preference a whole liver went to the fat's field
+    t = 1e-3 * (1.2 + spacing_ms * np.arange(6))
+    rng = np.random.default_rng(0)
+    noise = 4 * (rng.standard_normal((2000, 6)) + 1j * rng.standard_normal((2000, 6)))
+    signal = 100 * np.exp((2j * np.pi * 20 - 650) * t) + noise
+    single = field_init.singles(signal.astype(np.complex64), t, 4.0, np.full(3, 4.0))
+    found = field_init.candidates(single, t, fat_signal(SPECTRA["hamilton-liver-6"], t, tesla), tesla, with_fat=True)
+    assert np.mean(np.abs(found.field_hz[:, 0] - 20) > 100) < most
+
+
 def test_voxels_that_are_not_finite_are_left_out_and_the_rest_is_fitted() -> None:
     echoes, field, tissue = two_domes()
     signal = echoes.signal.copy()

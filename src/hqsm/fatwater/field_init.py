@@ -358,6 +358,7 @@ def _minima(
                         best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
                     misfit = np.float32(min(best, at, low, high))
                     misfit = max(misfit, np.float32(0.0))
+                    # three echoes hold no decay beside water, fat and field, that one could go by
                     if n_echoes > 3 and np.exp(middle) > _FASTEST_FAT_PER_S and _is_fat(product, t, fat, field_hz, np.exp(middle)):
                         misfit += np.float32(_FAST_FAT_COST) * energy
                     slot = N_MINIMA - 1
