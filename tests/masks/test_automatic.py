@@ -54,6 +54,20 @@ def test_a_neighbourhood_tells_faint_tissue_from_noise() -> None:
     assert (found & ~faint).sum() < 0.05 * faint.sum()
 
 
+def test_a_liver_that_is_swapped_in_part_is_found_whole() -> None:
+    """In very much iron with fat water and fat may be exchanged in a part of the liver; the margin of that choice says so."""
+    echoes, maps, truth = simulated_visit(8.0, 30.0, 3.0, 3)
+    liver = true_liver(truth)
+    half = liver & (np.indices(liver.shape)[1] > np.median(np.indices(liver.shape)[1][liver]))
+    swapped = replace(
+        maps,
+        pdff_percent=np.where(half, 99.0, maps.pdff_percent).astype(np.float32),
+        swap_margin=np.where(half, 0.5, maps.swap_margin).astype(np.float32),
+    )
+    found = find_regions(echoes, swapped, {}, LiverParams(), specimen="in_vivo")
+    assert dice(found.liver_whole, liver) >= 0.90
+
+
 @pytest.mark.slow
 def test_a_liver_too_dark_for_a_fit_is_found_by_what_neighbourhoods_show() -> None:
     """LIC 25 with 30 % fat at 3 T: the first echo stands three noise SD above nothing."""
@@ -183,7 +197,10 @@ def real_two_echo_abdomen(folder: Path) -> tuple[MultiEcho, np.ndarray]:
         ("siemens_02", 0.02),
         ("philips_01", 0.03),
         ("philips_04", 0.03),
-        pytest.param("philips_11", 0.07, marks=pytest.mark.xfail(reason="7.4 % of the kidney, 1 % of the voxels read")),
+        # the kidney's upper pole is no more unlike the liver than its texture: a line of fat parts them
+        ("philips_11", 0.07),
+        # these two echo times show no difference of decay, and there is none of brightness
+        pytest.param("philips_10", 0.05, marks=pytest.mark.xfail(strict=True, reason="48 % of the kidney, 4.5 % of the voxels read")),
     ],
 )
 def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, name: str, largest_share: float) -> None:

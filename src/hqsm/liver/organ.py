@@ -31,6 +31,8 @@ _ABOVE_NOISE = 2.2
 """Median magnitude over noise SD of tissue that is dark at every echo; that of noise alone is 1.2."""
 _LARGEST_DEEP_FAT_SHARE = 0.75
 """Share of voxels deep in the body that can be fat; above it the separation has swapped water and fat."""
+_SURE_OF_FAT = 2.0
+"""Margin of the choice between water and fat [log-likelihood] below which a dark liver may be swapped in part."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +50,7 @@ class Features:
     tissue
         Body without fat, lung and gas.
     edges
-        Of the first echo.
+        Of the first two echoes.
     """
 
     brightness: FloatArray
@@ -100,6 +102,8 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     pdff = np.where(maps.model > 0, maps.pdff_percent / 100, np.nan)
     pdff = np.clip(pdff, -0.2, 1.2)
     known = np.isfinite(pdff)
+    if maps.swap_margin is not None:
+        known &= ~((pdff > 0.5) & (maps.swap_margin < _SURE_OF_FAT))
     if water_and_fat_swapped(maps, body):
         known[...] = False
     fat = known & (pdff > 0.5) & (decay < 300)
@@ -112,7 +116,7 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
         log_decay=_cleaned(np.log(decay + np.float32(_DECAY_OFFSET_PER_S)), grid),
         pdff=np.where(known, _cleaned(np.where(known, pdff, 0), grid), np.nan).astype(np.float32),
         tissue=np.asarray(ndimage.median_filter(tissue.astype(np.uint8), size=_box(grid, 9.0)) > 0) & body,
-        edges=find_edges(first, noise_sd, grid),
+        edges=find_edges(echoes.signal, noise_sd, grid),
     )
 
 
