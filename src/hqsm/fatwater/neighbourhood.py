@@ -89,7 +89,7 @@ _SQUARES = ((2, 0, 0), (1, 1, 0), (1, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2))
 
 
 def field_prior(
-    field_hz: FloatArray, se_hz: FloatArray, good: AnyArray, local: Neighbourhood, wanted: AnyArray, field_strength_tesla: float
+    field_hz: FloatArray, se_hz: FloatArray, good: AnyArray, local: Neighbourhood, wanted: IntArray, field_strength_tesla: float
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and precision of the field at every ``wanted`` voxel, from its ``good`` neighbours (not itself) by their information.
 
@@ -120,10 +120,7 @@ def field_prior(
         floor_hz**2,
         float(local.own),
     )
-    mean_hz, precision = np.zeros(field_hz.size), np.zeros(field_hz.size)
-    mean_hz[wanted] = np.where(known, plane + centre, 0)
-    precision[wanted] = np.where(known, 1 / variance, 0)
-    return mean_hz, precision
+    return np.where(known, plane + centre, 0), np.where(known, 1 / variance, 0)
 
 
 @numba.njit(cache=True, parallel=True)

@@ -192,17 +192,16 @@ def _many_echoes(
         with_fat=separable,
     )
     fit = _Fit.empty(voxels.shape[0])
-    everything = np.ones(voxels.shape[0], bool)
-    fit.take(fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable), FREE if separable else NO_FAT)
+    everything = np.arange(voxels.shape[0])
+    found = fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable)
+    fit.take(everything, found, FREE if separable else NO_FAT)
     if separable:
         doubtful = doubtful_voxels(
             fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, echoes.field_strength_tesla
         )
         geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
         start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
-        again = ~everything
-        again[doubtful] = True
-        fit.take(fit_free(again, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+        fit.take(doubtful, fit_free(doubtful, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
     if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
         maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
@@ -264,15 +263,22 @@ class _Fit:
             np.zeros(n, np.int8),
         )
 
-    def take(self, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int, *, lowest_r2star_per_s: float = -np.inf) -> AnyArray:
-        """Keep what converged, and say where."""
-        linear, nonlinear, errors, residual = result
+    def take(
+        self,
+        which: IntArray,
+        result: tuple[AnyArray, AnyArray, AnyArray, AnyArray],
+        model: int,
+        *,
+        lowest_r2star_per_s: float = -np.inf,
+    ) -> IntArray:
+        """Keep what converged of the voxels ``which``, and return their numbers."""
         with np.errstate(invalid="ignore"):
-            done: AnyArray = np.isfinite(residual) & (nonlinear[:, 1] > lowest_r2star_per_s)
-        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), (linear, nonlinear, errors, residual), strict=True):
-            mine[done] = new[done]
-        self.model[done] = model
-        return done
+            done = np.isfinite(result[3]) & (result[1][:, 1] > lowest_r2star_per_s)
+        kept: IntArray = which[done]
+        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), result, strict=True):
+            mine[kept] = new[done]
+        self.model[kept] = model
+        return kept
 
 
 def _lower_order(
@@ -297,20 +303,24 @@ def _lower_order(
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
     hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
     local = Neighbourhood(index, echoes.grid.voxel_size_mm)
+    which = np.flatnonzero(uncertain)
+    no_fat = hopeless[which]
+    local_r2star = decay.r2star_per_s[which].astype(np.float64)
     # neighbours' decays differ by less than this, wherever there is a decay to speak of
-    r2star_sd = np.maximum(_R2STAR_SPREAD * decay.r2star_per_s, _LEAST_R2STAR_SPREAD_PER_S).astype(np.float64)
-    local_r2star = decay.r2star_per_s.astype(np.float64)
+    r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
     for _ in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, local, uncertain, echoes.field_strength_tesla)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, local, which, echoes.field_strength_tesla)
+        own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            from_prior = away | ~(precision < 1 / fit.errors[:, 0] ** 2)
-        begin_hz = np.where(from_prior, prior_hz, fit.nonlinear[:, 0])
-        again = np.where(away | np.isnan(fit.nonlinear[:, 1]), local_r2star, np.clip(fit.nonlinear[:, 1], 0, 1500))
-        share = np.where(hopeless, 0.0, -1.0)
-        result = fit_constrained(uncertain, voxels, t, fat, begin_hz, again, prior_hz, precision, share, local_r2star, r2star_sd, noise_sd)
-        away &= ~fit.take(result, CONSTRAINED, lowest_r2star_per_s=-300)
-    fit.model[uncertain & hopeless & (fit.model == CONSTRAINED)] = NO_FAT
+            from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
+        begin_hz = np.where(from_prior, prior_hz, own_hz)
+        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.clip(own_r2star, 0, 1500))
+        result = fit_constrained(
+            which, voxels, t, fat, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, noise_sd
+        )
+        away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
+    fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
 
 
 def numbered(usable: AnyArray) -> IntArray:
