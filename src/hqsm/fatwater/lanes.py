@@ -21,6 +21,27 @@ _ROUND = 6755399441055744.0
 _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
+@numba.njit(cache=True, inline="always")
+def _small(y: float) -> float:  # pragma: no cover - compiled
+    """exp(y) for |y| < 0.35."""
+    tail = 1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880))))
+    return 1 + y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * tail))))
+
+
+@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover - compiled
+    """exp(x) of each lane, in place; ``bits`` is ``scratch`` as integers."""
+    for k in range(LANES):
+        power = min(max(x[k] * _LOG2_E, -1000.0), 1000.0)
+        whole = power + _ROUND
+        scratch[0, k] = whole
+        x[k] = _small((power - (whole - _ROUND)) * _LN_2)
+    for k in range(LANES):
+        bits[1, k] = (bits[0, k] + 1023) << 52
+    for k in range(LANES):
+        x[k] *= scratch[1, k]
+
+
 @numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
 def _phasor(
     frequency: AnyArray, rate: AnyArray, offset: AnyArray, time: float, real: AnyArray, imag: AnyArray, scratch: AnyArray, bits: AnyArray
@@ -36,9 +57,7 @@ def _phasor(
         other = 1 + q * (-1 / 2 + q * cosine)
         power = min(max(-rate[k] * time * _LOG2_E, -1000.0), 1000.0)
         whole = power + _ROUND
-        y = (power - (whole - _ROUND)) * _LN_2
-        small = 1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880))))
-        small = 1 + y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * small))))
+        small = _small((power - (whole - _ROUND)) * _LN_2)
         scratch[0, k] = whole
         real[k] = small * (1 - 2 * half * half)
         imag[k] = small * (2 * half * other)

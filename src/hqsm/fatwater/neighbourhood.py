@@ -136,26 +136,33 @@ def _planes(
         total = moments[v, 0]
         if not total > 1e-9:
             continue
-        matrix = np.empty((4, 4))
-        for i in range(4):
-            matrix[0, i] = matrix[i, 0] = moments[v, i]
-        place = 4
-        for i in range(1, 4):
-            for j in range(i, 4):
-                matrix[i, j] = matrix[j, i] = moments[v, place]
-                place += 1
-            matrix[i, i] += slope_precision
-        inverse = np.linalg.inv(matrix)
-        plane = np.zeros(4)
-        explained = 0.0
-        for i in range(4):
-            for j in range(4):
-                plane[i] += inverse[i, j] * firsts[v, j]
-            explained += plane[i] * firsts[v, i]
+        # Cholesky factor of the 4 x 4 moments; the plane solves them for the first moments, e for (1, 0, 0, 0)
+        w0, w1, w2, w3 = moments[v, 0], moments[v, 1], moments[v, 2], moments[v, 3]
+        l00 = np.sqrt(w0)
+        l10, l20, l30 = w1 / l00, w2 / l00, w3 / l00
+        l11 = np.sqrt(moments[v, 4] + slope_precision - l10 * l10)
+        l21, l31 = (moments[v, 5] - l20 * l10) / l11, (moments[v, 6] - l30 * l10) / l11
+        l22 = np.sqrt(moments[v, 7] + slope_precision - l20 * l20 - l21 * l21)
+        l32 = (moments[v, 8] - l30 * l20 - l31 * l21) / l22
+        l33 = np.sqrt(moments[v, 9] + slope_precision - l30 * l30 - l31 * l31 - l32 * l32)
+        y0 = firsts[v, 0] / l00
+        y1 = (firsts[v, 1] - l10 * y0) / l11
+        y2 = (firsts[v, 2] - l20 * y0 - l21 * y1) / l22
+        y3 = (firsts[v, 3] - l30 * y0 - l31 * y1 - l32 * y2) / l33
+        e0 = 1 / l00
+        e1 = -l10 * e0 / l11
+        e2 = -(l20 * e0 + l21 * e1) / l22
+        e3 = -(l30 * e0 + l31 * e1 + l32 * e2) / l33
+        # what the plane explains, its height here, and the variance of that for unit weights
+        explained = y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
+        here = y0 * e0 + y1 * e1 + y2 * e2 + y3 * e3
+        here_variance = e0 * e0 + e1 * e1 + e2 * e2 + e3 * e3
+        if not here_variance < np.inf:
+            continue
         spread = max((others[v, 0] - explained) / total, 0.0)
         spread = max(spread - others[v, 1] / total, 0.1 * spread)
         # a Gaussian's squared weights sum to about its central weight times its sum
-        variance[v] = floor2 + spread + own * max(inverse[0, 0], 0.0)
-        height[v] = plane[0]
+        variance[v] = floor2 + spread + own * here_variance
+        height[v] = here
         known[v] = True
     return height, variance, known
