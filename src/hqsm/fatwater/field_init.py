@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy import ndimage
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 
@@ -122,11 +121,37 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
 
 def around(values: ComplexArray, index: IntArray) -> ComplexArray:
     """(node,) mean over the 3 x 3 x 3 nodes around each, none counting as zero: one block's slope alone is too noisy where iron is."""
-    volume = np.zeros(index.shape, np.complex64)
-    volume[index >= 0] = values
-    real, imaginary = (ndimage.uniform_filter(part, 3, mode="constant") for part in (volume.real, volume.imag))
-    total: ComplexArray = (real + 1j * imaginary)[index >= 0]
-    return total
+    mean: ComplexArray = _around(np.asarray(values, np.complex64), index)
+    return mean
+
+
+@numba.njit(cache=True, parallel=True)
+def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    nx, ny, nz = index.shape
+    mean = np.zeros(values.size, np.complex64)
+    planes = np.zeros((nx, ny, nz), np.complex64)
+    for x in numba.prange(nx):
+        rows = np.zeros((ny, nz + 2), np.complex64)
+        for y in range(ny):
+            for z in range(nz):
+                if index[x, y, z] >= 0:
+                    rows[y, z + 1] = values[index[x, y, z]]
+        for y in range(ny):
+            for m in range(max(y - 1, 0), min(y + 2, ny)):
+                for z in range(nz):
+                    planes[x, y, z] += rows[m, z] + rows[m, z + 1] + rows[m, z + 2]
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0:
+                    total = planes[x, y, z]
+                    if x > 0:
+                        total += planes[x - 1, y, z]
+                    if x + 1 < nx:
+                        total += planes[x + 1, y, z]
+                    mean[v] = total / np.float32(27)
+    return mean
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -323,7 +348,7 @@ def _minima(
         decay = np.empty(sums_s.size)
         for v in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_blocks)):
             product = products[v]
-            energy = np.float32(0.0)
+            energy: float = np.float32(0.0)  # type: ignore[assignment]
             for e in range(n_echoes):
                 energy += product[e, e].real
             explained[:] = -1
@@ -450,21 +475,50 @@ def truncation_hz(field_strength_tesla: float) -> float:
 def smoothest_choice(found: Candidates, trusts: FloatArray, table: IntArray, weights: FloatArray, field_strength_tesla: float) -> IntArray:
     """(block,) which minimum each block takes."""
     period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    unary = (found.misfit - found.misfit[:, :1]) * trusts[:, None]
+    truncation = truncation_hz(field_strength_tesla)
+    unary = ((found.misfit - found.misfit[:, :1]) * trusts[:, None]).astype(np.float32)
     # a field that costs more than all the steps to all neighbours together is out of play
-    most = weights.sum(axis=1) * truncation_hz(field_strength_tesla)
-    in_play = (found.misfit < IMPOSSIBLE) & (unary <= most[:, None])
-    chosen: IntArray = _message_passing(
-        found.field_hz.astype(np.float32),
-        np.where(found.misfit < IMPOSSIBLE, unary, IMPOSSIBLE).astype(np.float32),
-        in_play.sum(axis=1),
-        table,
-        weights.astype(np.float32),
-        truncation_hz(field_strength_tesla),
-        period,
-        _N_SWEEPS,
-    )
+    in_play = (found.misfit < IMPOSSIBLE) & (unary <= truncation * weights.sum(axis=1)[:, None])
+    counts = in_play.sum(axis=1)
+    chosen = np.zeros(counts.size, np.int64)
+    open_ = np.flatnonzero(counts > 1)
+    problem = _of_open_blocks(found.field_hz, unary, counts, table, weights, truncation, period, open_)
+    chosen[open_] = _message_passing(*problem, truncation, period, _N_SWEEPS)
     return chosen
+
+
+@numba.njit(cache=True)
+def _of_open_blocks(
+    fields: AnyArray,
+    unary: AnyArray,
+    counts: AnyArray,
+    table: AnyArray,
+    weights: AnyArray,
+    truncation: float,
+    period: float,
+    open_: AnyArray,
+) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Fields, costs, counts, neighbours and weights of the blocks with a choice; steps to the others go into the costs."""
+    n, n_labels = open_.size, fields.shape[1]
+    number = np.full(counts.size, -1, np.int32)
+    number[open_] = np.arange(n).astype(np.int32)
+    field, cost = np.empty((n, n_labels), np.float32), np.empty((n, n_labels), np.float32)
+    neighbours, weight = np.full((n, 6), -1, np.int32), np.zeros((n, 6), np.float32)
+    for i in range(n):
+        v = open_[i]
+        field[i] = fields[v]
+        cost[i] = unary[v]
+        for d in range(6):
+            u = table[v, d]
+            if u < 0:
+                continue
+            if number[u] >= 0:
+                neighbours[i, d] = number[u]
+                weight[i, d] = weights[v, d]
+            else:
+                for a in range(counts[v]):
+                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, 0], period), truncation)
+    return field, cost, counts[open_], neighbours, weight
 
 
 @numba.njit(cache=True, inline="always")
@@ -496,15 +550,13 @@ def _message_passing(
     mine = np.empty(n_labels, np.float32)
     truncation = np.float32(truncation_hz)
     period: float = np.float32(period_hz)  # type: ignore[assignment]
-    for sweep in range(n_sweeps):
+    for _ in range(n_sweeps):
         for direction in range(2):
             for step in range(n_nodes):
                 v = step if direction == 0 else n_nodes - 1 - step
                 earlier = 0
                 later = 0
                 count = counts[v]
-                if count == 1 and sweep > 0:
-                    continue  # says what it said before
                 for a in range(count):
                     belief[a] = unary[v, a]
                 for d in range(6):
@@ -519,7 +571,7 @@ def _message_passing(
                 start = 3 if direction == 0 else 0
                 for d in range(start, start + 3):
                     u = neighbours[v, d]
-                    if u < 0 or counts[u] == 1:
+                    if u < 0:
                         continue
                     weight = weights[v, d]
                     smallest = np.float32(1e30)
@@ -560,22 +612,36 @@ def _message_passing(
 
 def neighbour_table(index: IntArray) -> IntArray:
     """(node, 6) neighbours of each numbered node of ``index`` (x, y, z; -1 = none): -x, -y, -z, +x, +y, +z."""
-    inside = index >= 0
-    table = np.full((int(inside.sum()), 6), -1, np.int64)
-    for axis in range(3):
-        earlier = [slice(None)] * 3
-        later = [slice(None)] * 3
-        earlier[axis], later[axis] = slice(None, -1), slice(1, None)
-        a, b = index[tuple(earlier)], index[tuple(later)]
-        both = (a >= 0) & (b >= 0)
-        table[b[both], axis] = a[both]
-        table[a[both], axis + 3] = b[both]
+    table: IntArray = _neighbours(index, int(index.max(initial=-1)) + 1)
     return table
 
 
-def unwrapped(
-    field: FloatArray, neighbours: IntArray, trusts: FloatArray, period: float, frozen: AnyArray
-) -> tuple[FloatArray, IntArray]:
+@numba.njit(cache=True, parallel=True)
+def _neighbours(index: AnyArray, n_nodes: int) -> AnyArray:  # pragma: no cover - compiled
+    nx, ny, nz = index.shape
+    table = np.full((n_nodes, 6), -1, np.int64)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v < 0:
+                    continue
+                if x > 0:
+                    table[v, 0] = index[x - 1, y, z]
+                if y > 0:
+                    table[v, 1] = index[x, y - 1, z]
+                if z > 0:
+                    table[v, 2] = index[x, y, z - 1]
+                if x + 1 < nx:
+                    table[v, 3] = index[x + 1, y, z]
+                if y + 1 < ny:
+                    table[v, 4] = index[x, y + 1, z]
+                if z + 1 < nz:
+                    table[v, 5] = index[x, y, z + 1]
+    return table
+
+
+def unwrapped(field: FloatArray, neighbours: IntArray, trusts: FloatArray, period: float, frozen: AnyArray) -> tuple[FloatArray, IntArray]:
     """Fields with whole periods added so that neighbours agree, and the connected part that each node belongs to.
 
     Grown from trusted nodes outwards, the smallest step first (Prim), each part from its most trusted node; ``frozen`` nodes

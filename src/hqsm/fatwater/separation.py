@@ -26,7 +26,7 @@ from hqsm.fatwater.measurability import (
     not_measurable,
     r2star_limit_per_s,
 )
-from hqsm.fatwater.neighbourhood import Neighbourhood, field_prior
+from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.gating.noise import noise_sd_from_background
@@ -62,16 +62,17 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     if n_echoes < 2:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
-    finite = np.asarray(np.isfinite(echoes.signal).all(axis=3))
-    signal = np.where(finite[..., None], echoes.signal, 0)
+    strongest = _strongest(echoes.signal)
+    finite = np.isfinite(strongest)
+    signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
-    usable = _with_signal(signal, finite, params.signal_threshold * noise_sd)
+    usable = _with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
     fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
-    if not np.iscomplexobj(echoes.signal) or not np.imag(signal[usable]).any():
+    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
         return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
@@ -81,16 +82,35 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable)
 
 
-def _with_signal(signal: AnyArray, finite: AnyArray, threshold: float) -> AnyArray:
+@numba.njit(cache=True, parallel=True)
+def _strongest(signal: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(x, y, z) magnitude of the brightest echo; NaN where one is not finite."""
+    nx, ny, nz, n_echoes = signal.shape
+    strongest = np.empty((nx, ny, nz), np.float32)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                power = 0.0
+                for e in range(n_echoes):
+                    value = signal[x, y, z, e]
+                    here = float(value.real) ** 2 + float(value.imag) ** 2
+                    power = here if here > power or not np.isfinite(here) else power
+                    if not np.isfinite(here):
+                        break
+                strongest[x, y, z] = np.sqrt(power) if np.isfinite(power) else np.nan
+    return strongest
+
+
+def _with_signal(strongest: FloatArray, threshold: float) -> AnyArray:
     """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
 
     The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver.
     """
-    strongest = np.abs(signal).max(axis=3)
-    bright = finite & (strongest > threshold)
-    company = ndimage.uniform_filter(bright.astype(np.float32), 3)
-    above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
-    usable: AnyArray = (bright & (company > 0.3)) | (finite & (above > 0.6) & (company > 0))
+    with np.errstate(invalid="ignore"):
+        bright = strongest > threshold
+        company = ndimage.uniform_filter(bright.astype(np.float32), 3)
+        above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
+    usable: AnyArray = (bright & (company > 0.3)) | (np.isfinite(strongest) & (above > 0.6) & (company > 0))
     return usable
 
 
@@ -302,7 +322,7 @@ def _lower_order(
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
     hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
-    local = Neighbourhood(index, echoes.grid.voxel_size_mm)
+    geometry = (index, echoes.grid.voxel_size_mm)
     which = np.flatnonzero(uncertain)
     no_fat = hopeless[which]
     local_r2star = decay.r2star_per_s[which].astype(np.float64)
@@ -310,7 +330,7 @@ def _lower_order(
     r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
     for _ in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, local, which, echoes.field_strength_tesla)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, echoes.field_strength_tesla)
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
