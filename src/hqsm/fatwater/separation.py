@@ -196,7 +196,7 @@ def _many_echoes(
     *,
     separable: bool,
 ) -> WaterFat:
-    t = np.asarray(echoes.echo_times_s, dtype=np.float64)
+    t = np.array(echoes.echo_times_s, dtype=np.float64)  # a copy: compiled once, however the echoes were sliced
     index = numbered(usable)
     voxels = np.ascontiguousarray(signal[usable], dtype=np.complex64)
     start = initialise(
