@@ -11,7 +11,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
 from hqsm.gating.gate import gate
 from hqsm.liver import find_regions
+from hqsm.liver.geometry import eroded
+from hqsm.liver.references import medium
+from hqsm.liver.vessels import vessels
+from hqsm.liver_share import moved
 from hqsm.phantom.forward import LiverState, ScanProtocol, TruthMaps, simulate_abdomen, simulate_explant
 
 _ECHO_TIMES_S = {1.5: tuple(1.2e-3 + 1.6e-3 * n for n in range(6)), 3.0: tuple(1.0e-3 + 1.0e-3 * n for n in range(6))}
@@ -33,7 +37,7 @@ LIC_PER_PPM = 3.33 / (1.30 * 1.051)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One visit to simulate; ``liver_chi_ppm`` is what iron adds to the liver."""
+    """One visit to simulate; ``liver_chi_ppm`` is what iron adds to the liver, ``repeat`` another noise and phase of the same scan."""
 
     name: str
     liver_chi_ppm: float
@@ -49,6 +53,7 @@ class Case:
     snr: float = 40.0
     explant: bool = False
     oversampling: tuple[int, int, int] = (2, 2, 2)
+    repeat: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +257,26 @@ def load(case: Case, cache: Path) -> Visit:
     return visit
 
 
+def with_mask_moved(visit: Visit, voxels: int) -> Visit:
+    """The visit with a whole-liver mask that is so many voxels larger, or smaller, in every direction, and what follows from it."""
+    regions, maps = visit.regions, visit.maps
+    if voxels == 0:
+        return visit
+    whole = moved(regions.liver_whole, voxels) & regions.body
+    vessel = vessels(maps, whole)
+    return replace(
+        visit,
+        regions=replace(
+            regions,
+            liver_whole=whole,
+            liver=eroded(whole, regions.grid, LiverParams().edge_mm) & ~vessel & (maps.model > 0),
+            vessel=vessel,
+            near_gas=None if regions.near_gas is None else regions.near_gas & whole,
+            references={"medium": medium(regions.body, whole, regions.grid)} if visit.case.explant else regions.references,
+        ),
+    )
+
+
 def _make(case: Case) -> Visit:
     temperature = 20.0 if case.explant else 37.0
     protocol = ScanProtocol(
@@ -271,7 +296,7 @@ def _make(case: Case) -> Visit:
         heterogeneity=case.heterogeneity,
         other_chi_ppm=case.other_chi_ppm,
     )
-    scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy, case.anatomy)
+    scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy + 100_000 * case.repeat, case.anatomy)
     echoes, _ = gate(scan.echoes, None, GatingParams())
     maps = separate(echoes, FatWaterParams(), temperature_celsius=temperature)
     specimen = "in_vitro" if case.explant else "in_vivo"

@@ -29,7 +29,7 @@ _SURFACE = (0.6, 1.2, 40.0)
 _UNKNOWN_SURFACE_SD_PPM = 1.5
 _SPINE = (0.12, 0.15, 20.0)
 """Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
-_TISSUE_SMOOTH = (0.05, 50.0)
+_TISSUE_SMOOTH = (0.015, 50.0)
 _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
 _LIVER_EDGE_SHARE = 0.6
