@@ -77,8 +77,8 @@ def _terms(places: IntArray, shape: tuple[int, ...]) -> FloatArray:
 
 def _smooth(terms: FloatArray, off: FloatArray) -> tuple[FloatArray, float]:
     """Coefficients (Tukey's weights: swapped voxels and flow are outliers) and the standard error of the fitted phase [rad]."""
-    weight = np.ones(off.size)
-    coefficients = np.zeros(terms.shape[1])
+    weight: FloatArray = np.ones(off.size)
+    coefficients: FloatArray = np.zeros(terms.shape[1])
     scale = 1.0
     ridge = 1e-6 * off.size * np.eye(terms.shape[1])  # of few slices nothing across them is known
     for _ in range(_N_REWEIGHTED):
