@@ -22,7 +22,7 @@ _BRIGHT = 0.05
 _DOUBTFUL_ERRORS = 5.0
 _DOUBTFUL_MISFIT = 2.5
 """Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
-_DOUBTFUL_MARGIN = 10.0
+_DOUBTFUL_MARGIN, _ALL_FAT = 10.0, 0.9
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
@@ -131,8 +131,9 @@ def doubtful_voxels(
     noise_sd: float,
     field_strength_tesla: float,
     swap_margin: FloatArray,
+    pdff: FloatArray,
 ) -> IntArray:
-    """Numbers of the voxels whose fit is poor, whose field stands out or whose block was hardly decided.
+    """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
 
     Beside gas a block's voxels need not share one minimum.
     """
@@ -143,8 +144,9 @@ def doubtful_voxels(
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
     limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
-    clear = (per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz) & (swap_margin > _DOUBTFUL_MARGIN)
-    return np.flatnonzero(~clear)
+    with np.errstate(invalid="ignore"):
+        swapped = (swap_margin < _DOUBTFUL_MARGIN) & (pdff > _ALL_FAT)
+    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
 
 
 def settle_voxels(

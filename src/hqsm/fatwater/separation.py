@@ -280,7 +280,10 @@ def _free_fits(
     fit.take(everything, found, FREE if separable else NO_FAT)
     if separable:
         tesla = echoes.field_strength_tesla
-        doubtful = doubtful_voxels(fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin)
+        pdff = pdff_percent(fit.linear[:, 0], fit.linear[:, 1]) / 100
+        doubtful = doubtful_voxels(
+            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, pdff
+        )
         geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
         start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
         fit.take(doubtful, fit_free(doubtful, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
