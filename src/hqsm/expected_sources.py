@@ -223,10 +223,12 @@ def _torn_share(maps: WaterFat, deep: Mask) -> float:
     No source deep in an organ makes such a step from voxel to voxel; a fit that takes fast decay for fat in places does.
     """
     step_ppm = np.float32(_TORN_PPM * proton_frequency_hz(maps.field_strength_tesla) * 1e-6)
+    known = deep & np.isfinite(maps.field_hz)
+    field_hz = np.where(known, maps.field_hz, 0)
     torn, pairs = 0, 0
     for axis in range(3):
-        both = deep[_from(axis)] & deep[_to(axis)]
-        steps = np.abs(maps.field_hz[_from(axis)] - maps.field_hz[_to(axis)])[both]
+        both = known[_from(axis)] & known[_to(axis)]
+        steps = np.abs(field_hz[_from(axis)] - field_hz[_to(axis)])[both]
         torn += int(np.sum(steps > step_ppm))
         pairs += steps.size
     return torn / max(pairs, 1)

@@ -12,6 +12,7 @@ REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
 _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
 """R2* of liver less that of its surroundings [1/s at 1.5 T]: below the first the mask decides alone, beyond the second the data do."""
+_NOISE_SHARE = 0.25
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
 
@@ -39,7 +40,9 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> Fl
         return drawn
     known = np.isfinite(r2star)
     near = _near(np.where(known, r2star, 0), known)
-    seen = np.clip((near - surroundings) / (level - surroundings), 0, 1)
+    way = (near - surroundings) / (level - surroundings)
+    # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
+    seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     share = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
     return np.asarray(share, np.float32)
 
