@@ -13,6 +13,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
 from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
+from hqsm.fatwater.pdff import pdff_percent
 
 _LARGEST_FAT_TURN_RAD = 0.7
 _LOW_MARGIN = 4.0
@@ -22,7 +23,7 @@ _BRIGHT = 0.05
 _DOUBTFUL_ERRORS = 5.0
 _DOUBTFUL_MISFIT = 2.5
 """Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
-_DOUBTFUL_MARGIN, _ALL_FAT = 10.0, 0.9
+_DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
@@ -160,7 +161,7 @@ def doubtful_voxels(
     noise_sd: float,
     field_strength_tesla: float,
     swap_margin: FloatArray,
-    pdff: FloatArray,
+    linear: ComplexArray,
 ) -> IntArray:
     """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
 
@@ -173,8 +174,9 @@ def doubtful_voxels(
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
     limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
-    with np.errstate(invalid="ignore"):
-        swapped = (swap_margin < _DOUBTFUL_MARGIN) & (pdff > _ALL_FAT)
+    barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
+    swapped = np.zeros(residual.size, bool)
+    swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
     return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
 
 
