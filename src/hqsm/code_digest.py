@@ -29,6 +29,11 @@ def direct_imports(module: str) -> frozenset[str]:
     path = _path_of(module)
     if path is None:
         raise ValueError(f"no module {module} in the package")
+    return imports_of(path)
+
+
+def imports_of(path: Path) -> frozenset[str]:
+    """The ``hqsm`` modules that a file of Python names in its import statements, wherever they stand."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

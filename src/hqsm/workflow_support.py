@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hqsm import run_state
+from hqsm import fork_server, run_state
 from hqsm.blinding import FOLDER as LOCKS
 from hqsm.blinding import UNBLINDED, is_unblinded
 from hqsm.code_digest import code_digest
@@ -272,11 +272,16 @@ def finishing_command(workflow: Any) -> list[str]:
     return [*arguments, "--", *sorted(str(target) for target in workflow.dag_settings.targets)]
 
 
-def start_run(study: OpenStudy, retries: int) -> None:
-    """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop."""
+def start_run(study: OpenStudy, retries: int, *, jobs_run_here: bool) -> None:
+    """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop.
+
+    ``jobs_run_here``: whether jobs run on this machine, in this environment, so that a :mod:`hqsm.fork_server` can do their imports.
+    """
     sys.stderr.write(study.opening_line() + "\n")
     run_state.begin_run(attempts=retries + 1)
     run_state.listen_for_interrupts()
+    if jobs_run_here:
+        fork_server.start()
 
 
 def run_failed(study: OpenStudy, failed_jobs: Sequence[tuple[str, str]], command: Sequence[str], *, keeps_going: bool) -> int:

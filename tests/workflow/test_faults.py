@@ -97,6 +97,14 @@ def test_the_same_command_tries_killed_visits_again_and_leaves_bad_data_alone(
     assert "Nothing to be done" in run(study, "--dry-run").stdout
 
 
+def test_a_run_whose_fork_server_is_killed_ends_with_the_same_bytes(one_visit: Path, undisturbed: Path, tmp_path: Path) -> None:
+    study = copy_study(one_visit, tmp_path / "study")
+    done = run(study, "--cores", "2", faults="water_fat:0101=server-killed")
+    assert done.returncode == 0, done.stderr
+    assert "water_fat: was killed (SIGKILL); it is tried again" in done.stderr
+    assert digests(study) == digests(undisturbed)
+
+
 def test_one_core_and_two_cores_give_the_same_bytes(one_visit: Path, undisturbed: Path, tmp_path: Path) -> None:
     study = copy_study(one_visit, tmp_path / "study")
     assert run(study, "--cores", "2").returncode == 0

@@ -26,6 +26,7 @@ EDGES = {
     "derivatives",
     "dicom",
     "dicom_out",
+    "fork_server",
     "intake.deidentify",
     "intake.filing",
     "intake.keys",
