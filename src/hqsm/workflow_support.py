@@ -5,6 +5,7 @@ Imports no numpy: a cluster job parses the Snakefile again, and should pay milli
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -202,6 +203,7 @@ def open_study(raw_config: Mapping[str, Any], scripts: Path, *, is_main_process:
     Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
     sentence on stderr and exit status 2. ``scripts`` is the folder of the rules' scripts, ``<rule>.py``.
     """
+    gc.set_threshold(100_000, 50, 100)  # Snakemake keeps hundreds of objects a job: looking at them all too often is a seventh of its time
     keep_paths_out_of_logs(is_main_process=is_main_process)
     try:
         config = load_config(raw_config)
