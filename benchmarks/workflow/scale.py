@@ -46,7 +46,7 @@ def measure(participants: int, visits: int) -> None:
         names = [(f"sub-{k:04d}", f"ses-{s:02d}") for k in range(participants) for s in range(visits)]
         add_visits(study, names[:1])
         write_outputs(study, timed("(dry run of one visit)", [*command(study), "--dry-run"]))
-        timed("(its records, by --touch)", [*command(study), "--touch", "--quiet", "all"])
+        timed("(its records, by --touch)", [*command(study), "--touch", "--forceall", "--quiet", "all"])
         add_visits(study, names[1:])
         timed("dry run of everything", [*command(study), "--dry-run", "--forceall"], target)
         copy_results(study, names[0], fingerprints_of(study))
@@ -90,36 +90,31 @@ def fingerprints_of(study: Path) -> dict[tuple[str, str], str]:
 
 
 def copy_results(study: Path, first: tuple[str, str], fingerprints: dict[tuple[str, str], str]) -> None:
-    """The results of the first visit, and Snakemake's records of them, as those of the others."""
+    """The results of the first visit, and Snakemake's records of them, as those of the others; all of one moment."""
     content = fingerprints.pop(first)
     spellings = ("_".join(first), "/".join(first))
-    files = [
-        p.relative_to(study).as_posix()
-        for part in ("results", "logs")
-        for p in (study / part).rglob("*")
-        if p.is_file() or not any(p.iterdir())
-    ]
-    files = [f for f in files if any(s in f for s in spellings)]
+    made = [path.relative_to(study).as_posix() for part in ("results", "logs") for path in (study / part).rglob("*")]
+    made = sorted(path for path in made if any(spelling in path for spelling in spellings))
     records = study / ".snakemake" / "metadata"
-    kept = {}
-    for record in records.iterdir():
-        subject = base64.b64decode(record.name).decode()
-        if any(s in subject for s in spellings):
-            kept[subject] = record.read_text(encoding="utf-8")
+    known = {base64.b64decode(record.name).decode(): record.read_text(encoding="utf-8") for record in records.iterdir()}
+    known = {path: text for path, text in known.items() if any(spelling in path for spelling in spellings)}
+    now = time.time_ns()
     for visit, found in fingerprints.items():
 
         def renamed(text: str, visit: tuple[str, str] = visit) -> str:
             return text.replace(spellings[0], "_".join(visit)).replace(spellings[1], "/".join(visit))
 
-        for path in files:
+        for path in made:
             target = study / renamed(path)
             if (study / path).is_dir():
-                target.mkdir(parents=True)
+                target.mkdir(parents=True, exist_ok=True)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text("{}", encoding="utf-8")
-        for subject, text in kept.items():
-            name = base64.b64encode(renamed(subject).encode()).decode()
+        for path in made:
+            os.utime(study / renamed(path), ns=(now, now))
+        for path, text in known.items():
+            name = base64.b64encode(renamed(path).encode()).decode()
             (records / name).write_text(renamed(text).replace(content, found), encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from hqsm.data import VoxelGrid
 _Noun = TypeVar("_Noun")
 
 # An .npz as numpy writes it, but deflated at level 1, which numpy does not offer: half the disk (air is constant) for 10 ms a MB.
+# First bytes of all numbers come first, then all second ones: signs and exponents are alike, which is a tenth of the disk more.
 
 
 def save_noun(path: Path, noun: Any) -> None:
@@ -27,9 +28,10 @@ def save_noun(path: Path, noun: Any) -> None:
             arrays["grid_affine_mm"] = value.affine_mm
             plain["grid_shape"] = list(value.shape)
         elif isinstance(value, np.ndarray):
-            arrays[entry.name] = np.packbits(value) if value.dtype == np.bool_ else value
-            if value.dtype == np.bool_:
-                plain[f"{entry.name}@shape"] = list(value.shape)
+            arrays[entry.name] = np.packbits(value) if value.dtype == np.bool_ else _bytes_by_place(value)
+            plain[f"{entry.name}@shape"] = list(value.shape)
+            if value.dtype != np.bool_:
+                plain[f"{entry.name}@type"] = value.dtype.str
         elif isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
             plain[f"{entry.name}@keys"] = list(value)
             for key, mask in value.items():
@@ -57,10 +59,10 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
                 values[name] = VoxelGrid(shape=tuple(plain["grid_shape"]), affine_mm=stored["grid_affine_mm"])
             elif f"{name}@keys" in plain:
                 values[name] = {key: _unpack(stored[f"{name}@{key}"], plain[f"{name}@{key}@shape"]) for key in plain[f"{name}@keys"]}
+            elif f"{name}@type" in plain:
+                values[name] = _numbers(stored[name], plain[f"{name}@type"], plain[f"{name}@shape"])
             elif f"{name}@shape" in plain:
                 values[name] = _unpack(stored[name], plain[f"{name}@shape"])
-            elif name in stored:
-                values[name] = stored[name]
             else:
                 value = plain[name]
                 values[name] = tuple(value) if isinstance(value, list) else value
@@ -69,3 +71,13 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
 
 def _unpack(bits: np.ndarray[Any, Any], shape: list[int]) -> np.ndarray[Any, Any]:
     return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
+
+
+def _bytes_by_place(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(byte of a number, number) uint8: the first bytes of all numbers, then all second ones, and so on."""
+    return np.ascontiguousarray(array).reshape(-1, 1).view(np.uint8).T
+
+
+def _numbers(places: np.ndarray[Any, Any], kind: str, shape: list[int]) -> np.ndarray[Any, Any]:
+    numbers: np.ndarray[Any, Any] = np.ascontiguousarray(places.T).view(kind).reshape(shape)
+    return numbers
