@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hqsm.data import VoxelGrid
+from hqsm.errors import InputError
 
 _Noun = TypeVar("_Noun")
 
@@ -18,13 +21,20 @@ _Noun = TypeVar("_Noun")
 # First bytes of all numbers come first, then all second ones: signs and exponents are alike, which is a tenth of the disk more.
 
 
-def save_noun(path: Path, noun: Any) -> None:
-    """Write a frozen dataclass of arrays, numbers, strings, tuples, mask dictionaries and one grid."""
+def save_noun(path: Path, noun: Any, maps: Mapping[str, str] | None = None) -> None:
+    """Write a frozen dataclass of arrays, numbers, strings, tuples, mask dictionaries and one grid.
+
+    ``maps``: fields that a NIfTI file of the same job holds already, with its path; they are read from there.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     plain: dict[str, Any] = {}
     for entry in dataclasses.fields(noun):
         value = getattr(noun, entry.name)
-        if isinstance(value, VoxelGrid):
+        if maps and entry.name in maps:
+            if value.dtype != np.float32:
+                raise ValueError(f"{entry.name} is {value.dtype}; a map holds float32")
+            plain[f"{entry.name}@map"] = os.path.relpath(maps[entry.name], path.parent)
+        elif isinstance(value, VoxelGrid):
             arrays["grid_affine_mm"] = value.affine_mm
             plain["grid_shape"] = list(value.shape)
         elif isinstance(value, np.ndarray):
@@ -57,6 +67,8 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
             name = entry.name
             if name == "grid":
                 values[name] = VoxelGrid(shape=tuple(plain["grid_shape"]), affine_mm=stored["grid_affine_mm"])
+            elif f"{name}@map" in plain:
+                values[name] = _read_map(path.parent / plain[f"{name}@map"], path)
             elif f"{name}@keys" in plain:
                 values[name] = {key: _unpack(stored[f"{name}@{key}"], plain[f"{name}@{key}@shape"]) for key in plain[f"{name}@keys"]}
             elif f"{name}@type" in plain:
@@ -67,6 +79,18 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
                 value = plain[name]
                 values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _read_map(path: Path, archive: Path) -> np.ndarray[Any, Any]:
+    from hqsm.nifti import load_volume
+
+    if not path.is_file():
+        raise InputError(
+            f"{path.name} was removed, and a later stage needs it.",
+            remedy=f"Remove {archive.with_suffix('.json')}, too: the stage before then makes both again.",
+            code="MAP_MISSING",
+        )
+    return np.ascontiguousarray(load_volume(path)[0])
 
 
 def _unpack(bits: np.ndarray[Any, Any], shape: list[int]) -> np.ndarray[Any, Any]:

@@ -70,7 +70,7 @@ def module_closure(module: str) -> frozenset[str]:
 
 
 def code_digest(*modules: str, script: Path | None = None) -> str:
-    """Twelve hexadecimal digits over the source of the modules, of all that they import from the package, and of a rule's script."""
+    """Twelve hexadecimal digits over the source of the modules, of all that they import from the package, and of a script."""
     names = sorted(frozenset().union(*(module_closure(module) for module in modules)))
     digest = hashlib.sha256()
     for name in names:
@@ -80,3 +80,12 @@ def code_digest(*modules: str, script: Path | None = None) -> str:
     if script is not None:
         digest.update(b"script\0" + script.read_bytes())
     return digest.hexdigest()[:12]
+
+
+_RUNS_JOBS = "hqsm.stage"
+"""Imported by every script; how a job is watched and tried again decides no result."""
+
+
+def script_digest(script: Path) -> str:
+    """The digest of a rule's script and of all that it imports from the package."""
+    return code_digest(*sorted(imports_of(script) - {_RUNS_JOBS}), script=script)

@@ -24,7 +24,7 @@ from typing import Any
 from hqsm import fork_server, run_state
 from hqsm.blinding import FOLDER as LOCKS
 from hqsm.blinding import UNBLINDED, is_unblinded
-from hqsm.code_digest import code_digest
+from hqsm.code_digest import script_digest
 from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, HqsmError, InputError
@@ -56,26 +56,6 @@ TABLE_NAMES = (
     "reader_agreement",
     "exclusions",
 )
-
-STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.bids_input", "hqsm.physio", "hqsm.gating.gate", "hqsm.bipolar", "hqsm.derivatives"),
-    "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
-    "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
-    "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
-    "liver_iron": ("hqsm.lic",),
-    "visit_page": ("hqsm.report.visit_page", "hqsm.report.viewer", "hqsm.report.assemble"),
-    "visit_tables": ("hqsm.cohort_tables",),
-    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.overview", "hqsm.cohort_tables"),
-    "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
-    "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
-    "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
-    "readers": ("hqsm.statistics.readers", "hqsm.tables"),
-    "exclusions": ("hqsm.cohort", "hqsm.tables"),
-    "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.report.blinded_report", "hqsm.blinding", "hqsm.tables"),
-    "dicom_export": ("hqsm.dicom_out.export",),
-    "bids_datasets": ("hqsm.bids",),
-}
-"""The modules whose code (and that of all they import) decides a rule's result, beside its script ``<rule>.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +212,7 @@ def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
     previous = read_index(INDEX)[1] if INDEX.is_file() else {}
     index, cache = discover(Path(), previous.get("cache"))
     _refuse_an_empty_study(index)
-    digests = {stage: code_digest(*modules, script=scripts / f"{stage}.py") for stage, modules in STAGE_MODULES.items()}
+    digests = {script.stem: script_digest(script) for script in sorted(scripts.glob("*.py"))}
     again = run_state.retries()
     if not beside:
         try:
