@@ -48,6 +48,7 @@ class Case:
     other_chi_ppm: tuple[tuple[str, float], ...] = ()
     snr: float = 40.0
     explant: bool = False
+    oversampling: tuple[int, int, int] = (2, 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,8 @@ def judge() -> list[Case]:
 
 
 def confirm() -> list[Case]:
-    """Visits that nothing was chosen with."""
-    return _drawn("c", 20_261_126)
+    """Visits that nothing was chosen with: drawn anew whenever something was."""
+    return _drawn("c", 20_261_251)
 
 
 def _drawn(prefix: str, seed: int) -> list[Case]:
@@ -122,21 +123,36 @@ def _drawn(prefix: str, seed: int) -> list[Case]:
     return cases
 
 
+def explants_develop() -> list[Case]:
+    """Blocks of liver to work with."""
+    scans = ((0.3, 1.5, (2.3, 2.3, 5.4), 0.0), (1.5, 3.0, (2.3, 2.3, 5.4), 0.0), (3.0, 1.5, (2.5, 2.5, 4.0), 10.0),
+             (4.5, 3.0, (2.3, 2.3, 5.4), 0.0), (2.0, 1.5, (3.0, 3.0, 4.0), 5.0))  # fmt: skip
+    return [_block(f"xd{n}", chi, 351 + n, tesla, voxel_mm, tilt) for n, (chi, tesla, voxel_mm, tilt) in enumerate(scans)]
+
+
 def explants() -> list[Case]:
-    """Blocks of liver in a container at 20 degrees."""
-    return [
-        Case(
-            name=f"x{n}",
-            liver_chi_ppm=chi,
-            anatomy=301 + n,
-            tilt_degrees=0.0,
-            shape=(112, 88, 28),
-            voxel_mm=(2.3, 2.3, 5.4),
-            explant=True,
-            tesla=(1.5, 3.0)[n % 2],
-        )
-        for n, chi in enumerate((0.1, 0.5, 1.0, 2.0, 4.0))
-    ]
+    """Blocks of liver in a container at 20 degrees that nothing was chosen with."""
+    rng = np.random.default_rng(20_261_252)
+    cases = []
+    for n, chi in enumerate((0.1, 0.4, 0.8, 1.3, 2.0, 3.0, 4.0)):
+        voxel_mm = ((2.3, 2.3, 5.4), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0))[int(rng.integers(3))]
+        cases.append(_block(f"x{n}", chi, int(rng.integers(1000, 9000)), float(rng.choice([1.5, 3.0])), voxel_mm, rng.uniform(-15, 15)))
+    return cases
+
+
+def _block(name: str, chi_ppm: float, anatomy: int, tesla: float, voxel_mm: tuple[float, float, float], tilt_degrees: float) -> Case:
+    slices = 2 * round(75 / voxel_mm[2])
+    shape = (2 * round(129 / voxel_mm[0]), 2 * round(101 / voxel_mm[1]), slices)
+    return Case(
+        name=name,
+        liver_chi_ppm=chi_ppm,
+        anatomy=anatomy,
+        tilt_degrees=tilt_degrees,
+        shape=shape,
+        voxel_mm=voxel_mm,
+        explant=True,
+        tesla=tesla,
+    )
 
 
 _TABLE_NAMES = {
@@ -219,7 +235,7 @@ def forward_phantom(chi_ppm: float, peer_python: Path, cache: Path) -> Visit:
     return Visit(case=case, maps=maps, regions=regions, truth=truth)
 
 
-SETS = {"develop": develop, "judge": judge, "confirm": confirm, "explants": explants}
+SETS = {"develop": develop, "judge": judge, "confirm": confirm, "explants-develop": explants_develop, "explants": explants}
 
 
 def load(case: Case, cache: Path) -> Visit:
@@ -246,6 +262,7 @@ def _make(case: Case) -> Visit:
         tilt_degrees=case.tilt_degrees,
         snr=case.snr,
         temperature_celsius=temperature,
+        oversampling=case.oversampling,
     )
     liver = LiverState(
         lic_mg_g=case.liver_chi_ppm * LIC_PER_PPM,

@@ -74,12 +74,19 @@ class VoxelGrid(_Frozen):
         direction: FloatArray = axes.T @ np.array([0.0, 0.0, 1.0])
         return direction
 
-    def binned(self, factors: tuple[int, ...]) -> VoxelGrid:
-        """The grid whose voxels are ``factors`` times larger, the last ones reaching beyond this grid if need be."""
+    def resampled(self, shape: tuple[int, int, int]) -> VoxelGrid:
+        """Another number of voxels that fill the same box."""
+        ratio = np.array(self.shape) / np.array(shape)
         affine = self.affine_mm.copy()
-        affine[:3, :3] = self.affine_mm[:3, :3] * np.array(factors)
-        affine[:3, 3] += self.affine_mm[:3, :3] @ ((np.array(factors) - 1) / 2)
-        x, y, z = (-(-n // f) for n, f in zip(self.shape, factors, strict=True))
+        affine[:3, :3] = self.affine_mm[:3, :3] * ratio
+        affine[:3, 3] += self.affine_mm[:3, :3] @ ((ratio - 1) / 2)
+        return VoxelGrid(shape=shape, affine_mm=affine)
+
+    def cropped(self, box: tuple[slice, ...]) -> VoxelGrid:
+        """The voxels inside ``box``, three slices with start and stop."""
+        affine = self.affine_mm.copy()
+        affine[:3, 3] += self.affine_mm[:3, :3] @ np.array([part.start for part in box])
+        x, y, z = (part.stop - part.start for part in box)
         return VoxelGrid(shape=(x, y, z), affine_mm=affine)
 
     def matches(self, other: VoxelGrid, tolerance_mm: float = 1e-3) -> bool:
