@@ -81,7 +81,8 @@ def test_memory_that_is_shared_with_the_server_is_not_held_against_a_job(job: Ca
 
 
 def test_a_killed_server_is_a_killed_job_and_the_next_one_does_without_it(job: Callable[..., str]) -> None:
-    said = run(job("os.kill(os.getppid(), signal.SIGKILL); time.sleep(30)"), job("print(before, flush=True); return 0"))
+    kill = "time.sleep(1); os.kill(os.getppid(), signal.SIGKILL); time.sleep(30)"
+    said = run(job(kill), job("print(before, flush=True); return 0"))
     assert said[0].split()[3] == "-9"
     assert said[1] == "False"
     assert said[2].split()[3] == "0"
