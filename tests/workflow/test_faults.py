@@ -151,16 +151,17 @@ def test_a_second_run_beside_the_first_is_refused_in_plain_words(one_visit: Path
     study = copy_study(one_visit, tmp_path / "study")
     first = subprocess.Popen(
         command(study, "--cores", "1"),
-        env=environment("gated_echoes:0101=slow"),
+        env=environment("gated_echoes:0101=very-slow"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     wait_for((study / "logs" / "gated_echoes" / "sub-0101_ses-01.log").is_file)
     second = run(study, "--cores", "1")
     looking = run(study, "--dry-run")
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
+    os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C does
+    _, said = first.communicate(timeout=120)
     assert second.returncode == 2
     assert f"Another run is working on this study (process {first.pid} on " in second.stderr
     assert "Traceback" not in second.stderr
