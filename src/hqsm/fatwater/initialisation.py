@@ -22,6 +22,7 @@ _BRIGHT = 0.05
 _DOUBTFUL_ERRORS = 5.0
 _DOUBTFUL_MISFIT = 2.5
 """Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
+_DOUBTFUL_MARGIN, _ALL_FAT = 10.0, 0.9
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
@@ -129,8 +130,13 @@ def doubtful_voxels(
     n_echoes: int,
     noise_sd: float,
     field_strength_tesla: float,
+    swap_margin: FloatArray,
+    pdff: FloatArray,
 ) -> IntArray:
-    """Numbers of the voxels whose fit is poor or whose field stands out: beside gas a block's voxels need not share one minimum."""
+    """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
+
+    Beside gas a block's voxels need not share one minimum.
+    """
     per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
     fitted = np.isfinite(residual)
     typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
@@ -138,7 +144,9 @@ def doubtful_voxels(
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
     limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
-    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)))
+    with np.errstate(invalid="ignore"):
+        swapped = (swap_margin < _DOUBTFUL_MARGIN) & (pdff > _ALL_FAT)
+    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
 
 
 def settle_voxels(
@@ -155,7 +163,7 @@ def settle_voxels(
 ) -> InitialField:
     """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
     single = field_init.singles(signal[doubtful], echo_times_s, noise_sd, voxel_size_mm)
-    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True)
+    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True, one_phase=True)
     trusts = field_init.trust(single, found.misfit, echo_times_s.size, typical=start.typical_misfit)
     table = field_init.neighbour_table(index)[doubtful]
     weights = field_init.edge_weights(table, voxel_size_mm, _VOXEL_SMOOTHNESS * smoothness, field_strength_tesla)
