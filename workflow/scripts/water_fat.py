@@ -17,19 +17,14 @@ def work(job):
     params = block(FatWaterParams, job.params.fatwater)
     fit = separate(echoes, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=job.threads)
     write_water_fat_maps(job.output, fit, provenance_of(job))
-<<<<<<< HEAD
     maps = {"pdff_percent": job.output.pdff, "r2star_per_s": job.output.r2star, "field_hz": job.output.field}
     save_noun(Path(job.output.fit), fit, maps)
-    return {"codes": list(fit.codes), "r2star_limit_per_s": fit.r2star_limit_per_s}
-=======
-    save_noun(Path(job.output.fit), fit)
     return {
         "codes": list(fit.codes),
         "r2star_limit_per_s": fit.r2star_limit_per_s,
         "first_echo_phase_rad": fit.first_echo_phase_rad,
         "water_shift_ppm": fit.water_shift_ppm,
     }
->>>>>>> main
 
 
 run_visit_stage(snakemake, work)
