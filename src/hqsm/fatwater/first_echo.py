@@ -15,11 +15,10 @@ from hqsm.fatwater.fit import fit_free
 _LEAST_ECHOES = 5
 """With the first left out, water, fat, R2* and field need three complex echoes, and more to be known well."""
 _LEAST_VOXELS = 400
-_MOST_VOXELS = 20000
+_MOST_VOXELS = 16000
 _MOST_R2STAR_PER_S = 150.0
+"""And more water than fat, where the prediction depends little on fat's spectrum."""
 _LEAST_SNR = 15.0
-_MOST_FAT = 0.5
-"""In fat the prediction depends on its spectrum."""
 _LEAST_PHASE_RAD = 0.05
 """Smaller ones do no harm: 0.05 rad at the first of six echoes move a fat fraction by less than a point."""
 _LEAST_ERRORS = 8.0
@@ -34,27 +33,28 @@ def first_echo_phase(
     noise_sd: float,
     field_hz: FloatArray,
     r2star_per_s: FloatArray,
-    pdff: FloatArray,
+    linear: ComplexArray,
 ) -> FloatArray | None:
     """(voxel,) phase of the first echo [rad] that neither water, fat, field nor decay explain; None where there is none.
 
-    ``voxels`` is (voxel, echo), numbered by ``index`` (x, y, z); ``field_hz``, ``r2star_per_s`` and ``pdff`` (0..1) are from
-    the fit of all echoes.
+    ``voxels`` is (voxel, echo), numbered by ``index`` (x, y, z); ``field_hz``, ``r2star_per_s`` and ``linear``
+    (voxel, 2), water and fat, are from the fit of all echoes.
     """
     if t.size < _LEAST_ECHOES:
         return None
     with np.errstate(invalid="ignore"):
-        trusted = (np.abs(voxels[:, 0]) > _LEAST_SNR * noise_sd) & (r2star_per_s < _MOST_R2STAR_PER_S) & (pdff < _MOST_FAT)
-    chosen = np.flatnonzero(trusted & np.isfinite(field_hz))
+        chosen = np.flatnonzero(np.isfinite(field_hz) & (r2star_per_s < _MOST_R2STAR_PER_S))
+    chosen = chosen[np.linspace(0, chosen.size - 1, min(chosen.size, _MOST_VOXELS)).astype(np.int64)]
+    lean = np.abs(linear[chosen, 1]) < np.abs(linear[chosen, 0])
+    chosen = chosen[lean & (np.abs(voxels[chosen, 0]) > _LEAST_SNR * noise_sd)]
     if chosen.size < _LEAST_VOXELS:
         return None
-    chosen = chosen[np.unique(np.linspace(0, chosen.size - 1, min(chosen.size, _MOST_VOXELS)).astype(np.int64))]
     some = np.ascontiguousarray(voxels[chosen])
     numbers = np.arange(chosen.size)
     start = (field_hz[chosen], r2star_per_s[chosen])
-    linear, nonlinear, _, residual = fit_free(numbers, np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], *start, noise_sd, True)
+    later, nonlinear, _, residual = fit_free(numbers, np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], *start, noise_sd, True)
     growth = np.exp((2j * np.pi * nonlinear[:, 0] - nonlinear[:, 1]) * t[0])
-    predicted = (linear[:, 0] + linear[:, 1] * fat[0]) * growth
+    predicted = (later[:, 0] + later[:, 1] * fat[0]) * growth
     off = np.angle(some[:, 0] * predicted.conj())
     known = np.isfinite(residual) & np.isfinite(off)
     if not known.any():

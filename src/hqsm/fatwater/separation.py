@@ -224,8 +224,7 @@ def _many_echoes(
             codes.append("WATER_SHIFT_ESTIMATED")
             start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
     if separable:
-        pdff = pdff_percent(fit.linear[:, 0], fit.linear[:, 1]) / 100
-        eddy = first_echo_phase(voxels, index, t, fat, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1], pdff)
+        eddy = first_echo_phase(voxels, index, t, fat, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
             voxels[:, 0] *= np.exp(-1j * eddy)
@@ -280,9 +279,8 @@ def _free_fits(
     fit.take(everything, found, FREE if separable else NO_FAT)
     if separable:
         tesla = echoes.field_strength_tesla
-        pdff = pdff_percent(fit.linear[:, 0], fit.linear[:, 1]) / 100
         doubtful = doubtful_voxels(
-            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, pdff
+            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, fit.linear
         )
         geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
         start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
@@ -429,9 +427,11 @@ def _assemble(
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
+    places = np.flatnonzero(usable)
+
     def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
         full: AnyArray = np.full(usable.shape, np.nan, dtype)
-        full[usable] = np.where(valid, values, np.nan)
+        full.reshape(-1)[places] = np.where(valid, values, np.nan)
         return full
 
     model_volume = np.zeros(usable.shape, np.uint8)
