@@ -17,7 +17,8 @@ def work(job):
     params = block(FatWaterParams, job.params.fatwater)
     fit = separate(echoes, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=job.threads)
     write_water_fat_maps(job.output, fit, provenance_of(job))
-    save_noun(Path(job.output.fit), fit)
+    maps = {"pdff_percent": job.output.pdff, "r2star_per_s": job.output.r2star, "field_hz": job.output.field}
+    save_noun(Path(job.output.fit), fit, maps)
     return {
         "codes": list(fit.codes),
         "r2star_limit_per_s": fit.r2star_limit_per_s,
