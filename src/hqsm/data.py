@@ -380,6 +380,10 @@ class WaterFat(_Frozen):
         How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
     field_difference_hz
         Field of the chosen initialisation less that of the other one [Hz]; None or NaN where there is only one.
+    first_echo_phase_rad
+        Root mean square of the phase that was taken off the first echo; 0 where none was.
+    water_shift_ppm
+        Shift of water that was estimated beyond what the temperature makes; 0 where none was.
     """
 
     water: ComplexArray
@@ -398,6 +402,8 @@ class WaterFat(_Frozen):
     grid: VoxelGrid
     swap_margin: FloatArray | None = None
     field_difference_hz: FloatArray | None = None
+    first_echo_phase_rad: float = 0.0
+    water_shift_ppm: float = 0.0
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

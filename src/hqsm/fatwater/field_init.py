@@ -113,10 +113,24 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     away_hz = (slope[of_voxel] * offset).sum(axis=1)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
-    energy: FloatArray = np.bincount(of_voxel, (np.abs(signal) ** 2).sum(axis=1), n_blocks).astype(np.float64)
+    energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
     return Blocks(
         of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
     )
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(voxel,) squared signal of all echoes together, and of the brightest."""
+    energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
+    for v in numba.prange(signal.shape[0]):
+        total = most = np.float32(0)
+        for e in range(signal.shape[1]):
+            here = signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag
+            total += here
+            most = max(most, here)
+        energy[v], brightest[v] = total, most
+    return energy, brightest
 
 
 def around(values: ComplexArray, index: IntArray) -> ComplexArray:
@@ -212,8 +226,10 @@ def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[Fl
     return (np.arange(n_fields) / n_fields - 0.5) * span_hz, np.inf
 
 
-def candidates(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float, *, with_fat: bool) -> Candidates:
-    """The lowest minima of every block's misfit over the field."""
+def candidates(
+    blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float, *, with_fat: bool, one_phase: bool = False
+) -> Candidates:
+    """The lowest minima of every block's misfit over the field; ``one_phase`` where a block's water and fat must share theirs."""
     raster_hz, period_hz = raster_of(echo_times_s, field_strength_tesla)
     decay = np.exp(-np.outer(R2STAR_CANDIDATES_PER_S, echo_times_s))
     columns = [decay + 0j, decay * fat] if with_fat else [decay + 0j]
@@ -240,6 +256,7 @@ def candidates(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, fiel
         float(raster_hz[0]),
         step_hz,
         np.log(np.array(R2STAR_CANDIDATES_PER_S)),
+        one_phase and with_fat,
     )
     return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
 
@@ -310,6 +327,42 @@ def _unexplained(
     return energy - explained, q22 * a11 > q11 * a22
 
 
+@numba.njit(cache=True, fastmath=True)
+def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
+    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
+
+    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
+    """
+    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
+    a12 = 0j
+    for k in range(decay.size):
+        q11 += decay[k] * terms[0, k]
+        q12r += decay[k] * terms[1, k]
+        q12i += decay[k] * terms[2, k]
+        q22 += decay[k] * terms[3, k]
+    for n in range(fat.size):
+        d2 = decay[sum_of[n, n]]
+        a11 += d2
+        a12 += d2 * fat[n]
+        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
+    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    if not determinant > 1e-9 * a11 * a22:
+        return 0.0
+    freely = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
+    n1, n2 = 2 * (q12r - q11), q11 - 2 * q12r + q22
+    d1, d2 = 2 * (a12.real - a11), a11 - 2 * a12.real + a22
+    best = max(q11 / a11, q22 / a22)
+    c0, c1, c2 = n1 * a11 - q11 * d1, 2 * (n2 * a11 - q11 * d2), n2 * d1 - n1 * d2
+    root = c1 * c1 - 4 * c0 * c2
+    if root >= 0:
+        # the stable pair of roots
+        half = -0.5 * (c1 + (np.sqrt(root) if c1 >= 0 else -np.sqrt(root)))
+        for share in (half / c2 if c2 != 0 else -1.0, c0 / half if half != 0 else -1.0):
+            if 0 < share < 1:
+                best = max(best, (q11 + share * (n1 + share * n2)) / (a11 + share * (d1 + share * d2)))
+    return max(freely - best, 0.0)
+
+
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _minima(
     products: AnyArray,
@@ -325,6 +378,7 @@ def _minima(
     first_hz: float,
     step_hz: float,
     log_r2stars: AnyArray,
+    one_phase: bool,
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
     """Fields [Hz], misfits and R2* [1/s] of each block's lowest minima.
 
@@ -411,6 +465,9 @@ def _minima(
                     best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
                 rate = np.exp(middle)
                 misfit = max(np.float32(min(best, at, low, high)), np.float32(0.0))
+                if one_phase:
+                    _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
+                    misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
                 # three echoes hold no decay beside water, fat and field, that one could go by
                 if n_echoes > 3 and rate > _FASTEST_FAT_PER_S:
                     _, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)

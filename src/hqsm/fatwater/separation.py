@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
+from hqsm.fatwater.field_init import powers
+from hqsm.fatwater.first_echo import first_echo_phase
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
 from hqsm.fatwater.measurability import (
@@ -29,6 +32,7 @@ from hqsm.fatwater.measurability import (
 from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
 TWO_ECHOES = 4
@@ -47,8 +51,12 @@ _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
 
-def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1) -> WaterFat:
+def separate(
+    echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, setting: str = "in_vivo", n_threads: int = 1
+) -> WaterFat:
     """Water, fat, PDFF, R2* and field map with standard errors.
+
+    Of a specimen (``setting`` ``in_vitro``) the shift of water is estimated, starting from its temperature.
 
     With two echoes only the field (and a decay that fat confounds) can be had; with echo times that cannot separate
     fat, R2* and field of a single species. Both say so in ``codes``.
@@ -79,7 +87,13 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
-    return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable)
+
+    def fat_at(water_shift_ppm: float) -> ComplexArray:
+        times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
+        return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
+
+    seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
+    return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -195,10 +209,59 @@ def _many_echoes(
     params: FatWaterParams,
     *,
     separable: bool,
+    fat_at: Callable[[float], ComplexArray] | None,
 ) -> WaterFat:
+    """``fat_at`` gives the signal of fat for a shift of water [ppm]; None where that is not to be estimated."""
     t = np.array(echoes.echo_times_s, dtype=np.float64)  # a copy: compiled once, however the echoes were sliced
     index = numbered(usable)
     voxels = np.ascontiguousarray(signal[usable], dtype=np.complex64)
+    start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+    codes: list[str] = []
+    shift_ppm = phase_rad = 0.0
+    if fat_at is not None:
+        shift = water_shift(voxels, t, fat_at, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
+        if shift.helps:
+            shift_ppm, fat = shift.ppm, fat_at(shift.ppm)
+            codes.append("WATER_SHIFT_ESTIMATED")
+            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+    if separable:
+        eddy = first_echo_phase(voxels, index, t, fat, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
+        if eddy is not None:
+            phase_rad = float(np.sqrt(np.mean(eddy**2)))
+            voxels[:, 0] *= np.exp(-1j * eddy)
+            codes.append("FIRST_ECHO_PHASE")
+            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+    if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
+        maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
+        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
+    decay = local_decay(voxels, index, start.blocks, t, fat if separable else np.ones_like(fat), noise_sd)
+    expected = expected_errors(t, fat)
+    if separable:
+        _lower_order(fit, voxels, t, fat, noise_sd, start, decay, expected, index, echoes, params)
+        r2star_se = expected.at(expected.r2star_constrained, decay)
+        limit = r2star_limit_per_s(t, float(np.median(decay.snr)), fat)
+    else:
+        r2star_se = expected.at(expected.r2star_alone, decay)
+        limit = r2star_limit_per_s(t, float(np.median(decay.snr)))
+    censored, dim = not_measurable(r2star_se, decay)
+    fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
+    maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
+    return _as_wished(maps, echoes, signal, noise_sd, params)
+
+
+def _free_fits(
+    voxels: ComplexArray,
+    index: IntArray,
+    t: FloatArray,
+    fat: ComplexArray,
+    noise_sd: float,
+    echoes: MultiEcho,
+    params: FatWaterParams,
+    *,
+    separable: bool,
+) -> tuple[InitialField, _Fit]:
+    """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
     start = initialise(
         voxels,
         index,
@@ -216,35 +279,21 @@ def _many_echoes(
     found = fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable)
     fit.take(everything, found, FREE if separable else NO_FAT)
     if separable:
+        tesla = echoes.field_strength_tesla
         doubtful = doubtful_voxels(
-            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, echoes.field_strength_tesla
+            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, fit.linear
         )
         geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
         start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
         fit.take(doubtful, fit_free(doubtful, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
-    if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
-        maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
-        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
-    decay = local_decay(voxels, index, start.blocks, t, fat if separable else np.ones_like(fat), noise_sd)
-    expected = expected_errors(t, fat)
-    if separable:
-        _lower_order(fit, voxels, t, fat, noise_sd, start, decay, expected, index, echoes, params)
-        r2star_se = expected.at(expected.r2star_constrained, decay)
-        limit = r2star_limit_per_s(t, float(np.median(decay.snr)), fat)
-    else:
-        r2star_se = expected.at(expected.r2star_alone, decay)
-        limit = r2star_limit_per_s(t, float(np.median(decay.snr)))
-    censored, dim = not_measurable(r2star_se, decay)
-    fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
-    maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
-    return _as_wished(maps, echoes, signal, noise_sd, params)
+    return start, fit
 
 
 def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy = (voxels.real**2 + voxels.imag**2).sum(axis=1)
+    energy, _ = powers(voxels)
     excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
-    return float(excess.sum() / energy.sum())
+    return float(excess.sum() / energy.sum(dtype=np.float64))
 
 
 def _as_wished(maps: WaterFat, echoes: MultiEcho, signal: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
@@ -368,8 +417,9 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    relative = np.sqrt(fit.residual) / np.linalg.norm(voxels, axis=1)
-    lit = fitted & (np.abs(voxels).max(axis=1) > 3 * noise_sd)
+    energy, brightest = powers(voxels)
+    relative = np.sqrt(fit.residual / energy)
+    lit = fitted & (brightest > (3 * noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
     with np.errstate(invalid="ignore"):
         # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
@@ -379,9 +429,11 @@ def _assemble(
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
+    places = np.flatnonzero(usable)
+
     def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
         full: AnyArray = np.full(usable.shape, np.nan, dtype)
-        full[usable] = np.where(valid, values, np.nan)
+        full.reshape(-1)[places] = np.where(valid, values, np.nan)
         return full
 
     model_volume = np.zeros(usable.shape, np.uint8)
