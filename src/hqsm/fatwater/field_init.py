@@ -113,10 +113,24 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     away_hz = (slope[of_voxel] * offset).sum(axis=1)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
-    energy: FloatArray = np.bincount(of_voxel, (np.abs(signal) ** 2).sum(axis=1), n_blocks).astype(np.float64)
+    energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
     return Blocks(
         of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
     )
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(voxel,) squared signal of all echoes together, and of the brightest."""
+    energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
+    for v in numba.prange(signal.shape[0]):
+        total = most = np.float32(0)
+        for e in range(signal.shape[1]):
+            here = signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag
+            total += here
+            most = max(most, here)
+        energy[v], brightest[v] = total, most
+    return energy, brightest
 
 
 def around(values: ComplexArray, index: IntArray) -> ComplexArray:

@@ -202,7 +202,7 @@ def settle_voxels(
     unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
     truncation_hz = field_init.truncation_hz(field_strength_tesla)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.abs(signal).max(axis=1)
+    brightness = np.sqrt(field_init.powers(signal)[1])
     chosen = field_init.settle_voxels(
         field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, brightness, truncation_hz, period
     )

@@ -16,6 +16,7 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
+from hqsm.fatwater.field_init import powers
 from hqsm.fatwater.first_echo import first_echo_phase
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
@@ -290,9 +291,9 @@ def _free_fits(
 
 def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy = (voxels.real**2 + voxels.imag**2).sum(axis=1)
+    energy, _ = powers(voxels)
     excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
-    return float(excess.sum() / energy.sum())
+    return float(excess.sum() / energy.sum(dtype=np.float64))
 
 
 def _as_wished(maps: WaterFat, echoes: MultiEcho, signal: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
@@ -416,8 +417,9 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    relative = np.sqrt(fit.residual) / np.linalg.norm(voxels, axis=1)
-    lit = fitted & (np.abs(voxels).max(axis=1) > 3 * noise_sd)
+    energy, brightest = powers(voxels)
+    relative = np.sqrt(fit.residual / energy)
+    lit = fitted & (brightest > (3 * noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
     with np.errstate(invalid="ignore"):
         # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
