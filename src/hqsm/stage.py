@@ -149,9 +149,9 @@ def _write_costs(job: Any, ending: Ending) -> None:
     Snakemake's own ``benchmark`` sees the processes below a job, and a child of the fork server is none of them.
     """
     target = Path(f"results/work/benchmarks/{job.rule}/{_visit(job)}.tsv")
-    target.parent.mkdir(parents=True, exist_ok=True)
     row = f"{ending.wall_s:.2f}\t{ending.cpu_s:.2f}\t{ending.rss_mb:.0f}\n"
     with contextlib.suppress(OSError):  # a full disk is told of by the stage itself
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("wall_s\tcpu_s\tmax_rss_mb\n" + row, encoding="utf-8")
 
 
