@@ -41,7 +41,7 @@ test-fast: $(STAMP) ## Tests without whole simulated studies
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not slurm and not faults"
 
 test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on this machine (root; tests/slurm/cluster.sh install)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_faults.py tests/slurm
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_faults.py tests/workflow/test_generic_profile.py tests/slurm
 
 lint: $(STAMP) ## What CI checks before the tests
 	@$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from hqsm.config.susceptibility import TfiParams
 from hqsm.data import TotalField, VoxelGrid
 from hqsm.dipole import dipole_kernel
 from hqsm.inversion import edges, tfi
-from spheres import sphere
+from spheres import gradient_cost, sphere
 
 
 def total_of(field_ppm: np.ndarray, grid: VoxelGrid, mask: np.ndarray | None = None) -> TotalField:
@@ -47,12 +47,8 @@ def test_at_convergence_the_map_is_the_minimum_of_the_cost_whatever_the_precondi
 
     def cost(chi: np.ndarray) -> float:
         predicted = np.fft.irfftn(np.fft.rfftn(chi) * kernel, s=grid.shape, axes=(0, 1, 2))
-        value = params.data_weight * np.sum((predicted - total.field_ppm) ** 2)
-        for axis, h in enumerate(grid.voxel_size_mm):
-            step = np.diff(chi, axis=axis) / h
-            keep = smooth[axis][tuple(slice(0, n) for n in step.shape)]
-            value += np.sqrt((keep * step) ** 2 + 1e-6).sum()
-        return float(value)
+        data = params.data_weight * np.sum((predicted - total.field_ppm) ** 2)
+        return float(data) + gradient_cost(chi, smooth, grid.voxel_size_mm)
 
     lowest = cost(solution.x)
     assert lowest < 0.3 * cost(np.zeros(grid.shape))

@@ -59,7 +59,9 @@ def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_ov
 
 
 def small_problem(kind: str = "oblique", *, smooth_sd_ppm: float = 0.3) -> tuple[TotalField, np.ndarray, SourcePrior]:
-    grid = make_grid(kind, (10, 10, 6))
+    fine = make_grid(kind, (10, 10, 6))
+    # voxels that are not enlarged
+    grid = VoxelGrid(shape=fine.shape, affine_mm=fine.affine_mm @ np.diag([1.5, 1.5, 1.5, 1.0]))
     rng = np.random.default_rng(3)
     mask = np.zeros(grid.shape, bool)
     mask[2:-2, 2:-2] = True
@@ -75,8 +77,8 @@ def small_problem(kind: str = "oblique", *, smooth_sd_ppm: float = 0.3) -> tuple
         mean_ppm=np.where(mask, 0, 9.4).astype(np.float32),
         sd_ppm=np.full(grid.shape, 0.2, np.float32),
         organs=(Organ(share=organ, level_sd_ppm=2.0), Organ(share=organ[::-1].copy(), level_sd_ppm=1.0, goes_on=True)),
-        smooth=(Smooth(sd_ppm=mask * np.float32(smooth_sd_ppm), spacing_mm=12.0),),
-        beyond=Beyond(padding_mm=4.0, spacing_mm=20.0),
+        smooth=(Smooth(sd_ppm=mask * np.float32(smooth_sd_ppm), spacing_mm=18.0),),
+        beyond=Beyond(padding_mm=6.0, spacing_mm=30.0),
     )
     return total, np.full(grid.shape, 0.1, np.float32), prior
 

@@ -37,7 +37,7 @@ from hqsm.susceptibility import magnitude_image, total_field_of
 
 HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
-OURS = ("total-field", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
+OURS = ("total-field", "regional", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
 CASES = ("j1", "j7", "j11", "j13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
 _NO_SOURCE = (2, 4, 8, 14, 15, 16)

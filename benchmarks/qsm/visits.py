@@ -11,7 +11,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
 from hqsm.gating.gate import gate
 from hqsm.liver import find_regions
+from hqsm.liver.geometry import eroded
+from hqsm.liver.references import medium
+from hqsm.liver.vessels import vessels
+from hqsm.liver_share import moved
 from hqsm.phantom.forward import LiverState, ScanProtocol, TruthMaps, simulate_abdomen, simulate_explant
 
 _ECHO_TIMES_S = {1.5: tuple(1.2e-3 + 1.6e-3 * n for n in range(6)), 3.0: tuple(1.0e-3 + 1.0e-3 * n for n in range(6))}
@@ -33,7 +37,7 @@ LIC_PER_PPM = 3.33 / (1.30 * 1.051)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One visit to simulate; ``liver_chi_ppm`` is what iron adds to the liver."""
+    """One visit to simulate; ``liver_chi_ppm`` is what iron adds to the liver, ``repeat`` another noise and phase of the same scan."""
 
     name: str
     liver_chi_ppm: float
@@ -48,6 +52,8 @@ class Case:
     other_chi_ppm: tuple[tuple[str, float], ...] = ()
     snr: float = 40.0
     explant: bool = False
+    oversampling: tuple[int, int, int] = (2, 2, 2)
+    repeat: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +90,8 @@ def judge() -> list[Case]:
 
 
 def confirm() -> list[Case]:
-    """Visits that nothing was chosen with."""
-    return _drawn("c", 20_261_126)
+    """Visits that nothing was chosen with: drawn anew whenever something was."""
+    return _drawn("c", 20_261_251)
 
 
 def _drawn(prefix: str, seed: int) -> list[Case]:
@@ -122,21 +128,36 @@ def _drawn(prefix: str, seed: int) -> list[Case]:
     return cases
 
 
+def explants_develop() -> list[Case]:
+    """Blocks of liver to work with."""
+    scans = ((0.3, 1.5, (2.3, 2.3, 5.4), 0.0), (1.5, 3.0, (2.3, 2.3, 5.4), 0.0), (3.0, 1.5, (2.5, 2.5, 4.0), 10.0),
+             (4.5, 3.0, (2.3, 2.3, 5.4), 0.0), (2.0, 1.5, (3.0, 3.0, 4.0), 5.0))  # fmt: skip
+    return [_block(f"xd{n}", chi, 351 + n, tesla, voxel_mm, tilt) for n, (chi, tesla, voxel_mm, tilt) in enumerate(scans)]
+
+
 def explants() -> list[Case]:
-    """Blocks of liver in a container at 20 degrees."""
-    return [
-        Case(
-            name=f"x{n}",
-            liver_chi_ppm=chi,
-            anatomy=301 + n,
-            tilt_degrees=0.0,
-            shape=(112, 88, 28),
-            voxel_mm=(2.3, 2.3, 5.4),
-            explant=True,
-            tesla=(1.5, 3.0)[n % 2],
-        )
-        for n, chi in enumerate((0.1, 0.5, 1.0, 2.0, 4.0))
-    ]
+    """Blocks of liver in a container at 20 degrees that nothing was chosen with."""
+    rng = np.random.default_rng(20_261_252)
+    cases = []
+    for n, chi in enumerate((0.1, 0.4, 0.8, 1.3, 2.0, 3.0, 4.0)):
+        voxel_mm = ((2.3, 2.3, 5.4), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0))[int(rng.integers(3))]
+        cases.append(_block(f"x{n}", chi, int(rng.integers(1000, 9000)), float(rng.choice([1.5, 3.0])), voxel_mm, rng.uniform(-15, 15)))
+    return cases
+
+
+def _block(name: str, chi_ppm: float, anatomy: int, tesla: float, voxel_mm: tuple[float, float, float], tilt_degrees: float) -> Case:
+    slices = 2 * round(75 / voxel_mm[2])
+    shape = (2 * round(129 / voxel_mm[0]), 2 * round(101 / voxel_mm[1]), slices)
+    return Case(
+        name=name,
+        liver_chi_ppm=chi_ppm,
+        anatomy=anatomy,
+        tilt_degrees=tilt_degrees,
+        shape=shape,
+        voxel_mm=voxel_mm,
+        explant=True,
+        tesla=tesla,
+    )
 
 
 _TABLE_NAMES = {
@@ -219,7 +240,7 @@ def forward_phantom(chi_ppm: float, peer_python: Path, cache: Path) -> Visit:
     return Visit(case=case, maps=maps, regions=regions, truth=truth)
 
 
-SETS = {"develop": develop, "judge": judge, "confirm": confirm, "explants": explants}
+SETS = {"develop": develop, "judge": judge, "confirm": confirm, "explants-develop": explants_develop, "explants": explants}
 
 
 def load(case: Case, cache: Path) -> Visit:
@@ -236,6 +257,26 @@ def load(case: Case, cache: Path) -> Visit:
     return visit
 
 
+def with_mask_moved(visit: Visit, voxels: int) -> Visit:
+    """The visit with a whole-liver mask that is so many voxels larger, or smaller, in every direction, and what follows from it."""
+    regions, maps = visit.regions, visit.maps
+    if voxels == 0:
+        return visit
+    whole = moved(regions.liver_whole, voxels) & regions.body
+    vessel = vessels(maps, whole)
+    return replace(
+        visit,
+        regions=replace(
+            regions,
+            liver_whole=whole,
+            liver=eroded(whole, regions.grid, LiverParams().edge_mm) & ~vessel & (maps.model > 0),
+            vessel=vessel,
+            near_gas=None if regions.near_gas is None else regions.near_gas & whole,
+            references={"medium": medium(regions.body, whole, regions.grid)} if visit.case.explant else regions.references,
+        ),
+    )
+
+
 def _make(case: Case) -> Visit:
     temperature = 20.0 if case.explant else 37.0
     protocol = ScanProtocol(
@@ -246,6 +287,7 @@ def _make(case: Case) -> Visit:
         tilt_degrees=case.tilt_degrees,
         snr=case.snr,
         temperature_celsius=temperature,
+        oversampling=case.oversampling,
     )
     liver = LiverState(
         lic_mg_g=case.liver_chi_ppm * LIC_PER_PPM,
@@ -254,7 +296,7 @@ def _make(case: Case) -> Visit:
         heterogeneity=case.heterogeneity,
         other_chi_ppm=case.other_chi_ppm,
     )
-    scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy, case.anatomy)
+    scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy + 100_000 * case.repeat, case.anatomy)
     echoes, _ = gate(scan.echoes, None, GatingParams())
     maps = separate(echoes, FatWaterParams(), temperature_celsius=temperature)
     specimen = "in_vitro" if case.explant else "in_vivo"

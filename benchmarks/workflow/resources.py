@@ -1,16 +1,18 @@
 """What each stage of a visit needs: `python benchmarks/workflow/resources.py` prints memory and time by the size of the visit.
 
-Simulated visits of three sizes go through the whole workflow; Snakemake's own benchmark files say what each stage took. The
-numbers in workflow/rules (``memory_mb(base, per MB)``, ``runtime_min``) come from here, with room to spare.
+Simulated visits of three sizes go through the whole workflow, each job with its own imports; a file of each job says what it took.
+The numbers in workflow/rules (``memory_mb(base, per MB)``, ``runtime_min``) come from here, with room to spare.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import tempfile
 from pathlib import Path
 
+from hqsm import fork_server
 from hqsm.commands.run import run_workflow
 from hqsm.phantom import cohort
 from hqsm.run_state import STAGES
@@ -30,7 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}")
     options = parser.parse_args()
-    print("| size of the visit | stage | memory [MB] | seconds |\n|---|---|---|---|")
+    os.environ[fork_server.ADDRESS] = "off"
+    print("| size of the visit | stage | memory [MB] | CPU seconds |\n|---|---|---|---|")
     for name in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
             study = Path(folder) / "study"
@@ -43,7 +46,7 @@ def main() -> None:
                 path = next((study / "results" / "work" / "benchmarks" / stage).glob("*.tsv"))
                 with path.open(encoding="utf-8", newline="") as handle:
                     row = next(csv.DictReader(handle, delimiter="\t"))
-                print(f"| {name}, {megabytes:.0f} MB | {stage} | {float(row['max_rss']):.0f} | {float(row['s']):.0f} |", flush=True)
+                print(f"| {name}, {megabytes:.0f} MB | {stage} | {float(row['max_rss_mb']):.0f} | {float(row['cpu_s']):.0f} |", flush=True)
             sizes = {part: _megabytes(study / "results" / part) for part in ("bids", "maps", "work", "qc")}
             share = sum(sizes.values()) / (sizes["bids"] + sizes["maps"])
             words = ", ".join(f"{part} {size:.1f}" for part, size in sizes.items())

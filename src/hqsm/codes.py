@@ -28,6 +28,8 @@ MEANINGS: dict[str, str] = {
     "T1_NOT_CORRECTED": "Flip angle or repetition time are unknown: the fat fraction keeps its T1 weighting.",
     "SWAP_POSSIBLE": "A piece of tissue whose water and fat could as well be exchanged; look at its fat fraction.",
     "PHASE_SIGN": "The conjugate of the data fits clearly better: the phase runs against the convention, the field has the wrong sign.",
+    "FIRST_ECHO_PHASE": "The first echo's phase did not fit the others' (eddy currents); its smooth part was taken off.",
+    "WATER_SHIFT_ESTIMATED": "Water of the specimen lies where its own echoes put it, not where the given temperature does.",
     "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
     "LIC_BEYOND_CALIBRATION": "LIC lies beyond the range of the calibration and is not reported.",
     "CALIBRATION_NO_FIELD_STRENGTH": "The R2* calibration has no line for this field strength.",

@@ -74,12 +74,19 @@ class VoxelGrid(_Frozen):
         direction: FloatArray = axes.T @ np.array([0.0, 0.0, 1.0])
         return direction
 
-    def binned(self, factors: tuple[int, ...]) -> VoxelGrid:
-        """The grid whose voxels are ``factors`` times larger, the last ones reaching beyond this grid if need be."""
+    def resampled(self, shape: tuple[int, int, int]) -> VoxelGrid:
+        """Another number of voxels that fill the same box."""
+        ratio = np.array(self.shape) / np.array(shape)
         affine = self.affine_mm.copy()
-        affine[:3, :3] = self.affine_mm[:3, :3] * np.array(factors)
-        affine[:3, 3] += self.affine_mm[:3, :3] @ ((np.array(factors) - 1) / 2)
-        x, y, z = (-(-n // f) for n, f in zip(self.shape, factors, strict=True))
+        affine[:3, :3] = self.affine_mm[:3, :3] * ratio
+        affine[:3, 3] += self.affine_mm[:3, :3] @ ((ratio - 1) / 2)
+        return VoxelGrid(shape=shape, affine_mm=affine)
+
+    def cropped(self, box: tuple[slice, ...]) -> VoxelGrid:
+        """The voxels inside ``box``, three slices with start and stop."""
+        affine = self.affine_mm.copy()
+        affine[:3, 3] += self.affine_mm[:3, :3] @ np.array([part.start for part in box])
+        x, y, z = (part.stop - part.start for part in box)
         return VoxelGrid(shape=(x, y, z), affine_mm=affine)
 
     def matches(self, other: VoxelGrid, tolerance_mm: float = 1e-3) -> bool:
@@ -373,6 +380,10 @@ class WaterFat(_Frozen):
         How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
     field_difference_hz
         Field of the chosen initialisation less that of the other one [Hz]; None or NaN where there is only one.
+    first_echo_phase_rad
+        Root mean square of the phase that was taken off the first echo; 0 where none was.
+    water_shift_ppm
+        Shift of water that was estimated beyond what the temperature makes; 0 where none was.
     """
 
     water: ComplexArray
@@ -391,6 +402,8 @@ class WaterFat(_Frozen):
     grid: VoxelGrid
     swap_margin: FloatArray | None = None
     field_difference_hz: FloatArray | None = None
+    first_echo_phase_rad: float = 0.0
+    water_shift_ppm: float = 0.0
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

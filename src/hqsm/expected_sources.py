@@ -12,6 +12,8 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
+from hqsm.liver_share import REACH_VOXELS, liver_share, moved
+from hqsm.units import proton_frequency_hz
 
 AIR_PPM = 9.4
 """Air against water-like tissue: 0.36 - (-9.05) ppm (Schenck, Med Phys 1996;23:815)."""
@@ -27,7 +29,7 @@ _SURFACE = (0.6, 1.2, 40.0)
 _UNKNOWN_SURFACE_SD_PPM = 1.5
 _SPINE = (0.12, 0.15, 20.0)
 """Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
-_TISSUE_SMOOTH = (0.05, 50.0)
+_TISSUE_SMOOTH = (0.015, 50.0)
 _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
 _LIVER_EDGE_SHARE = 0.6
@@ -36,6 +38,8 @@ _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
 _STRONG_R2STAR_PER_S_AT_1T5 = 80.0
+_TISSUE_R2STAR_PER_S_AT_1T5 = 30.0
+"""Of what lies around the liver."""
 _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
@@ -43,7 +47,14 @@ _ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
 _PPM_S_AT_1T5, _PPM_S_AT_3T, _NO_IRON_PPM = 0.0107, 0.0055, 0.05
 """Susceptibility over R2*: 0.41 ppm per mg/g (Curie) times 0.026 and 0.0135 mg/g per 1/s (Hernando 2023). A width, not a
 value; its own numbers, so that another calibration does not change a susceptibility map."""
+_MIXED = 1.0
+"""Error of the fitted field in a voxel that the liver's surface cuts, over the liver's susceptibility. One decay and one field
+are fitted to two tissues and the brighter one is seen at late echoes: off by 0.1 of the liver's susceptibility, but along
+the whole surface in one sense, so that ten times that keeps the liver from answering for it (docs/susceptibility.md)."""
 _DARK_SHARE = 0.1
+_TORN_PPM, _MOST_TORN = 1.7, 0.01
+"""Half of the shift between water and fat, and the share of neighbours that may differ by more: none in livers whose field is
+right to 1 ppm everywhere, a tenth where a quarter of the liver is wrong by the shift of fat."""
 _EARLY_S = 1.2e-3
 _BONE_SD_PPM = 1.0
 _CROSS = ndimage.generate_binary_structure(3, 1)
@@ -93,7 +104,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     tissue = body & ~air.surface & ~air.pockets
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
-    liver_zone = ndimage.binary_dilation(regions.liver_whole, iterations=2) & body
+    share = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets)
+    share[air.surface | air.pockets] = 0
+    liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
@@ -106,8 +119,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 
     organs = []
     if regions.liver_whole.any():
-        organs.append(Organ(share=(regions.liver_whole & ~air.surface).astype(np.float32), level_sd_ppm=_LIVER_SD_PPM))
-        liver_edge = _surface(regions.liver_whole) & tissue
+        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM))
+        liver_edge = _surface(share > 0.5) & tissue
         edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * _liver_ppm(maps, regions)
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
@@ -122,6 +135,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     if fat.any():
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
     dark = _liver_is_dark(maps, regions)
+    contrast_ppm = _liver_ppm(maps, regions, above_per_s=_TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     without_data = air.surface | air.pockets
     if dark:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
@@ -131,7 +145,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         ),
         without_data=without_data,
         liver_is_dark=dark,
-        field_error_ppm=_near_surface(air.surface, grid),
+        field_error_ppm=np.hypot(_near_surface(air.surface, grid), _MIXED * contrast_ppm * _mixed(share)),
     )
 
 
@@ -141,8 +155,7 @@ def _find_air(maps: WaterFat, regions: Regions) -> _Air:
     amplitude = _early_magnitude(maps)
     bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
     outside = _connected_to_border(~body)
-    # lung and gas give little signal, but so does iron: only what is faint early and not liver counts
-    faint = (~body | (amplitude < 0.35 * bright)) & ~regions.liver_whole & ~outside
+    faint = _faint(maps, regions, amplitude, bright) & ~outside
     tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
     mean = np.zeros(body.shape, np.float32)
     mean[faint] = 0.5 * AIR_PPM
@@ -172,6 +185,20 @@ def _find_air(maps: WaterFat, regions: Regions) -> _Air:
     )
 
 
+def _faint(maps: WaterFat, regions: Regions, early: FloatArray, bright: float) -> Mask:
+    """What gives so little signal early that it is lung or gas.
+
+    Iron does so too: deep in the liver nothing counts, and near its edge, where the mask may be a voxel off, only what is
+    fainter than half of the liver. In a dark liver nothing is known but the mask.
+    """
+    body, liver = regions.body, regions.liver_whole
+    limit = np.full(body.shape, 0.35 * bright, np.float32)
+    core = liver if _liver_is_dark(maps, regions) else moved(liver, -REACH_VOXELS)
+    if core.any() and core is not liver:
+        limit[moved(liver, REACH_VOXELS)] = min(0.35 * bright, 0.5 * float(np.median(early[core])))
+    return np.asarray((~body | (early < limit)) & ~core)
+
+
 def _tells_its_tissue(maps: WaterFat) -> Mask:
     """Voxels whose signal at TE = 0 is known well enough to say how much of them is tissue."""
     limit = _TRUSTED_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
@@ -186,18 +213,44 @@ def _liver_is_dark(maps: WaterFat, regions: Regions) -> bool:
     liver = regions.liver_whole
     if not liver.any():
         return False
-    return bool(np.mean(((maps.model == 3) | (maps.model == 0) | maps.censored)[liver]) > _DARK_SHARE)
+    unfitted = (maps.model == 3) | (maps.model == 0) | maps.censored
+    return bool(np.mean(unfitted[liver]) > _DARK_SHARE) or _torn_share(maps, moved(liver, -REACH_VOXELS)) > _MOST_TORN
 
 
-def _liver_ppm(maps: WaterFat, regions: Regions) -> float:
-    """About what R2* says of the liver's susceptibility, for the width of what is expected at its edge; 0 where it is unknown."""
+def _torn_share(maps: WaterFat, deep: Mask) -> float:
+    """Share of neighbours deep in the liver whose fields differ by more than half of the shift of fat.
+
+    No source deep in an organ makes such a step from voxel to voxel; a fit that takes fast decay for fat in places does.
+    """
+    step_ppm = np.float32(_TORN_PPM * proton_frequency_hz(maps.field_strength_tesla) * 1e-6)
+    known = deep & np.isfinite(maps.field_hz)
+    field_hz = np.where(known, maps.field_hz, 0)
+    torn, pairs = 0, 0
+    for axis in range(3):
+        both = known[_from(axis)] & known[_to(axis)]
+        steps = np.abs(field_hz[_from(axis)] - field_hz[_to(axis)])[both]
+        torn += int(np.sum(steps > step_ppm))
+        pairs += steps.size
+    return torn / max(pairs, 1)
+
+
+def _from(axis: int) -> tuple[slice, ...]:
+    return tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+
+
+def _to(axis: int) -> tuple[slice, ...]:
+    return tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+
+
+def _liver_ppm(maps: WaterFat, regions: Regions, above_per_s: float = 0.0) -> float:
+    """About what R2* above some level says of the liver's susceptibility, for a width at its edge; 0 where it is unknown."""
     known = regions.liver & np.isfinite(maps.r2star_per_s)
     lower = maps.r2star_limit_per_s if regions.liver.any() and np.mean(maps.censored[regions.liver]) > 0.5 else 0.0
     if not known.any() and not lower:
         return 0.0
     r2star = max(lower, float(np.median(maps.r2star_per_s[known])) if known.any() else 0.0)
     slope = _PPM_S_AT_1T5 if maps.field_strength_tesla < 2.2 else _PPM_S_AT_3T
-    return max(slope * r2star - _NO_IRON_PPM, 0.0)
+    return max(slope * (r2star - above_per_s) - _NO_IRON_PPM, 0.0)
 
 
 def _spine(body: Mask, grid: VoxelGrid) -> Mask:
@@ -240,6 +293,13 @@ def _near_surface(surface: Mask, grid: VoxelGrid) -> FloatArray:
     distance = ndimage.distance_transform_edt(~surface, sampling=grid.voxel_size_mm / grid.voxel_size_mm.max())
     error: FloatArray = (_ONE_VOXEL_FROM_A_SURFACE_PPM / np.maximum(distance, 0.3) ** 2).astype(np.float32)
     return error
+
+
+def _mixed(share: FloatArray) -> FloatArray:
+    """Largest difference of the liver's share between a voxel and its neighbours, 0..1."""
+    highest = ndimage.maximum_filter(share, footprint=_CROSS, mode="nearest")
+    lowest = ndimage.minimum_filter(share, footprint=_CROSS, mode="nearest")
+    return np.asarray(highest - lowest, np.float32)
 
 
 def _surface(mask: Mask) -> Mask:

@@ -11,6 +11,7 @@ again with more, and becomes a failure with its reason at the last attempt.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hqsm.errors import HqsmError
+from hqsm.fork_server import is_child
 from hqsm.run_state import DISK_REFUSED, attempts_of_run, current_run, given_up
 from hqsm.supervise import Ending, run_in_child
 
@@ -85,6 +87,7 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
         return
     limit_mb = _SHARE_OF_MEMORY * float(job.resources.get("mem_mb", "inf"))
     ending = run_in_child(lambda: _attempt(job, work), limit_mb, current_run)
+    _write_costs(job, ending)
     if ending.status == _DISK:
         sys.exit(f"{job.rule}: the disk cannot be written; see {job.log[0]}")
     if ending.status:
@@ -140,20 +143,43 @@ def _ended_badly(job: Any, ending: Ending, limit_mb: float) -> None:
     _fail(job, {"failed": True, "stage": job.rule, "code": code, "reason": reason, "transient": True})
 
 
+def _write_costs(job: Any, ending: Ending) -> None:
+    """What a stage took, for people and for ``benchmarks/workflow/resources.py``.
+
+    Snakemake's own ``benchmark`` sees the processes below a job, and a child of the fork server is none of them.
+    """
+    target = Path(f"results/work/benchmarks/{job.rule}/{_visit(job)}.tsv")
+    row = f"{ending.wall_s:.2f}\t{ending.cpu_s:.2f}\t{ending.rss_mb:.0f}\n"
+    with contextlib.suppress(OSError):  # a full disk is told of by the stage itself
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("wall_s\tcpu_s\tmax_rss_mb\n" + row, encoding="utf-8")
+
+
 def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     """Run a stage of the whole cohort; a known error ends the job with its sentence instead of a traceback."""
     _prepare(job)
     if getattr(job.params, "sealed", False):
         write_sealed_tables(path for _, path in job.output.items())
         return
+    ending = run_in_child(lambda: _cohort_attempt(job, work), float("inf"), current_run)
+    if ending.status < 0:
+        sys.exit(f"{job.rule} was killed ({signal.Signals(-ending.status).name}); see {job.log[0]}")
+    sys.exit(ending.status)
+
+
+def _cohort_attempt(job: Any, work: Callable[[Any], None]) -> int:
+    """In the child: do the work; return the exit status."""
     try:
         work(job)
     except HqsmError as error:
         log.error("%s: %s", error.code, error)
-        sys.exit(f"{job.rule}: {error}")
+        sys.stderr.write(f"{job.rule}: {error}\n")
+        return 1
     except Exception as error:
         log.error("%s", where_it_failed(error))
-        sys.exit(f"{job.rule}: internal error ({type(error).__name__}); see {job.log[0]}")
+        sys.stderr.write(f"{job.rule}: internal error ({type(error).__name__}); see {job.log[0]}\n")
+        return 1
+    return 0
 
 
 def without_file_names(text: str, job: Any) -> str:
@@ -198,8 +224,9 @@ def _prepare(job: Any) -> None:
     os.environ["NUMBA_NUM_THREADS"] = str(job.threads)
     target = Path(job.log[0])
     target.parent.mkdir(parents=True, exist_ok=True)
-    again = int(getattr(job, "resources", {}).get("attempt", 1)) > 1
-    handler = logging.FileHandler(target, mode="a" if again else "w", encoding="utf-8")
+    if not is_child():
+        target.write_bytes(b"")
+    handler = logging.FileHandler(target, encoding="utf-8")  # appends: the job and its child both write
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -6,64 +6,108 @@ out-of-memory killer picks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hqsm import fork_server
 
 _TICK_S = 0.25
 _TICKS_OF_A_LOOK = 4
 _SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How the child ended: its exit status (a signal is negative), and whether it was stopped for its memory."""
+    """How a child ended: its exit status (a signal is negative), whether it was stopped for its memory, and what it took."""
 
     status: int
     over_memory: bool = False
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    rss_mb: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    process: int
+    channel: int | socket.socket
+    """Readable when the child has ended."""
+    shared_mb: float
+    """Memory that it has from the start, and shares with the process that it was forked from."""
+    wait: Callable[[], dict[str, Any]]
+    """How it ended."""
 
 
 def run_in_child(work: Callable[[], int], limit_mb: float, run_of_study: Callable[[], str] = str) -> Ending:
-    """Run ``work`` in a forked child and return how it ended.
+    """Run ``work`` in a child process and return how it ended.
 
-    The child is stopped where its resident memory exceeds ``limit_mb`` (where /proc tells, that is under Linux), and where the run
-    that started this job is gone: the Snakemake process above it on this machine, or, seen from a cluster's node, where
-    ``run_of_study`` names another run. Nobody would collect the result, and the next run may write the same file.
+    The child is forked by the run's :mod:`hqsm.fork_server` where there is one: it then runs this process's script again, comes to
+    this same call, and does the work. It is stopped where its resident memory exceeds ``limit_mb`` (where /proc tells, that is under
+    Linux), and where the run that started this job is gone: the Snakemake process above it on this machine, or, seen from a
+    cluster's node, where ``run_of_study`` names another run. Nobody would collect the result, and the next run may write the same file.
     """
+    if fork_server.is_child():
+        _do(work)
+    family, run, started = _family(), run_of_study(), time.monotonic()
+    child = _asked_for() or _forked(work)
+    try:
+        over_memory = _watch(child, limit_mb, lambda: (family, run) == (_family(), run_of_study()))
+    except BaseException:
+        _kill(child)
+        raise
+    finally:
+        facts = child.wait()
+    return Ending(over_memory=over_memory, wall_s=time.monotonic() - started, **facts)
+
+
+def _asked_for() -> _Child | None:
+    """A child of the fork server."""
+    asked = fork_server.ask()
+    if asked is None:
+        return None
+    connection, child = asked
+
+    def wait() -> dict[str, Any]:
+        with connection:
+            # a server that is gone took its children along
+            return fork_server.answer(connection) or {"status": -signal.SIGKILL}
+
+    return _Child(channel=connection, wait=wait, **child)
+
+
+def _forked(work: Callable[[], int]) -> _Child:
+    """A child of this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
-    family, run = _family(), run_of_study()
-    child = os.fork()
-    if child == 0:
+    process = os.fork()
+    if process == 0:
         os.close(reading)
-        _be_the_child(work)
+        fork_server.die_with_parent()
+        _do(work)
     os.close(writing)
-    try:
-        over_memory = _watch(child, reading, limit_mb, lambda: (family, run) == (_family(), run_of_study()))
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
-    finally:
+
+    def wait() -> dict[str, Any]:
         os.close(reading)
-        _, status = os.waitpid(child, 0)
-    return Ending(status=os.waitstatus_to_exitcode(status), over_memory=over_memory)
+        return fork_server.ending_of(process)
+
+    return _Child(process=process, channel=reading, shared_mb=0.0, wait=wait)
 
 
-def _be_the_child(work: Callable[[], int]) -> None:
-    """Never returns: the caller's stack belongs to the parent."""
+def _do(work: Callable[[], int]) -> None:
+    """In the child; never returns: the caller's stack belongs to the parent."""
     status = 1
     try:
-        if sys.platform == "linux":
-            import ctypes
-
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         status = work()
     finally:
         logging.shutdown()
@@ -72,25 +116,22 @@ def _be_the_child(work: Callable[[], int]) -> None:
         os._exit(status)
 
 
-def _watch(child: int, reading: int, limit_mb: float, is_ours: Callable[[], bool]) -> bool:
-    """Wait until the child closes its pipe by ending; whether it was stopped for its memory."""
+def _kill(child: _Child) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child.process, signal.SIGKILL)
+
+
+def _watch(child: _Child, limit_mb: float, is_ours: Callable[[], bool]) -> bool:
+    """Wait until the child has ended; whether it was stopped for its memory."""
     tick = 0
-    while not select.select([reading], [], [], _TICK_S)[0]:
-        if _resident_mb(child) > limit_mb:
-            os.kill(child, signal.SIGKILL)
+    while not select.select([child.channel], [], [], _TICK_S)[0]:
+        if fork_server.resident_mb(child.process) - child.shared_mb > limit_mb:
+            _kill(child)
             return True
         tick += 1
         if tick % _TICKS_OF_A_LOOK == 0 and not is_ours():
             sys.exit("the run that started this job has ended")
     return False
-
-
-def _resident_mb(process: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _family() -> tuple[int, int]:

@@ -20,6 +20,9 @@ _LIVER_ERROR = 0.045
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
 _MODEL_ERROR_PPM = 0.05
 """What the model lacks: voxels are not points, and reference tissues vary (measured: docs/susceptibility.md)."""
+_DOUBT_PPM = 0.1
+"""Added to the standard error for each of the codes below."""
+_DOUBTS = ("CHI_BODY_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
 _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
@@ -83,7 +86,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     levels = {name: level for name, level in levels.items() if np.isfinite(level)}
     name, reference_codes = _chosen_reference(levels, params, specimen)
     reference_ppm = levels.get(name, 0.0)
-    opinion = _second_opinion(posterior, chi, regions, name) if posterior else {}
+    doubt_ppm = _DOUBT_PPM * float(np.sqrt(sum(code in _DOUBTS for code in codes)))
+    opinion = _second_opinion(posterior, chi, regions, name, doubt_ppm) if posterior else {}
     return Susceptibility(
         chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
@@ -108,7 +112,9 @@ def _chosen_reference(levels: dict[str, float], params: SusceptibilityParams, sp
     return name, [] if name == wanted else ["CHI_REFERENCE_FALLBACK"]
 
 
-def _second_opinion(posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str) -> dict[str, float]:
+def _second_opinion(
+    posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str, doubt_ppm: float
+) -> dict[str, float]:
     """Standard error of liver minus reference, and the same difference by regions alone."""
     liver = regions.liver_for_susceptibility
     if not liver.any() or reference == "none":
@@ -116,7 +122,8 @@ def _second_opinion(posterior: total_field.Posterior, chi: FloatArray, regions: 
     tissue = regions.references[reference]
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     difference = _level(chi, liver) - _level(chi, tissue)
-    error = np.sqrt(posterior.standard_deviation_ppm(weights) ** 2 + (_LIVER_ERROR * difference) ** 2 + _MODEL_ERROR_PPM**2)
+    known = posterior.standard_deviation_ppm(weights) ** 2
+    error = np.sqrt(known + (_LIVER_ERROR * difference) ** 2 + _MODEL_ERROR_PPM**2 + doubt_ppm**2)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
     return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
 

@@ -5,6 +5,7 @@ Imports no numpy: a cluster job parses the Snakefile again, and should pay milli
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -20,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hqsm import run_state
+from hqsm import fork_server, run_state
 from hqsm.blinding import FOLDER as LOCKS
 from hqsm.blinding import UNBLINDED, is_unblinded
-from hqsm.code_digest import code_digest
+from hqsm.code_digest import script_digest
 from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, HqsmError, InputError
@@ -55,26 +56,6 @@ TABLE_NAMES = (
     "reader_agreement",
     "exclusions",
 )
-
-STAGE_MODULES: dict[str, tuple[str, ...]] = {
-    "gated_echoes": ("hqsm.bids_input", "hqsm.physio", "hqsm.gating.gate", "hqsm.bipolar", "hqsm.derivatives"),
-    "water_fat": ("hqsm.fatwater.separation", "hqsm.derivatives"),
-    "regions": ("hqsm.liver", "hqsm.masks", "hqsm.derivatives"),
-    "susceptibility": ("hqsm.susceptibility", "hqsm.derivatives"),
-    "liver_iron": ("hqsm.lic",),
-    "visit_page": ("hqsm.report.visit_page", "hqsm.report.viewer", "hqsm.report.assemble"),
-    "visit_tables": ("hqsm.cohort_tables",),
-    "exposure": ("hqsm.records.exposure", "hqsm.records.intervals", "hqsm.records.overview", "hqsm.cohort_tables"),
-    "annual_change": ("hqsm.statistics.annual_change", "hqsm.tables"),
-    "regression": ("hqsm.statistics.regression", "hqsm.statistics.comparison", "hqsm.tables"),
-    "explants": ("hqsm.statistics.effects", "hqsm.statistics.method_agreement", "hqsm.statistics.repeatability", "hqsm.cohort_tables"),
-    "readers": ("hqsm.statistics.readers", "hqsm.tables"),
-    "exclusions": ("hqsm.cohort", "hqsm.tables"),
-    "study_report": ("hqsm.report.study_report", "hqsm.report.qc_index", "hqsm.report.blinded_report", "hqsm.blinding", "hqsm.tables"),
-    "dicom_export": ("hqsm.dicom_out.export",),
-    "bids_datasets": ("hqsm.bids",),
-}
-"""The modules whose code (and that of all they import) decides a rule's result, beside its script ``<rule>.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +183,7 @@ def open_study(raw_config: Mapping[str, Any], scripts: Path, *, is_main_process:
     Only the main process looks; the jobs read what it found. A study that cannot be run ends the program with its
     sentence on stderr and exit status 2. ``scripts`` is the folder of the rules' scripts, ``<rule>.py``.
     """
+    gc.set_threshold(100_000, 50, 100)  # Snakemake keeps hundreds of objects a job: looking at them all too often is a seventh of its time
     keep_paths_out_of_logs(is_main_process=is_main_process)
     try:
         config = load_config(raw_config)
@@ -230,7 +212,7 @@ def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
     previous = read_index(INDEX)[1] if INDEX.is_file() else {}
     index, cache = discover(Path(), previous.get("cache"))
     _refuse_an_empty_study(index)
-    digests = {stage: code_digest(*modules, script=scripts / f"{stage}.py") for stage, modules in STAGE_MODULES.items()}
+    digests = {script.stem: script_digest(script) for script in sorted(scripts.glob("*.py"))}
     again = run_state.retries()
     if not beside:
         try:
@@ -272,11 +254,16 @@ def finishing_command(workflow: Any) -> list[str]:
     return [*arguments, "--", *sorted(str(target) for target in workflow.dag_settings.targets)]
 
 
-def start_run(study: OpenStudy, retries: int) -> None:
-    """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop."""
+def start_run(study: OpenStudy, retries: int, *, jobs_run_here: bool) -> None:
+    """Say what is new, changed and removed; tell the jobs how often they are tried; notice from here on a request to stop.
+
+    ``jobs_run_here``: whether jobs run on this machine, in this environment, so that a :mod:`hqsm.fork_server` can do their imports.
+    """
     sys.stderr.write(study.opening_line() + "\n")
     run_state.begin_run(attempts=retries + 1)
     run_state.listen_for_interrupts()
+    if jobs_run_here:
+        fork_server.start()
 
 
 def run_failed(study: OpenStudy, failed_jobs: Sequence[tuple[str, str]], command: Sequence[str], *, keeps_going: bool) -> int:

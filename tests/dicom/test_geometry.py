@@ -14,9 +14,10 @@ import pytest
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
 from hqsm.data import RepeatedMultiEcho, VoxelGrid
+from hqsm.dicom.arrangement import Acquisition, grid_of
 from hqsm.dicom.files import look_through, read_pixels
 from hqsm.dicom.frames import frames_of, slice_normal
-from hqsm.dicom.reader import Acquisition, grid_of, read_visit
+from hqsm.dicom.reader import read_visit
 from hqsm.phantom.dicom_writer import write_scan
 
 PROGRAM = shutil.which("dcm2niix") or shutil.which(str(Path(sys.executable).with_name("dcm2niix")))

@@ -8,7 +8,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
 from hqsm.errors import InputError
 from hqsm.fatwater import field_init, islands
-from hqsm.fatwater.initialisation import in_phase_pairs
+from hqsm.fatwater.initialisation import in_phase_pairs, steps_often
 from hqsm.fatwater.pdff import t1_weight_of_fat, without_t1
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, bydder_spectrum, fat_signal
@@ -153,3 +153,21 @@ def test_triglyceride_with_two_and_a_half_double_bonds_has_the_published_protons
     assert amplitudes[1] == pytest.approx(61.7125)
     assert amplitudes[-1] == pytest.approx(5.0)
     assert amplitudes[3] == pytest.approx(4 * (2.5 - 0.58125))
+
+
+def test_part_of_an_organ_on_the_other_field_is_known_by_the_step_around_it() -> None:
+    shape = (24, 20, 10)
+    index = np.arange(int(np.prod(shape))).reshape(shape)
+    table = field_init.neighbour_table(index)
+    i, j, k = np.indices(shape)
+    smooth = (6.0 * i - 4.0 * j + 15.0 * np.sin(k)).ravel()
+    tissue = np.ones(index.size, bool)
+
+    def found(field: np.ndarray, bright: np.ndarray = tissue) -> bool:
+        return steps_often(field, table, bright, np.array([5.0, 5.0, 6.0]), 625.0, 1.5)
+
+    assert not found(smooth)
+    assert not found(smooth + 625.0 * (i > 12).ravel())  # a whole period is no step
+    part = ((i > 6) & (i < 16) & (j > 4) & (j < 12) & (k > 3)).ravel()
+    assert found(smooth + 217.0 * part)
+    assert not found(smooth + 217.0 * part, ~part)  # what is dark has no say

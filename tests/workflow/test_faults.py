@@ -97,6 +97,14 @@ def test_the_same_command_tries_killed_visits_again_and_leaves_bad_data_alone(
     assert "Nothing to be done" in run(study, "--dry-run").stdout
 
 
+def test_a_run_whose_fork_server_is_killed_ends_with_the_same_bytes(one_visit: Path, undisturbed: Path, tmp_path: Path) -> None:
+    study = copy_study(one_visit, tmp_path / "study")
+    done = run(study, "--cores", "2", faults="water_fat:0101=server-killed")
+    assert done.returncode == 0, done.stderr
+    assert "water_fat: was killed (SIGKILL); it is tried again" in done.stderr
+    assert digests(study) == digests(undisturbed)
+
+
 def test_one_core_and_two_cores_give_the_same_bytes(one_visit: Path, undisturbed: Path, tmp_path: Path) -> None:
     study = copy_study(one_visit, tmp_path / "study")
     assert run(study, "--cores", "2").returncode == 0
@@ -143,16 +151,17 @@ def test_a_second_run_beside_the_first_is_refused_in_plain_words(one_visit: Path
     study = copy_study(one_visit, tmp_path / "study")
     first = subprocess.Popen(
         command(study, "--cores", "1"),
-        env=environment("gated_echoes:0101=slow"),
+        env=environment("gated_echoes:0101=very-slow"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     wait_for((study / "logs" / "gated_echoes" / "sub-0101_ses-01.log").is_file)
     second = run(study, "--cores", "1")
     looking = run(study, "--dry-run")
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
+    os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C does
+    _, said = first.communicate(timeout=120)
     assert second.returncode == 2
     assert f"Another run is working on this study (process {first.pid} on " in second.stderr
     assert "Traceback" not in second.stderr

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hqsm.code_digest import code_digest, direct_imports, module_closure
+from hqsm.code_digest import code_digest, direct_imports, imports_of, module_closure, script_digest
+from hqsm.run_state import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "hqsm"
@@ -26,6 +27,7 @@ EDGES = {
     "derivatives",
     "dicom",
     "dicom_out",
+    "fork_server",
     "intake.deidentify",
     "intake.filing",
     "intake.keys",
@@ -116,6 +118,17 @@ def test_the_digest_covers_what_a_module_imports_and_nothing_else() -> None:
     assert "hqsm.units" in direct_imports("hqsm.data")
     assert len(code_digest("hqsm.lic")) == 12
     assert code_digest("hqsm.lic") != code_digest("hqsm.gating.gate")
+
+
+def test_the_digest_of_a_rule_covers_every_module_that_its_script_imports(tmp_path: Path) -> None:
+    script = tmp_path / "rule.py"
+    script.write_text(
+        "from hqsm.stage import run_visit_stage\n\ndef work(job):\n    from hqsm.archive import load_noun\n", encoding="utf-8"
+    )
+    assert imports_of(script) == {"hqsm.stage", "hqsm.archive"}
+    assert script_digest(script) == code_digest("hqsm.archive", script=script)
+    assert script_digest(script) != code_digest(script=script)
+    assert {path.stem for path in (ROOT / "workflow" / "scripts").glob("*.py")} >= set(STAGES)
 
 
 def test_the_conda_environment_has_the_versions_of_the_lock_file() -> None:

@@ -50,7 +50,12 @@ attempt_number = workflow_support.attempt_number
 
 
 onstart:
-    workflow_support.start_run(STUDY, workflow.execution_settings.retries)
+    workflow_support.start_run(
+        STUDY,
+        workflow.execution_settings.retries,
+        jobs_run_here=workflow.local_exec
+        and not workflow.deployment_settings.deployment_method,
+    )
 
 
 onsuccess:

@@ -10,8 +10,6 @@ rule gated_echoes:
         status=f"{WORK}gated_echoes.json",
     log:
         f"logs/gated_echoes/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/gated_echoes/{VISIT}.tsv"
     group:
         "visit"
     conda:

@@ -11,8 +11,6 @@ rule liver_iron:
         status=f"{WORK}liver_iron.json",
     log:
         f"logs/liver_iron/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/liver_iron/{VISIT}.tsv"
     group:
         "visit"
     conda:
@@ -47,8 +45,6 @@ rule visit_page:
         status=f"{WORK}visit_page.json",
     log:
         f"logs/visit_page/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/visit_page/{VISIT}.tsv"
     group:
         "visit"
     conda:

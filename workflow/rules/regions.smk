@@ -18,8 +18,6 @@ rule regions:
         status=f"{WORK}regions.json",
     log:
         f"logs/regions/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/regions/{VISIT}.tsv"
     group:
         "visit"
     conda:

@@ -12,8 +12,6 @@ rule susceptibility:
         status=f"{WORK}susceptibility.json",
     log:
         f"logs/susceptibility/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/susceptibility/{VISIT}.tsv"
     group:
         "visit"
     conda:

@@ -17,8 +17,6 @@ rule water_fat:
         status=f"{WORK}water_fat.json",
     log:
         f"logs/water_fat/{VISIT}.log",
-    benchmark:
-        f"results/work/benchmarks/water_fat/{VISIT}.tsv"
     group:
         "visit"
     conda:

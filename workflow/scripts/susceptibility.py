@@ -17,7 +17,7 @@ def work(job):
     specimen, _ = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
     chi = estimate(fit, regions, block(SusceptibilityParams, job.params.susceptibility), specimen=specimen)
     write_susceptibility(job.output, chi, provenance_of(job))
-    save_noun(Path(job.output.result), chi)
+    save_noun(Path(job.output.result), chi, {"chi_ppm": job.output.chi})
     return susceptibility_facts(chi, job)
 
 

@@ -13,12 +13,18 @@ def work(job):
     from hqsm.fatwater.separation import separate
 
     echoes = read_echoes(Path(job.input.bids_folder))
-    _, temperature_celsius = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
+    setting, temperature_celsius = scan_setting(block(ExplantParams, job.params.explant), job.wildcards.session)
     params = block(FatWaterParams, job.params.fatwater)
-    fit = separate(echoes, params, temperature_celsius=temperature_celsius, n_threads=job.threads)
+    fit = separate(echoes, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=job.threads)
     write_water_fat_maps(job.output, fit, provenance_of(job))
-    save_noun(Path(job.output.fit), fit)
-    return {"codes": list(fit.codes), "r2star_limit_per_s": fit.r2star_limit_per_s}
+    maps = {"pdff_percent": job.output.pdff, "r2star_per_s": job.output.r2star, "field_hz": job.output.field}
+    save_noun(Path(job.output.fit), fit, maps)
+    return {
+        "codes": list(fit.codes),
+        "r2star_limit_per_s": fit.r2star_limit_per_s,
+        "first_echo_phase_rad": fit.first_echo_phase_rad,
+        "water_shift_ppm": fit.water_shift_ppm,
+    }
 
 
 run_visit_stage(snakemake, work)

@@ -2,27 +2,31 @@
 
 import atexit
 import builtins
+import importlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 FOLDER = os.environ["HQSM_OVERHEAD"]
 state = {"depth": 0, "imports_s": 0.0, "forked": False}
-original_import = builtins.__import__
 original_exit = os._exit
 
 
-def timed_import(*arguments: object, **named: object) -> object:
-    if state["depth"]:
-        return original_import(*arguments, **named)
-    state["depth"] = 1
-    start = time.process_time()
-    try:
-        return original_import(*arguments, **named)
-    finally:
-        state["depth"] = 0
-        state["imports_s"] += time.process_time() - start
+def timed(original: Callable[..., object]) -> Callable[..., object]:
+    def timed_import(*arguments: object, **named: object) -> object:
+        if state["depth"]:
+            return original(*arguments, **named)
+        state["depth"] = 1
+        start = time.process_time()
+        try:
+            return original(*arguments, **named)
+        finally:
+            state["depth"] = 0
+            state["imports_s"] += time.process_time() - start
+
+    return timed_import
 
 
 def write() -> None:
@@ -37,7 +41,8 @@ def exit_now(status: int) -> None:
     original_exit(status)
 
 
-builtins.__import__ = timed_import
+builtins.__import__ = timed(builtins.__import__)
+importlib.import_module = timed(importlib.import_module)
 os._exit = exit_now
 os.register_at_fork(after_in_child=lambda: state.update(depth=0, imports_s=0.0, forked=True))
 atexit.register(write)

@@ -31,3 +31,5 @@ class FatWaterParams:
     """Where R2* comes from: the complex water-fat fit, or a fat-free estimate from the magnitude alone."""
     t1_correction: bool = False
     """Correct the fat fraction for the T1 of water and fat by the flip angle and repetition time of the images."""
+    water_shift_of_explants: bool = True
+    """Estimate where water resonates in an explant from its own echoes, where they know it better than the given temperature."""

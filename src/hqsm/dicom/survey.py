@@ -11,9 +11,10 @@ import numpy as np
 
 from hqsm.config.dicom import DicomParams
 from hqsm.data import SetAside
+from hqsm.dicom.arrangement import Acquisition, grid_of
 from hqsm.dicom.files import look_through
 from hqsm.dicom.frames import Frame, Header, Leftover, frames_of
-from hqsm.dicom.reader import Acquisition, field_strength_tesla, grid_of, notes_of, plan, summarised, unusable_values_named
+from hqsm.dicom.reader import field_strength_tesla, notes_of, plan, summarised, unusable_values_named
 from hqsm.errors import InputError
 
 COLUMNS = ("series", "vendor", "images", "echoes ms", "parts", "repetitions", "matrix", "spacing mm", "plane", "use")

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from scipy import ndimage
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 
@@ -27,6 +26,7 @@ N_MINIMA = 4
 N_FIELDS = 64
 BLOCK_MM = 5.0
 _N_SWEEPS = 15
+_CHUNK = 1024
 _LOG_STEP = 0.2
 IMPOSSIBLE = np.float32(1e6)
 _MODEL_ERROR = 5e-4
@@ -113,19 +113,59 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     away_hz = (slope[of_voxel] * offset).sum(axis=1)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
-    energy: FloatArray = np.bincount(of_voxel, (np.abs(signal) ** 2).sum(axis=1), n_blocks).astype(np.float64)
+    energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
     return Blocks(
         of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
     )
 
 
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(voxel,) squared signal of all echoes together, and of the brightest."""
+    energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
+    for v in numba.prange(signal.shape[0]):
+        total = most = np.float32(0)
+        for e in range(signal.shape[1]):
+            here = signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag
+            total += here
+            most = max(most, here)
+        energy[v], brightest[v] = total, most
+    return energy, brightest
+
+
 def around(values: ComplexArray, index: IntArray) -> ComplexArray:
     """(node,) mean over the 3 x 3 x 3 nodes around each, none counting as zero: one block's slope alone is too noisy where iron is."""
-    volume = np.zeros(index.shape, np.complex64)
-    volume[index >= 0] = values
-    real, imaginary = (ndimage.uniform_filter(part, 3, mode="constant") for part in (volume.real, volume.imag))
-    total: ComplexArray = (real + 1j * imaginary)[index >= 0]
-    return total
+    mean: ComplexArray = _around(np.asarray(values, np.complex64), index)
+    return mean
+
+
+@numba.njit(cache=True, parallel=True)
+def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    nx, ny, nz = index.shape
+    mean = np.zeros(values.size, np.complex64)
+    planes = np.zeros((nx, ny, nz), np.complex64)
+    for x in numba.prange(nx):
+        rows = np.zeros((ny, nz + 2), np.complex64)
+        for y in range(ny):
+            for z in range(nz):
+                if index[x, y, z] >= 0:
+                    rows[y, z + 1] = values[index[x, y, z]]
+        for y in range(ny):
+            for m in range(max(y - 1, 0), min(y + 2, ny)):
+                for z in range(nz):
+                    planes[x, y, z] += rows[m, z] + rows[m, z + 1] + rows[m, z + 2]
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0:
+                    total = planes[x, y, z]
+                    if x > 0:
+                        total += planes[x - 1, y, z]
+                    if x + 1 < nx:
+                        total += planes[x + 1, y, z]
+                    mean[v] = total / np.float32(27)
+    return mean
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -186,63 +226,39 @@ def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[Fl
     return (np.arange(n_fields) / n_fields - 0.5) * span_hz, np.inf
 
 
-def candidates(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float, *, with_fat: bool) -> Candidates:
-    """The lowest minima of every block's misfit over the field."""
+def candidates(
+    blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float, *, with_fat: bool, one_phase: bool = False
+) -> Candidates:
+    """The lowest minima of every block's misfit over the field; ``one_phase`` where a block's water and fat must share theirs."""
     raster_hz, period_hz = raster_of(echo_times_s, field_strength_tesla)
     decay = np.exp(-np.outer(R2STAR_CANDIDATES_PER_S, echo_times_s))
     columns = [decay + 0j, decay * fat] if with_fat else [decay + 0j]
     bases = np.linalg.qr(np.stack(columns, axis=2))[0]
-    projectors = np.einsum("bni,bmi->bnm", bases, bases.conj()).astype(np.complex64)
+    projectors = np.einsum("bni,bmi->nmb", bases, bases.conj())
     differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
     lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
+    both_s = echo_times_s[:, None] + echo_times_s[None, :]
+    sum_of = np.unique(np.round(both_s * 1e6).astype(np.int64), return_inverse=True)[1].ravel()
+    sums_s = np.bincount(sum_of, both_s.ravel()) / np.bincount(sum_of)
     turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
     step_hz = float(raster_hz[1] - raster_hz[0])
     field, misfit, r2star = _minima(
         blocks.products,
-        projectors,
+        np.stack([projectors.real, projectors.imag]).astype(np.float32),
         lag_of.reshape(differences.shape),
         np.cos(turns).astype(np.float32),
         np.sin(turns).astype(np.float32),
         bool(np.isfinite(period_hz)),
         np.asarray(echo_times_s, np.float64),
+        sums_s,
+        sum_of.reshape(differences.shape),
         fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128),
         float(raster_hz[0]),
         step_hz,
         np.log(np.array(R2STAR_CANDIDATES_PER_S)),
+        one_phase and with_fat,
     )
     return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
-
-
-@numba.njit(cache=True)
-def _unexplained(product: AnyArray, t: AnyArray, fat: AnyArray, field_hz: float, r2star: float) -> float:  # pragma: no cover - compiled
-    """Energy of a block that water and fat of this field and decay leave: tr(H) - tr((A^H A)^-1 A^H H A)."""
-    n_echoes = t.size
-    a11 = a22 = q11 = q22 = energy = 0.0
-    a12 = q12 = q21 = 0j
-    growth = np.empty(n_echoes, np.complex128)
-    for n in range(n_echoes):
-        decay = np.exp(-r2star * t[n])
-        growth[n] = decay * np.exp(2j * np.pi * field_hz * t[n])
-        d2 = decay * decay
-        a11 += d2
-        a12 += d2 * fat[n]
-        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-        energy += product[n, n].real
-    for n in range(n_echoes):
-        left = np.conj(growth[n])
-        for m in range(n_echoes):
-            h = complex(product[n, m]) if n >= m else np.conj(complex(product[m, n]))
-            x = left * h * growth[m]
-            q11 += x.real
-            q12 += x * fat[m]
-            q21 += np.conj(fat[n]) * x
-            q22 += (np.conj(fat[n]) * x * fat[m]).real
-    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
-    if determinant > 1e-9 * a11 * a22:
-        explained = (a22 * q11 + a11 * q22 - (a12 * q21 + np.conj(a12) * q12).real) / determinant
-    else:
-        explained = q11 / a11
-    return float(energy - explained)
 
 
 _FASTEST_FAT_PER_S = 400.0
@@ -251,21 +267,100 @@ _FAST_FAT_COST = 0.005
 water, and a dark liver whose few echoes fit as fat as well is no fat."""
 
 
-@numba.njit(cache=True)
-def _is_fat(product: AnyArray, t: AnyArray, fat: AnyArray, field_hz: float, r2star: float) -> bool:  # pragma: no cover - compiled
-    """Whether fat alone explains more of a block than water alone, at this field and decay."""
-    water_energy = fat_energy = water_norm = fat_norm = 0.0
-    for n in range(t.size):
-        d_n = np.exp(-r2star * t[n])
-        water_norm += d_n * d_n
-        fat_norm += d_n * d_n * (fat[n].real ** 2 + fat[n].imag ** 2)
-        left = d_n * np.exp(-2j * np.pi * field_hz * t[n])
-        for m in range(t.size):
-            h = complex(product[n, m]) if n >= m else np.conj(complex(product[m, n]))
-            x = left * h * np.exp(-r2star * t[m]) * np.exp(2j * np.pi * field_hz * t[m])
-            water_energy += x.real
-            fat_energy += (np.conj(fat[n]) * x * fat[m]).real
-    return fat_energy * water_norm > water_energy * fat_norm
+@numba.njit(cache=True, fastmath=True)
+def _at_field(
+    product: AnyArray, t: AnyArray, fat: AnyArray, sum_of: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
+) -> None:  # pragma: no cover - compiled
+    """What of a block's products A^H H A needs at any decay once the field is chosen: (4, sum of two echo times) terms.
+
+    Water with water, water with fat (real, imaginary) and fat with fat, without the decay exp(-R2* (t_n + t_m)).
+    """
+    n_echoes = t.size
+    even = abs(t[n_echoes - 1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    phasor[0] = 1
+    turn = np.exp(2j * np.pi * field_hz * (t[1] - t[0]))
+    for n in range(1, n_echoes):
+        phasor[n] = phasor[n - 1] * turn if even else np.exp(2j * np.pi * field_hz * (t[n] - t[0]))
+    terms[:, :] = 0
+    for n in range(n_echoes):
+        cn = fat[n]
+        for m in range(n + 1):
+            cm = fat[m]
+            # conj(g_n) H_nm g_m and its transpose, which is its conjugate, at once
+            x = phasor[n].conjugate() * product[n, m] * phasor[m]
+            half = 0.5 if n == m else 1.0
+            k = sum_of[n, m]
+            mixed = half * (x * cm + x.conjugate() * cn)
+            terms[0, k] += 2 * half * x.real
+            terms[1, k] += mixed.real
+            terms[2, k] += mixed.imag
+            terms[3, k] += 2 * half * (cn.conjugate() * x * cm).real
+
+
+@numba.njit(cache=True, fastmath=True)
+def _unexplained(
+    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
+) -> tuple[float, bool]:  # pragma: no cover - compiled
+    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
+    n_sums = sums_s.size
+    even = abs(sums_s[n_sums - 1] - sums_s[0] - (n_sums - 1) * (sums_s[1] - sums_s[0])) < 1e-6
+    decay[0] = np.exp(-r2star * sums_s[0])
+    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
+    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
+    a12 = 0j
+    for k in range(n_sums):
+        if k > 0:
+            decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
+        q11 += decay[k] * terms[0, k]
+        q12r += decay[k] * terms[1, k]
+        q12i += decay[k] * terms[2, k]
+        q22 += decay[k] * terms[3, k]
+    for n in range(fat.size):
+        d2 = decay[sum_of[n, n]]
+        a11 += d2
+        a12 += d2 * fat[n]
+        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
+    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    explained = q11 / a11
+    if determinant > 1e-9 * a11 * a22:
+        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
+    return energy - explained, q22 * a11 > q11 * a22
+
+
+@numba.njit(cache=True, fastmath=True)
+def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
+    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
+
+    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
+    """
+    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
+    a12 = 0j
+    for k in range(decay.size):
+        q11 += decay[k] * terms[0, k]
+        q12r += decay[k] * terms[1, k]
+        q12i += decay[k] * terms[2, k]
+        q22 += decay[k] * terms[3, k]
+    for n in range(fat.size):
+        d2 = decay[sum_of[n, n]]
+        a11 += d2
+        a12 += d2 * fat[n]
+        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
+    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    if not determinant > 1e-9 * a11 * a22:
+        return 0.0
+    freely = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
+    n1, n2 = 2 * (q12r - q11), q11 - 2 * q12r + q22
+    d1, d2 = 2 * (a12.real - a11), a11 - 2 * a12.real + a22
+    best = max(q11 / a11, q22 / a22)
+    c0, c1, c2 = n1 * a11 - q11 * d1, 2 * (n2 * a11 - q11 * d2), n2 * d1 - n1 * d2
+    root = c1 * c1 - 4 * c0 * c2
+    if root >= 0:
+        # the stable pair of roots
+        half = -0.5 * (c1 + (np.sqrt(root) if c1 >= 0 else -np.sqrt(root)))
+        for share in (half / c2 if c2 != 0 else -1.0, c0 / half if half != 0 else -1.0):
+            if 0 < share < 1:
+                best = max(best, (q11 + share * (n1 + share * n2)) / (a11 + share * (d1 + share * d2)))
+    return max(freely - best, 0.0)
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
@@ -277,10 +372,13 @@ def _minima(
     sines: AnyArray,
     periodic: bool,
     t: AnyArray,
+    sums_s: AnyArray,
+    sum_of: AnyArray,
     fat: AnyArray,
     first_hz: float,
     step_hz: float,
     log_r2stars: AnyArray,
+    one_phase: bool,
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
     """Fields [Hz], misfits and R2* [1/s] of each block's lowest minima.
 
@@ -289,88 +387,102 @@ def _minima(
     """
     n_blocks, n_echoes, _ = products.shape
     n_lags, n_fields = cosines.shape
-    n_bases = projectors.shape[0]
+    n_bases = projectors.shape[3]
     fields = np.zeros((n_blocks, N_MINIMA))
     misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
     decays = np.full((n_blocks, N_MINIMA), 40.0)
-    for v in numba.prange(n_blocks):
-        product = products[v]
-        energy = np.float32(0.0)
-        for e in range(n_echoes):
-            energy += product[e, e].real
+    for chunk in numba.prange((n_blocks + _CHUNK - 1) // _CHUNK):
         all_values = np.empty((n_bases, n_fields), np.float32)
-        explained = np.full(n_fields, np.float32(-1.0), np.float32)
-        which = np.zeros(n_fields, np.int64)
-        real = np.empty(n_lags, np.float32)
-        imag = np.empty(n_lags, np.float32)
-        for b in range(n_bases):
-            values = all_values[b]
-            constant = np.float32(0.0)
-            real[:] = 0
-            imag[:] = 0
+        explained = np.empty(n_fields, np.float32)
+        which = np.empty(n_fields, np.int32)
+        coefficients = np.empty((2, n_lags, n_bases), np.float32)
+        constants = np.empty(n_bases, np.float32)
+        phasor = np.empty(n_echoes, np.complex128)
+        terms = np.empty((4, sums_s.size))
+        decay = np.empty(sums_s.size)
+        for v in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_blocks)):
+            product = products[v]
+            energy: float = np.float32(0.0)  # type: ignore[assignment]
+            for e in range(n_echoes):
+                energy += product[e, e].real
+            explained[:] = -1
+            coefficients[:, :, :] = 0
+            constants[:] = 0
             for n in range(n_echoes):
-                constant += projectors[b, n, n].real * product[n, n].real
+                for b in range(n_bases):
+                    constants[b] += projectors[0, n, n, b] * product[n, n].real
                 for m in range(n):
                     # conj(y_n) y_m is the conjugate of the stored product
-                    c = 2 * np.conj(product[n, m]) * projectors[b, n, m]
-                    real[lag_of[n, m]] += c.real
-                    imag[lag_of[n, m]] += c.imag
-            values[:] = constant
-            for k in range(n_lags):
-                cr = real[k]
-                ci = imag[k]
+                    k = lag_of[n, m]
+                    hr, hi = np.float32(2) * product[n, m].real, np.float32(2) * product[n, m].imag
+                    for b in range(n_bases):
+                        pr, pi = projectors[0, n, m, b], projectors[1, n, m, b]
+                        coefficients[0, k, b] += hr * pr + hi * pi
+                        coefficients[1, k, b] += hr * pi - hi * pr
+            for b in range(n_bases):
+                values = all_values[b]
+                values[:] = constants[b]
+                for k in range(n_lags):
+                    cr = coefficients[0, k, b]
+                    ci = coefficients[1, k, b]
+                    for j in range(n_fields):
+                        values[j] += cr * cosines[k, j] - ci * sines[k, j]
                 for j in range(n_fields):
-                    values[j] += cr * cosines[k, j] - ci * sines[k, j]
-            for j in range(n_fields):
-                if values[j] > explained[j]:
-                    explained[j] = values[j]
-                    which[j] = b
-        for k in range(n_fields):
-            if periodic or 0 < k < n_fields - 1:
-                before = energy - explained[(k - 1) % n_fields]
-                after = energy - explained[(k + 1) % n_fields]
+                    if values[j] > explained[j]:
+                        explained[j] = values[j]
+                        which[j] = b
+            for k in range(n_fields):
+                if not (periodic or 0 < k < n_fields - 1):
+                    continue
+                before = energy - explained[k - 1 if k > 0 else n_fields - 1]
+                after = energy - explained[k + 1 if k < n_fields - 1 else 0]
                 here = energy - explained[k]
-                if here <= before and here < after:
-                    curvature = before - 2 * here + after
-                    offset = np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0.0)
-                    b = which[k]
-                    shift = np.float32(0.0)
-                    if 0 < b < n_bases - 1:
-                        less = energy - all_values[b - 1, k]
-                        more = energy - all_values[b + 1, k]
-                        bend = less - 2 * here + more
-                        if bend > 0:
-                            shift = np.float32(0.5) * (less - more) / bend
-                    # and once more along R2*, closer: on a few values alone a swapped minimum can look the better one
-                    field_hz = first_hz + (k + float(offset)) * step_hz
-                    step = (
-                        log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
-                    )
-                    middle = log_r2stars[b] + shift * step
-                    at = _unexplained(product, t, fat, field_hz, np.exp(middle))
-                    low = _unexplained(product, t, fat, field_hz, np.exp(middle - _LOG_STEP))
-                    high = _unexplained(product, t, fat, field_hz, np.exp(middle + _LOG_STEP))
-                    fine = low - 2 * at + high
-                    best = at
-                    if fine > 0:
-                        move = min(max(0.5 * (low - high) / fine, -1.5), 1.5)
-                        middle += move * _LOG_STEP
-                        best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
-                    misfit = np.float32(min(best, at, low, high))
-                    misfit = max(misfit, np.float32(0.0))
-                    # three echoes hold no decay beside water, fat and field, that one could go by
-                    if n_echoes > 3 and np.exp(middle) > _FASTEST_FAT_PER_S and _is_fat(product, t, fat, field_hz, np.exp(middle)):
+                if not (here <= before and here < after):
+                    continue
+                curvature = before - 2 * here + after
+                offset = np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0.0)
+                b = which[k]
+                shift = np.float32(0.0)
+                if 0 < b < n_bases - 1:
+                    less = energy - all_values[b - 1, k]
+                    more = energy - all_values[b + 1, k]
+                    bend = less - 2 * here + more
+                    if bend > 0:
+                        shift = np.float32(0.5) * (less - more) / bend
+                # and once more along R2*, closer: on a few values alone a swapped minimum can look the better one
+                field_hz = first_hz + (k + float(offset)) * step_hz
+                step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
+                middle = log_r2stars[b] + shift * step
+                _at_field(product, t, fat, sum_of, field_hz, phasor, terms)
+                at, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
+                low, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
+                high, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
+                fine = low - 2 * at + high
+                best = at
+                if fine > 0:
+                    move = min(max(0.5 * (low - high) / fine, -1.5), 1.5)
+                    middle += move * _LOG_STEP
+                    best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
+                rate = np.exp(middle)
+                misfit = max(np.float32(min(best, at, low, high)), np.float32(0.0))
+                if one_phase:
+                    _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
+                    misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
+                # three echoes hold no decay beside water, fat and field, that one could go by
+                if n_echoes > 3 and rate > _FASTEST_FAT_PER_S:
+                    _, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
+                    if is_fat:
                         misfit += np.float32(_FAST_FAT_COST) * energy
-                    slot = N_MINIMA - 1
-                    if misfit < misfits[v, slot]:
-                        while slot > 0 and misfit < misfits[v, slot - 1]:
-                            misfits[v, slot] = misfits[v, slot - 1]
-                            fields[v, slot] = fields[v, slot - 1]
-                            decays[v, slot] = decays[v, slot - 1]
-                            slot -= 1
-                        misfits[v, slot] = misfit
-                        fields[v, slot] = field_hz
-                        decays[v, slot] = np.exp(middle)
+                slot = N_MINIMA - 1
+                if misfit < misfits[v, slot]:
+                    while slot > 0 and misfit < misfits[v, slot - 1]:
+                        misfits[v, slot] = misfits[v, slot - 1]
+                        fields[v, slot] = fields[v, slot - 1]
+                        decays[v, slot] = decays[v, slot - 1]
+                        slot -= 1
+                    misfits[v, slot] = misfit
+                    fields[v, slot] = field_hz
+                    decays[v, slot] = rate
     return fields, misfits, decays
 
 
@@ -420,18 +532,50 @@ def truncation_hz(field_strength_tesla: float) -> float:
 def smoothest_choice(found: Candidates, trusts: FloatArray, table: IntArray, weights: FloatArray, field_strength_tesla: float) -> IntArray:
     """(block,) which minimum each block takes."""
     period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    unary = (found.misfit - found.misfit[:, :1]) * trusts[:, None]
-    chosen: IntArray = _message_passing(
-        found.field_hz.astype(np.float32),
-        np.where(found.misfit < IMPOSSIBLE, unary, IMPOSSIBLE).astype(np.float32),
-        (found.misfit < IMPOSSIBLE).sum(axis=1),
-        table,
-        weights.astype(np.float32),
-        truncation_hz(field_strength_tesla),
-        period,
-        _N_SWEEPS,
-    )
+    truncation = truncation_hz(field_strength_tesla)
+    unary = ((found.misfit - found.misfit[:, :1]) * trusts[:, None]).astype(np.float32)
+    # a field that costs more than all the steps to all neighbours together is out of play
+    in_play = (found.misfit < IMPOSSIBLE) & (unary <= truncation * weights.sum(axis=1)[:, None])
+    counts = in_play.sum(axis=1)
+    chosen = np.zeros(counts.size, np.int64)
+    open_ = np.flatnonzero(counts > 1)
+    problem = _of_open_blocks(found.field_hz, unary, counts, table, weights, truncation, period, open_)
+    chosen[open_] = _message_passing(*problem, truncation, period, _N_SWEEPS)
     return chosen
+
+
+@numba.njit(cache=True)
+def _of_open_blocks(
+    fields: AnyArray,
+    unary: AnyArray,
+    counts: AnyArray,
+    table: AnyArray,
+    weights: AnyArray,
+    truncation: float,
+    period: float,
+    open_: AnyArray,
+) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Fields, costs, counts, neighbours and weights of the blocks with a choice; steps to the others go into the costs."""
+    n, n_labels = open_.size, fields.shape[1]
+    number = np.full(counts.size, -1, np.int32)
+    number[open_] = np.arange(n).astype(np.int32)
+    field, cost = np.empty((n, n_labels), np.float32), np.empty((n, n_labels), np.float32)
+    neighbours, weight = np.full((n, 6), -1, np.int32), np.zeros((n, 6), np.float32)
+    for i in range(n):
+        v = open_[i]
+        field[i] = fields[v]
+        cost[i] = unary[v]
+        for d in range(6):
+            u = table[v, d]
+            if u < 0:
+                continue
+            if number[u] >= 0:
+                neighbours[i, d] = number[u]
+                weight[i, d] = weights[v, d]
+            else:
+                for a in range(counts[v]):
+                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, 0], period), truncation)
+    return field, cost, counts[open_], neighbours, weight
 
 
 @numba.njit(cache=True, inline="always")
@@ -525,39 +669,59 @@ def _message_passing(
 
 def neighbour_table(index: IntArray) -> IntArray:
     """(node, 6) neighbours of each numbered node of ``index`` (x, y, z; -1 = none): -x, -y, -z, +x, +y, +z."""
-    inside = index >= 0
-    table = np.full((int(inside.sum()), 6), -1, np.int64)
-    for axis in range(3):
-        earlier = [slice(None)] * 3
-        later = [slice(None)] * 3
-        earlier[axis], later[axis] = slice(None, -1), slice(1, None)
-        a, b = index[tuple(earlier)], index[tuple(later)]
-        both = (a >= 0) & (b >= 0)
-        table[b[both], axis] = a[both]
-        table[a[both], axis + 3] = b[both]
+    table: IntArray = _neighbours(index, int(index.max(initial=-1)) + 1)
     return table
 
 
-@numba.njit(cache=True)
-def unwrapped(
-    field: AnyArray, neighbours: AnyArray, trusts: AnyArray, period: float, frozen: AnyArray
-) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+@numba.njit(cache=True, parallel=True)
+def _neighbours(index: AnyArray, n_nodes: int) -> AnyArray:  # pragma: no cover - compiled
+    nx, ny, nz = index.shape
+    table = np.full((n_nodes, 6), -1, np.int64)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v < 0:
+                    continue
+                if x > 0:
+                    table[v, 0] = index[x - 1, y, z]
+                if y > 0:
+                    table[v, 1] = index[x, y - 1, z]
+                if z > 0:
+                    table[v, 2] = index[x, y, z - 1]
+                if x + 1 < nx:
+                    table[v, 3] = index[x + 1, y, z]
+                if y + 1 < ny:
+                    table[v, 4] = index[x, y + 1, z]
+                if z + 1 < nz:
+                    table[v, 5] = index[x, y, z + 1]
+    return table
+
+
+def unwrapped(field: FloatArray, neighbours: IntArray, trusts: FloatArray, period: float, frozen: AnyArray) -> tuple[FloatArray, IntArray]:
     """Fields with whole periods added so that neighbours agree, and the connected part that each node belongs to.
 
     Grown from trusted nodes outwards, the smallest step first (Prim), each part from its most trusted node; ``frozen`` nodes
     keep their field, and growth starts from all of them.
     """
+    found: tuple[FloatArray, IntArray] = _unwrapped(field, neighbours, trusts, np.argsort(-trusts, kind="stable"), period, frozen)
+    return found
+
+
+@numba.njit(cache=True)
+def _unwrapped(
+    field: AnyArray, neighbours: AnyArray, trusts: AnyArray, order: AnyArray, period: float, frozen: AnyArray
+) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     n = field.size
     n_buckets = 512
     out = field.copy()
     part = np.full(n, -1, np.int64)
     done = np.zeros(n, np.bool_)
-    head = np.full(n_buckets, -1, np.int64)
+    head = np.full(n_buckets, -1, np.int32)
     capacity = 6 * n + 1
-    following = np.empty(capacity, np.int64)
-    target = np.empty(capacity, np.int64)
-    source = np.empty(capacity, np.int64)
-    order = np.argsort(-trusts)
+    following = np.empty(capacity, np.int32)
+    target = np.empty(capacity, np.int32)
+    source = np.empty(capacity, np.int32)
     n_parts = 0
     used = 0
     for turn in range(-1, n):
@@ -566,10 +730,10 @@ def unwrapped(
             v = order[turn]
             if done[v]:
                 continue
-            used = 0
-            head[:] = -1
+            used = 0  # every bucket is empty
         u = -1
         queue = 0
+        lowest = n_buckets
         while True:
             if turn < 0 and queue < n:
                 # every frozen node first
@@ -594,14 +758,15 @@ def unwrapped(
                         target[used] = w
                         source[used] = v
                         head[k] = used
+                        lowest = min(lowest, k)
                         used += 1
             if turn < 0 and queue < n:
                 continue
-            k = 0
-            while k < n_buckets and head[k] < 0:
-                k += 1
-            if k == n_buckets:
+            while lowest < n_buckets and head[lowest] < 0:
+                lowest += 1
+            if lowest == n_buckets:
                 break
+            k = lowest
             top = head[k]
             head[k] = following[top]
             v = target[top]

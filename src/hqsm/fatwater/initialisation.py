@@ -13,6 +13,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
 from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
+from hqsm.fatwater.pdff import pdff_percent
 
 _LARGEST_FAT_TURN_RAD = 0.7
 _LOW_MARGIN = 4.0
@@ -22,11 +23,15 @@ _BRIGHT = 0.05
 _DOUBTFUL_ERRORS = 5.0
 _DOUBTFUL_MISFIT = 2.5
 """Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
+_DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 _SIGN_RATIO = 1.15
+_STEP_HZ_AT_1T5 = 100.0
+_MOST_STEPPING = 0.004
+"""Share of the faces: 0 to 0.0015 in volumes without swaps, lungs and gas included; 0.008 with part of a dome swapped."""
 _N_FOR_SIGN = 4000
 
 
@@ -82,7 +87,8 @@ def initialise(
     chosen = field_init.smoothest_choice(found, trusts, table, weights, field_strength_tesla)
     chosen, piece, energy = islands.settle(found, trusts, chosen, table, weights, field_strength_tesla)
     rows = np.arange(chosen.size)
-    graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    period_hz = found.period_hz
+    graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
     others = found.misfit.copy()
     others[rows, chosen] = IMPOSSIBLE
     own_margin = np.minimum((others.min(axis=1) - found.misfit[rows, chosen]) * trusts, 1e3)
@@ -95,7 +101,10 @@ def initialise(
         field_hz, difference_hz = other_hz, -difference_hz
         r2star = found.r2star_per_s[rows, nearest.argmin(axis=1)]
     codes = []
-    if _is_low(piece, energy, trusts, blocks).any():
+    bright = _bright(trusts, blocks)
+    if _is_low(piece, energy, bright, blocks).any() or steps_often(
+        graph_hz, table, bright, blocks.size_mm, period_hz, field_strength_tesla
+    ):
         codes.append("SWAP_POSSIBLE")
     if with_fat and _sign_is_reversed(blocks, echo_times_s, fat, field_strength_tesla):
         codes.append("PHASE_SIGN")
@@ -111,14 +120,36 @@ def initialise(
     )
 
 
-def _is_low(piece: IntArray, energy: FloatArray, trusts: FloatArray, blocks: Blocks) -> Mask:
-    """(piece,) bright pieces of some size whose other field would be hardly worse."""
+def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:
+    """(block,) tissue that fits and gives signal."""
     joined = trusts > islands.JOINING_TRUST * trusts.max()
     per_voxel = blocks.energy / blocks.n_voxels
-    bright = joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined]))
+    return np.asarray(joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined])))
+
+
+def _is_low(piece: IntArray, energy: FloatArray, bright: Mask, blocks: Blocks) -> Mask:
+    """(piece,) bright pieces of some size whose other field would be hardly worse."""
     n_blocks = np.bincount(piece[bright], minlength=energy.size)
     large = n_blocks * float(np.prod(blocks.size_mm)) * 1e-3 > _LEAST_ISLAND_ML
     return np.asarray(large & (energy < _LOW_MARGIN * np.bincount(piece)))
+
+
+def steps_often(
+    field_hz: FloatArray, table: IntArray, bright: Mask, size_mm: FloatArray, period_hz: float, field_strength_tesla: float
+) -> bool:
+    """Whether the field steps between bright blocks, by what fields do not, along more of their faces than gas accounts for.
+
+    Part of a dome on the other field, whose own misfit does not tell, is known by the step around it.
+    """
+    faces = stepping = 0.0
+    for axis in range(3):
+        other = table[:, axis + 3]
+        pairs = np.flatnonzero(bright & (other >= 0) & bright[np.maximum(other, 0)])
+        apart_hz = np.abs(_folded(field_hz[pairs] - field_hz[other[pairs]], period_hz))
+        area = float(np.prod(size_mm)) / float(size_mm[axis])
+        faces += area * pairs.size
+        stepping += area * float(np.sum(apart_hz > _STEP_HZ_AT_1T5 * field_strength_tesla / 1.5))
+    return stepping > _MOST_STEPPING * max(faces, 1e-9)
 
 
 def doubtful_voxels(
@@ -129,8 +160,13 @@ def doubtful_voxels(
     n_echoes: int,
     noise_sd: float,
     field_strength_tesla: float,
+    swap_margin: FloatArray,
+    linear: ComplexArray,
 ) -> IntArray:
-    """Numbers of the voxels whose fit is poor or whose field stands out: beside gas a block's voxels need not share one minimum."""
+    """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
+
+    Beside gas a block's voxels need not share one minimum.
+    """
     per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
     fitted = np.isfinite(residual)
     typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
@@ -138,7 +174,10 @@ def doubtful_voxels(
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
     limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
-    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)))
+    barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
+    swapped = np.zeros(residual.size, bool)
+    swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
+    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
 
 
 def settle_voxels(
@@ -155,7 +194,7 @@ def settle_voxels(
 ) -> InitialField:
     """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
     single = field_init.singles(signal[doubtful], echo_times_s, noise_sd, voxel_size_mm)
-    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True)
+    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True, one_phase=True)
     trusts = field_init.trust(single, found.misfit, echo_times_s.size, typical=start.typical_misfit)
     table = field_init.neighbour_table(index)[doubtful]
     weights = field_init.edge_weights(table, voxel_size_mm, _VOXEL_SMOOTHNESS * smoothness, field_strength_tesla)
@@ -163,7 +202,7 @@ def settle_voxels(
     unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
     truncation_hz = field_init.truncation_hz(field_strength_tesla)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.abs(signal).max(axis=1)
+    brightness = np.sqrt(field_init.powers(signal)[1])
     chosen = field_init.settle_voxels(
         field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, brightness, truncation_hz, period
     )

@@ -14,11 +14,16 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater.field_init import Blocks
+from hqsm.fatwater.lanes import EXACT, LANES, exponential
 
 _FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
 _N_ITERATIONS = 8
 _TOP_PER_S = 4000.0
 _REACH_MM = 5.0
+_NEAR_PER_S = 0.5
+_CHUNK = 4096
+_FLOOR = 2.0
+"""Mean power of noise, in variances of its real part."""
 _SPREAD2 = np.float32(0.02)
 """Squared relative scatter of neighbouring blocks' power that is tissue, not noise."""
 R2STAR_RANGE_PER_S = 2000.0
@@ -48,8 +53,8 @@ def local_decay(
     n_blocks = blocks.n_voxels.size
     weight = blocks.n_voxels.astype(np.float32)
     powers = np.stack([np.bincount(blocks.of_voxel, power, n_blocks) / weight for power in squared.T], axis=1).astype(np.float32)
-    templates = (np.abs(1 - _FAT_SHARES[:, None] * (1 - fat)) ** 2).astype(np.float32)
-    t = echo_times_s.astype(np.float32)
+    templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - fat)) ** 2
+    t = np.asarray(echo_times_s, np.float64)
     pooled = _pooled(powers, weight, blocks.index, np.argwhere(blocks.index >= 0), np.array([1, 1, 1]), False)
     amplitude2, r2star = (values[blocks.of_voxel] for values in _decays(pooled, templates, t))
     mixed = np.flatnonzero(_mixed(squared, powers, blocks.of_voxel, weight)[blocks.of_voxel])
@@ -87,95 +92,135 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
 def _pooled(
     powers: AnyArray, n_voxels: AnyArray, index: AnyArray, places: AnyArray, reach: AnyArray, without_itself: bool
 ) -> AnyArray:  # pragma: no cover - compiled
-    """(place, echo) mean power over the nodes around that differ from the node there by no more than noise."""
-    n_echoes = powers.shape[1]
+    """(place, echo) mean power over the nodes around that differ from the node there by no more than noise.
+
+    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
+    """
+    n_nodes, n_echoes = powers.shape
+    width = 8 * ((n_echoes + 7) // 8)
     nx, ny, nz = index.shape
-    mean = np.zeros((places.shape[0], n_echoes), np.float32)
-    limit = n_echoes + 3 * np.sqrt(2.0 * n_echoes)
-    for p in numba.prange(places.shape[0]):
-        x, y, z = places[p]
-        b = index[x, y, z]
-        total = np.float32(0)
-        for i in range(max(x - reach[0], 0), min(x + reach[0] + 1, nx)):
-            for j in range(max(y - reach[1], 0), min(y + reach[1] + 1, ny)):
-                for k in range(max(z - reach[2], 0), min(z + reach[2] + 1, nz)):
-                    c = index[i, j, k]
-                    if c < 0 or (without_itself and c == b):
-                        continue
-                    apart = np.float32(0)
-                    for e in range(n_echoes):
-                        mine = powers[b, e]
-                        other = powers[c, e]
-                        noise = (4 * max(mine - 2, np.float32(0)) + 4) / n_voxels[b] + (4 * max(other - 2, np.float32(0)) + 4) / n_voxels[c]
-                        apart += (mine - other) ** 2 / (noise + _SPREAD2 * (mine * mine + other * other) / 2)
-                    if apart < limit:
-                        total += n_voxels[c]
-                        for e in range(n_echoes):
-                            mean[p, e] += n_voxels[c] * powers[c, e]
+    mean = np.empty((places.shape[0], n_echoes), np.float32)
+    limit = np.float32(n_echoes + 3 * np.sqrt(2.0 * n_echoes))
+    known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
+    for c in numba.prange(n_nodes):
+        known[c, :width] = 0
         for e in range(n_echoes):
-            mean[p, e] = mean[p, e] / total if total > 0 else powers[b, e]
+            power = powers[c, e]
+            known[c, e] = power
+            noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_voxels[c]
+            known[c, width + e] = noise + np.float32(0.5) * _SPREAD2 * power * power
+    for chunk in numba.prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
+        sums = np.empty(width, np.float32)
+        mine = np.empty(2 * width, np.float32)
+        for p in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, places.shape[0])):
+            x, y, z = places[p]
+            b = index[x, y, z]
+            total = np.float32(0)
+            sums[:] = 0
+            mine[:] = known[b]
+            for i in range(max(x - reach[0], 0), min(x + reach[0] + 1, nx)):
+                for j in range(max(y - reach[1], 0), min(y + reach[1] + 1, ny)):
+                    for k in range(max(z - reach[2], 0), min(z + reach[2] + 1, nz)):
+                        c = index[i, j, k]
+                        if c < 0 or (without_itself and c == b):
+                            continue
+                        apart = np.float32(0)
+                        for e in range(width):
+                            difference = mine[e] - known[c, e]
+                            apart += difference * difference / (mine[width + e] + known[c, width + e])
+                        weight = n_voxels[c] if apart < limit else np.float32(0)
+                        total += weight
+                        for e in range(width):
+                            sums[e] += weight * known[c, e]
+            for e in range(n_echoes):
+                mean[p, e] = sums[e] / total if total > 0 else powers[b, e]
     return mean
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Squared SNR at TE = 0 and R2* of each block: Gauss-Newton on (log A^2, R2*) for each share of fat, the best kept."""
-    n_blocks, n_echoes = powers.shape
-    amplitude2 = np.zeros(n_blocks, np.float32)
-    r2star = np.zeros(n_blocks, np.float32)
-    floor = np.float32(2)
-    even = abs(t[-1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
-    for b in numba.prange(n_blocks):
-        best = np.float32(1e30)
-        power_at = np.maximum(powers[b], np.float32(0.1))
-        # start: the line through the first two echoes above the floor
-        first = max(power_at[0] - floor, np.float32(0.3))
-        second = max(power_at[1] - floor, np.float32(0.1))
-        start_rate = min(max(np.float32(0.5) * np.log(first / second) / (t[1] - t[0]), np.float32(20)), np.float32(3000))
-        for f in range(templates.shape[0]):
-            rate = start_rate
-            size = np.log(first) + 2 * rate * t[0]
-            cost = np.float32(1e30)
-            for _ in range(_N_ITERATIONS):
-                haa = har = hrr = ga = gr = cost = np.float32(0)
-                decay = np.exp(size - 2 * rate * t[0])
-                factor = np.exp(-2 * rate * (t[1] - t[0]))
+    """Squared SNR at TE = 0 and R2* of each node: Gauss-Newton on (log A^2, R2*) for each share of fat, the best kept.
+
+    A lane of nodes goes on until the last of them has arrived.
+    """
+    n_nodes, n_echoes = powers.shape
+    amplitude2 = np.empty(n_nodes, np.float32)
+    r2star = np.empty(n_nodes, np.float32)
+    for chunk in numba.prange((n_nodes + _CHUNK - 1) // _CHUNK):
+        start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
+        for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
+            count = min(LANES, n_nodes - first)
+            for k in range(count):
                 for e in range(n_echoes):
-                    signal = decay * templates[f, e]
-                    if e + 1 < n_echoes:
-                        decay = decay * factor if even else np.exp(size - 2 * rate * t[e + 1])
-                    power = signal + floor
-                    # the logarithm of the ratio, near enough where it matters
-                    residual = 2 * (power_at[e] - power) / (power_at[e] + power)
-                    slope = signal / power
-                    weight = 1 / ((2 * signal + 1) / (power * power) + _SPREAD2)
-                    da = slope
-                    dr = -2 * t[e] * slope
-                    haa += weight * da * da
-                    har += weight * da * dr
-                    hrr += weight * dr * dr
-                    ga += weight * da * residual
-                    gr += weight * dr * residual
-                    cost += weight * residual * residual
-                haa += np.float32(1e-3)
-                hrr += np.float32(1e-9)
-                determinant = haa * hrr - har * har
-                if not determinant > 0:
-                    break
-                # no more than a factor of e, nor 500 1/s, at a time
-                more = (haa * gr - har * ga) / determinant
-                size += min(max((hrr * ga - har * gr) / determinant, np.float32(-2)), np.float32(2))
-                rate += min(max(more, np.float32(-500)), np.float32(500))
-                rate = min(max(rate, np.float32(0)), np.float32(_TOP_PER_S))
-                if abs(more) < 0.5:
-                    break
-            # fat is rather little than much where nothing else tells
-            cost += np.float32(0.02) * f
-            if cost < best:
-                best = cost
-                r2star[b] = rate
-                amplitude2[b] = np.exp(min(size, np.float32(30)))
+                    power[e, k] = max(powers[first + k, e], np.float32(0.1))
+                # the line through the first two echoes above the floor
+                one, two = max(power[0, k] - _FLOOR, 0.3), max(power[1, k] - _FLOOR, 0.1)
+                start[1, k] = min(max(0.5 * np.log(one / two) / (t[1] - t[0]), 20.0), 3000.0)
+                start[0, k] = np.log(one) + 2 * start[1, k] * t[0]
+            best = _best_decay(power, templates, t, start)
+            for k in range(count):
+                amplitude2[first + k] = np.exp(min(best[0, k], 30.0))
+                r2star[first + k] = best[1, k]
     return amplitude2, r2star
+
+
+@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(2, lane) log A^2 and R2* of the share of fat that fits best."""
+    n_echoes = t.size
+    even = bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+    best = np.zeros((3, LANES))
+    best[2, :] = 1e30
+    scratch = np.zeros((2, LANES))
+    bits = scratch.view(np.int64)
+    decay, factor = np.zeros(LANES), np.zeros(LANES)
+    for f in range(templates.shape[0]):
+        here = start.copy()
+        s = np.zeros((7, LANES))
+        for _ in range(_N_ITERATIONS):
+            s = np.zeros((7, LANES))
+            for k in range(LANES):
+                decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
+            exponential(decay, scratch, bits)
+            exponential(factor, scratch, bits)
+            for e in range(n_echoes):
+                fat, time = templates[f, e], t[e]
+                if not even and e > 0:
+                    for k in range(LANES):
+                        decay[k] = here[0, k] - 2 * here[1, k] * time
+                    exponential(decay, scratch, bits)
+                for k in range(LANES):
+                    signal = decay[k] * fat
+                    model = signal + _FLOOR
+                    # the logarithm of the ratio, near enough where it matters
+                    residual = 2 * (power[e, k] - model) / (power[e, k] + model)
+                    slope = signal / model
+                    weight = model * model / (2 * signal + 1 + _SPREAD2 * model * model)
+                    weighted = weight * slope
+                    s[0, k] += weighted * slope
+                    s[1, k] -= 2 * time * weighted * slope
+                    s[2, k] += 4 * time * time * weighted * slope
+                    s[3, k] += weighted * residual
+                    s[4, k] -= 2 * time * weighted * residual
+                    s[5, k] += weight * residual * residual
+                    decay[k] *= factor[k]
+            largest = 0.0
+            for k in range(LANES):
+                haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
+                inverse = 1 / (haa * hrr - har * har)
+                more = (haa * gr - har * ga) * inverse
+                # no more than a factor of e, nor 500 1/s, at a time
+                here[0, k] += min(max((hrr * ga - har * gr) * inverse, -2.0), 2.0)
+                here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
+                largest = max(largest, abs(more))
+            if largest < _NEAR_PER_S:
+                break
+        for k in range(LANES):
+            # fat is rather little than much where nothing else tells
+            cost = s[5, k] + 0.02 * f
+            if cost < best[2, k]:
+                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], cost
+    return best
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

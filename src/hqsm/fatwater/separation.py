@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
+from hqsm.fatwater.field_init import powers
+from hqsm.fatwater.first_echo import first_echo_phase
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
 from hqsm.fatwater.measurability import (
@@ -26,9 +29,10 @@ from hqsm.fatwater.measurability import (
     not_measurable,
     r2star_limit_per_s,
 )
-from hqsm.fatwater.neighbourhood import Neighbourhood, field_prior
+from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
 TWO_ECHOES = 4
@@ -47,8 +51,12 @@ _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
 
-def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, n_threads: int = 1) -> WaterFat:
+def separate(
+    echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: float = 37.0, setting: str = "in_vivo", n_threads: int = 1
+) -> WaterFat:
     """Water, fat, PDFF, R2* and field map with standard errors.
+
+    Of a specimen (``setting`` ``in_vitro``) the shift of water is estimated, starting from its temperature.
 
     With two echoes only the field (and a decay that fat confounds) can be had; with echo times that cannot separate
     fat, R2* and field of a single species. Both say so in ``codes``.
@@ -62,35 +70,61 @@ def separate(echoes: MultiEcho, params: FatWaterParams, *, temperature_celsius: 
     if n_echoes < 2:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
-    finite = np.asarray(np.isfinite(echoes.signal).all(axis=3))
-    signal = np.where(finite[..., None], echoes.signal, 0)
+    strongest = _strongest(echoes.signal)
+    finite = np.isfinite(strongest)
+    signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
-    usable = _with_signal(signal, finite, params.signal_threshold * noise_sd)
+    usable = _with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
     fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
-    if not np.iscomplexobj(echoes.signal) or not np.imag(signal[usable]).any():
+    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
         return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
     expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
-    return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable)
+
+    def fat_at(water_shift_ppm: float) -> ComplexArray:
+        times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
+        return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
+
+    seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
+    return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
 
 
-def _with_signal(signal: AnyArray, finite: AnyArray, threshold: float) -> AnyArray:
+@numba.njit(cache=True, parallel=True)
+def _strongest(signal: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(x, y, z) magnitude of the brightest echo; NaN where one is not finite."""
+    nx, ny, nz, n_echoes = signal.shape
+    strongest = np.empty((nx, ny, nz), np.float32)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                power = 0.0
+                for e in range(n_echoes):
+                    value = signal[x, y, z, e]
+                    here = float(value.real) ** 2 + float(value.imag) ** 2
+                    power = here if here > power or not np.isfinite(here) else power
+                    if not np.isfinite(here):
+                        break
+                strongest[x, y, z] = np.sqrt(power) if np.isfinite(power) else np.nan
+    return strongest
+
+
+def _with_signal(strongest: FloatArray, threshold: float) -> AnyArray:
     """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
 
     The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver.
     """
-    strongest = np.abs(signal).max(axis=3)
-    bright = finite & (strongest > threshold)
-    company = ndimage.uniform_filter(bright.astype(np.float32), 3)
-    above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
-    usable: AnyArray = (bright & (company > 0.3)) | (finite & (above > 0.6) & (company > 0))
+    with np.errstate(invalid="ignore"):
+        bright = strongest > threshold
+        company = ndimage.uniform_filter(bright.astype(np.float32), 3)
+        above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
+    usable: AnyArray = (bright & (company > 0.3)) | (np.isfinite(strongest) & (above > 0.6) & (company > 0))
     return usable
 
 
@@ -175,34 +209,28 @@ def _many_echoes(
     params: FatWaterParams,
     *,
     separable: bool,
+    fat_at: Callable[[float], ComplexArray] | None,
 ) -> WaterFat:
-    t = np.asarray(echoes.echo_times_s, dtype=np.float64)
+    """``fat_at`` gives the signal of fat for a shift of water [ppm]; None where that is not to be estimated."""
+    t = np.array(echoes.echo_times_s, dtype=np.float64)  # a copy: compiled once, however the echoes were sliced
     index = numbered(usable)
     voxels = np.ascontiguousarray(signal[usable], dtype=np.complex64)
-    start = initialise(
-        voxels,
-        index,
-        t,
-        fat,
-        noise_sd,
-        echoes.grid.voxel_size_mm,
-        echoes.field_strength_tesla,
-        params.field_smoothness,
-        params.field_initialisation,
-        with_fat=separable,
-    )
-    fit = _Fit.empty(voxels.shape[0])
-    everything = np.ones(voxels.shape[0], bool)
-    fit.take(fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable), FREE if separable else NO_FAT)
+    start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+    codes: list[str] = []
+    shift_ppm = phase_rad = 0.0
+    if fat_at is not None:
+        shift = water_shift(voxels, t, fat_at, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
+        if shift.helps:
+            shift_ppm, fat = shift.ppm, fat_at(shift.ppm)
+            codes.append("WATER_SHIFT_ESTIMATED")
+            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
     if separable:
-        doubtful = doubtful_voxels(
-            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, echoes.field_strength_tesla
-        )
-        geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
-        start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
-        again = ~everything
-        again[doubtful] = True
-        fit.take(fit_free(again, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+        eddy = first_echo_phase(voxels, index, t, fat, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
+        if eddy is not None:
+            phase_rad = float(np.sqrt(np.mean(eddy**2)))
+            voxels[:, 0] *= np.exp(-1j * eddy)
+            codes.append("FIRST_ECHO_PHASE")
+            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
     if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
         maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
@@ -218,14 +246,54 @@ def _many_echoes(
     censored, dim = not_measurable(r2star_se, decay)
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
     maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return _as_wished(maps, echoes, signal, noise_sd, params)
+
+
+def _free_fits(
+    voxels: ComplexArray,
+    index: IntArray,
+    t: FloatArray,
+    fat: ComplexArray,
+    noise_sd: float,
+    echoes: MultiEcho,
+    params: FatWaterParams,
+    *,
+    separable: bool,
+) -> tuple[InitialField, _Fit]:
+    """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
+    start = initialise(
+        voxels,
+        index,
+        t,
+        fat,
+        noise_sd,
+        echoes.grid.voxel_size_mm,
+        echoes.field_strength_tesla,
+        params.field_smoothness,
+        params.field_initialisation,
+        with_fat=separable,
+    )
+    fit = _Fit.empty(voxels.shape[0])
+    everything = np.arange(voxels.shape[0])
+    found = fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable)
+    fit.take(everything, found, FREE if separable else NO_FAT)
+    if separable:
+        tesla = echoes.field_strength_tesla
+        doubtful = doubtful_voxels(
+            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, fit.linear
+        )
+        geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
+        start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
+        fit.take(doubtful, fit_free(doubtful, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+    return start, fit
 
 
 def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy = (voxels.real**2 + voxels.imag**2).sum(axis=1)
+    energy, _ = powers(voxels)
     excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
-    return float(excess.sum() / energy.sum())
+    return float(excess.sum() / energy.sum(dtype=np.float64))
 
 
 def _as_wished(maps: WaterFat, echoes: MultiEcho, signal: AnyArray, noise_sd: float, params: FatWaterParams) -> WaterFat:
@@ -264,15 +332,22 @@ class _Fit:
             np.zeros(n, np.int8),
         )
 
-    def take(self, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int, *, lowest_r2star_per_s: float = -np.inf) -> AnyArray:
-        """Keep what converged, and say where."""
-        linear, nonlinear, errors, residual = result
+    def take(
+        self,
+        which: IntArray,
+        result: tuple[AnyArray, AnyArray, AnyArray, AnyArray],
+        model: int,
+        *,
+        lowest_r2star_per_s: float = -np.inf,
+    ) -> IntArray:
+        """Keep what converged of the voxels ``which``, and return their numbers."""
         with np.errstate(invalid="ignore"):
-            done: AnyArray = np.isfinite(residual) & (nonlinear[:, 1] > lowest_r2star_per_s)
-        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), (linear, nonlinear, errors, residual), strict=True):
-            mine[done] = new[done]
-        self.model[done] = model
-        return done
+            done = np.isfinite(result[3]) & (result[1][:, 1] > lowest_r2star_per_s)
+        kept: IntArray = which[done]
+        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), result, strict=True):
+            mine[kept] = new[done]
+        self.model[kept] = model
+        return kept
 
 
 def _lower_order(
@@ -296,21 +371,25 @@ def _lower_order(
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
     hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
-    local = Neighbourhood(index, echoes.grid.voxel_size_mm)
+    geometry = (index, echoes.grid.voxel_size_mm)
+    which = np.flatnonzero(uncertain)
+    no_fat = hopeless[which]
+    local_r2star = decay.r2star_per_s[which].astype(np.float64)
     # neighbours' decays differ by less than this, wherever there is a decay to speak of
-    r2star_sd = np.maximum(_R2STAR_SPREAD * decay.r2star_per_s, _LEAST_R2STAR_SPREAD_PER_S).astype(np.float64)
-    local_r2star = decay.r2star_per_s.astype(np.float64)
+    r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
     for _ in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, local, uncertain, echoes.field_strength_tesla)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, echoes.field_strength_tesla)
+        own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            from_prior = away | ~(precision < 1 / fit.errors[:, 0] ** 2)
-        begin_hz = np.where(from_prior, prior_hz, fit.nonlinear[:, 0])
-        again = np.where(away | np.isnan(fit.nonlinear[:, 1]), local_r2star, np.clip(fit.nonlinear[:, 1], 0, 1500))
-        share = np.where(hopeless, 0.0, -1.0)
-        result = fit_constrained(uncertain, voxels, t, fat, begin_hz, again, prior_hz, precision, share, local_r2star, r2star_sd, noise_sd)
-        away &= ~fit.take(result, CONSTRAINED, lowest_r2star_per_s=-300)
-    fit.model[uncertain & hopeless & (fit.model == CONSTRAINED)] = NO_FAT
+            from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
+        begin_hz = np.where(from_prior, prior_hz, own_hz)
+        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.clip(own_r2star, 0, 1500))
+        result = fit_constrained(
+            which, voxels, t, fat, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, noise_sd
+        )
+        away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
+    fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
 
 
 def numbered(usable: AnyArray) -> IntArray:
@@ -338,8 +417,9 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    relative = np.sqrt(fit.residual) / np.linalg.norm(voxels, axis=1)
-    lit = fitted & (np.abs(voxels).max(axis=1) > 3 * noise_sd)
+    energy, brightest = powers(voxels)
+    relative = np.sqrt(fit.residual / energy)
+    lit = fitted & (brightest > (3 * noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
     with np.errstate(invalid="ignore"):
         # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
@@ -349,9 +429,11 @@ def _assemble(
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
+    places = np.flatnonzero(usable)
+
     def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
         full: AnyArray = np.full(usable.shape, np.nan, dtype)
-        full[usable] = np.where(valid, values, np.nan)
+        full.reshape(-1)[places] = np.where(valid, values, np.nan)
         return full
 
     model_volume = np.zeros(usable.shape, np.uint8)

@@ -80,9 +80,13 @@ def fat_signal(
     echo_times_s: FloatArray,
     field_strength_tesla: float,
     temperature_celsius: float = BODY_TEMPERATURE_CELSIUS,
+    water_shift_ppm: float = 0.0,
 ) -> ComplexArray:
-    """Signal c(t) of unit fat against on-resonance water, (echo,) complex128; c(0) = 1."""
-    water_ppm = WATER_PPM + WATER_SHIFT_PPM_PER_CELSIUS * (temperature_celsius - BODY_TEMPERATURE_CELSIUS)
+    """Signal c(t) of unit fat against on-resonance water, (echo,) complex128; c(0) = 1.
+
+    Water lies where the temperature puts it, and ``water_shift_ppm`` beyond.
+    """
+    water_ppm = WATER_PPM + water_shift_ppm + WATER_SHIFT_PPM_PER_CELSIUS * (temperature_celsius - BODY_TEMPERATURE_CELSIUS)
     offsets_hz = (np.array(spectrum.shifts_ppm) - water_ppm) * proton_frequency_hz(field_strength_tesla) * 1e-6
     amplitudes = np.array(spectrum.amplitudes)
     signal: ComplexArray = np.exp(2j * np.pi * np.outer(echo_times_s, offsets_hz)) @ (amplitudes / amplitudes.sum())

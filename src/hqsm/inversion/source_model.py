@@ -27,7 +27,7 @@ _LEAST_SD_PPM = 0.02
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
-_SURELY_AIR_PPM = 8.5
+SURELY_AIR_PPM = 8.5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,7 +161,7 @@ class SourceModel:
         beyond = np.ones(self.shape, bool)
         beyond[self.inside] = False
         # air goes on as air; tissue beyond the slab's ends is of unknown kind
-        unknown = beyond & (self.mean_ppm < _SURELY_AIR_PPM)
+        unknown = beyond & (self.mean_ppm < SURELY_AIR_PPM)
         self.sd_ppm = self._extended(prior.sd_ppm)
         self.sd_ppm[unknown] = np.maximum(self.sd_ppm[unknown], prior.beyond.sd_ppm)
         self.organs = [
@@ -276,28 +276,30 @@ class Reduced:
         self._small = tuple(slice(0, n) for n in small)
         size_mm = model.grid.voxel_size_mm * np.array(self._factors)
         self._dipole = DipoleOperator(self._shape, size_mm, model.grid.b0_direction)
-        weight2 = self._mean(model.weight2) * np.float32(np.prod(self._factors))
-        self._data = weight2 > 0
-        self._weight = np.sqrt(weight2[self._data])
-        self._weight2 = weight2
-        columns, self.places = self._columns()
-        self._matrix = np.array(columns)
-        self.inverse = np.linalg.inv((self._matrix @ self._matrix.T).astype(np.float64) + np.eye(len(columns)))
+        self._data = self._mean(model.weight2) > 0
+        fields, self.places = self._columns()
+        self._fields = np.array(fields)
+        self.reweigh()
+
+    def reweigh(self) -> None:
+        """Take the model's weights anew: its sources are the same, and what had no data before has none now."""
+        weight2 = self._mean(self.model.weight2)[self._data] * np.float32(np.prod(self._factors))
+        matrix = self._fields * np.sqrt(weight2)
+        self.inverse = np.linalg.inv((matrix @ matrix.T).astype(np.float64) + np.eye(len(matrix)))
 
     def solve(self) -> FloatArray:
         """Posterior mean of its unknowns from its own data, as the whole vector (voxels at zero)."""
         model = self.model
-        weighted = self._mean(model.weight2 * model.unexplained_ppm) * np.float32(np.prod(self._factors))
-        data = weighted[self._data] / self._weight
+        weighted = self._mean(model.weight2 * model.unexplained_ppm)[self._data] * np.float32(np.prod(self._factors))
         unknowns = np.zeros(model.n_unknowns, np.float32)
-        unknowns[model.n_voxels + self.places] = self.inverse @ (self._matrix @ data)
+        unknowns[model.n_voxels + self.places] = self.inverse @ (self._fields @ weighted)
         return unknowns
 
     def _columns(self) -> tuple[list[FloatArray], IntArray]:
         model = self.model
         columns, places, place = [], [], 0
         for organ in model.organs:
-            columns.append(self._weighted_field(self._mean(organ)))
+            columns.append(self._field(self._mean(organ)))
             places.append(place)
             place += 1
         for nodes in model.nodes:
@@ -309,19 +311,19 @@ class Reduced:
                 where = tuple(slice(int(np.flatnonzero(h)[0]), int(np.flatnonzero(h)[-1]) + 1) for h in (hx, hy, hz))
                 column[where] = sd[where] * np.einsum("i,j,k->ijk", hx[where[0]], hy[where[1]], hz[where[2]])
                 if column.max() > _LEAST_SD_PPM:
-                    columns.append(self._weighted_field(column))
+                    columns.append(self._field(column))
                     places.append(place)
                 place += 1
         for harmonic in model.harmonics:
             whole = np.zeros(model.shape, np.float32)
             whole[model.inside] = harmonic
-            columns.append(self._weight * self._mean(whole)[self._data])
+            columns.append(self._mean(whole)[self._data])
             places.append(place)
             place += 1
         return columns, np.array(places)
 
-    def _weighted_field(self, chi: FloatArray) -> FloatArray:
-        return np.asarray(self._weight * self._dipole(chi)[self._data], np.float32)
+    def _field(self, chi: FloatArray) -> FloatArray:
+        return np.asarray(self._dipole(chi)[self._data], np.float32)
 
     def _mean(self, volume: FloatArray) -> FloatArray:
         a, b, c = self._kept

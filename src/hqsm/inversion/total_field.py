@@ -8,22 +8,26 @@ the unknown surfaces and surroundings in it, not the noise alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, FloatArray
+from hqsm.arrays import FloatArray
 from hqsm.data import Solution, TotalField
-from hqsm.inversion.source_model import Beyond, Preconditioner, Reduced, SourceModel, SourcePrior, block_mean
+from hqsm.inversion.coarse_grid import CoarseGrid
+from hqsm.inversion.source_model import SURELY_AIR_PPM, Beyond, Preconditioner, Reduced, SourceModel, SourcePrior
 from hqsm.solvers import conjugate_gradient
 
 _COARSE_MM = 3.0
+_MARGIN_VOXELS = 2
 _LOCAL_MM = 12.0
 _LOCAL_TOLERANCE = 0.03
 _LOCAL_ITERATIONS = 30
 """Of the images' own voxels, after the coarse ones: what is left is local, and a few steps find it."""
 _OUTLIER_SD = 8.0
-_FEW_OUTLIERS = 0.001
+_FEW_OUTLIERS, _MANY_OUTLIERS = 0.001, 0.01
+_MORE_PASSES = 3
 _VARIANCE_TOLERANCE = 0.03
 """Of the solution that a standard deviation is computed from; its own error is the square of it."""
 
@@ -34,9 +38,6 @@ class _Problem:
     def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
         self.total, self.noise_ppm = total, noise_ppm
         self.model = SourceModel(total, noise_ppm, prior)
-        self.renew()
-
-    def renew(self) -> None:
         self.reduced = Reduced(self.model)
         self.precondition = Preconditioner(self.model, self.reduced)
 
@@ -54,8 +55,12 @@ class _Problem:
         """Leave out what is more than 8 standard errors from the model; the share of the data that it is."""
         mask = self.total.mask
         within = np.abs(self.model.residual_ppm(unknowns)) < _OUTLIER_SD * self.noise_ppm
-        self.model.set_noise(mask & within, self.noise_ppm)
-        return float(1 - (mask & within).sum() / max(mask.sum(), 1))
+        share = float(1 - (mask & within).sum() / max(mask.sum(), 1))
+        if share > 0:
+            self.model.set_noise(mask & within, self.noise_ppm)
+            self.reduced.reweigh()
+            self.precondition = Preconditioner(self.model, self.reduced)
+        return share
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,11 +84,12 @@ class Posterior:
     solution: Solution
     outlier_share: float
     _coarse: _Problem
-    _factors: tuple[int, ...]
+    _larger: CoarseGrid
+    _box: tuple[slice, ...]
 
     def standard_deviation_ppm(self, weights: FloatArray) -> float:
         """Posterior standard deviation of sum(weights * susceptibility), weights (x, y, z)."""
-        functional = self._coarse.model.functional(_sum(weights, self._factors))
+        functional = self._coarse.model.functional(self._larger.sum(weights[self._box]))
         solved = conjugate_gradient(
             self._coarse.model.normal,
             functional,
@@ -108,104 +114,97 @@ def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tole
     tolerance, max_iterations
         Of the conjugate gradients.
     """
-    factors = tuple(max(1, int(_COARSE_MM / float(d) + 0.01)) for d in total.grid.voxel_size_mm)
-    coarse = _Problem(*_binned(total, noise_ppm, prior, factors))
+    whole, box = prior, _box_of_tissue(prior)
+    total, noise_ppm, prior = _cropped(total, noise_ppm, prior, box)
+    larger = CoarseGrid(total.grid, _COARSE_MM)
+    coarse = _Problem(*_on_larger_voxels(total, noise_ppm, prior, larger))
     solution = coarse.solve(coarse.reduced.solve(), tolerance, max_iterations)
     outlier_share = coarse.leave_out_outliers(np.asarray(solution.x))
     if outlier_share > _FEW_OUTLIERS:
-        coarse.renew()
         solution = coarse.solve(np.asarray(solution.x), tolerance, max_iterations)
-    regional = _interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()), factors, total.grid.shape)
-    if max(factors) == 1:
-        chi = coarse.model.susceptibility_ppm(np.asarray(solution.x))
-    else:
-        chi = _refined(total, noise_ppm, prior, coarse, np.asarray(solution.x), factors)
+    # a large swapped region pulls the first model towards itself: what it was is seen by the second
+    for _ in range(_MORE_PASSES if outlier_share > _MANY_OUTLIERS else 0):
+        before, outlier_share = outlier_share, coarse.leave_out_outliers(np.asarray(solution.x))
+        if abs(outlier_share - before) < _FEW_OUTLIERS:
+            break
+        solution = coarse.solve(np.asarray(solution.x), tolerance, max_iterations)
+    unknowns = np.asarray(solution.x)
+    chi, regional = (whole.mean_ppm.astype(np.float32) for _ in range(2))
+    regional[box] = larger.interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()))
+    chi[box] = coarse.model.susceptibility_ppm(unknowns) if larger.is_same else _refined(total, noise_ppm, prior, coarse, unknowns, larger)
     return Posterior(
         chi_ppm=chi,
         regional_ppm=regional,
         solution=solution,
         outlier_share=outlier_share,
         _coarse=coarse,
-        _factors=factors,
+        _larger=larger,
+        _box=box,
+    )
+
+
+def _box_of_tissue(prior: SourcePrior) -> tuple[slice, ...]:
+    """Where there is anything but air around the body, and a little more."""
+    tissue = prior.mean_ppm < SURELY_AIR_PPM
+    box = []
+    for axis, n in enumerate(tissue.shape):
+        found = np.flatnonzero(tissue.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(found[0]), int(found[-1])) if found.size else (0, n - 1)
+        box.append(slice(max(0, first - _MARGIN_VOXELS), min(n, last + 1 + _MARGIN_VOXELS)))
+    return tuple(box)
+
+
+def _cropped(
+    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, box: tuple[slice, ...]
+) -> tuple[TotalField, FloatArray, SourcePrior]:
+    smaller = replace(total, field_ppm=total.field_ppm[box], weight=total.weight[box], mask=total.mask[box], grid=total.grid.cropped(box))
+    return smaller, noise_ppm[box], _changed(prior, lambda volume: volume[box])
+
+
+def _changed(prior: SourcePrior, change: Callable[[FloatArray], FloatArray]) -> SourcePrior:
+    """The prior with every volume of it changed alike."""
+    return replace(
+        prior,
+        mean_ppm=change(prior.mean_ppm),
+        sd_ppm=change(prior.sd_ppm),
+        organs=tuple(replace(organ, share=change(organ.share)) for organ in prior.organs),
+        smooth=tuple(replace(part, sd_ppm=change(part.sd_ppm)) for part in prior.smooth),
     )
 
 
 def _refined(
-    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, coarse: _Problem, unknowns: FloatArray, factors: tuple[int, ...]
+    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, coarse: _Problem, unknowns: FloatArray, larger: CoarseGrid
 ) -> FloatArray:
     """The coarse map interpolated, and what of the field it leaves, as sources of the images' own voxels.
 
     What is left is local: no organs, no shared deviations, little around the images.
     """
     model = coarse.model
-    shape = total.grid.shape
     coarse_field = coarse.total.field_ppm - model.residual_ppm(unknowns)
-    kept = _nearest(model.weight2[model.inside] > 0, factors, shape)
     left = TotalField(
-        field_ppm=(total.field_ppm - _interpolated(coarse_field, factors, shape)).astype(np.float32),
+        field_ppm=(total.field_ppm - larger.interpolated(coarse_field)).astype(np.float32),
         weight=total.weight,
-        mask=total.mask & kept,
+        mask=total.mask & larger.nearest(model.weight2[model.inside] > 0),
         grid=total.grid,
     )
     around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, harmonic_sd_ppm=0.1)
-    local = _Problem(left, noise_ppm, SourcePrior(mean_ppm=np.zeros(shape, np.float32), sd_ppm=prior.sd_ppm, beyond=around))
+    local = _Problem(left, noise_ppm, SourcePrior(mean_ppm=np.zeros_like(prior.sd_ppm), sd_ppm=prior.sd_ppm, beyond=around))
     solution = local.solve(np.zeros(local.model.n_unknowns, np.float32), _LOCAL_TOLERANCE, _LOCAL_ITERATIONS)
     correction = local.model.susceptibility_ppm(np.asarray(solution.x))
-    return np.asarray(_interpolated(model.susceptibility_ppm(unknowns), factors, shape) + correction, np.float32)
+    return np.asarray(larger.interpolated(model.susceptibility_ppm(unknowns)) + correction, np.float32)
 
 
-def _binned(
-    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, factors: tuple[int, ...]
+def _on_larger_voxels(
+    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, larger: CoarseGrid
 ) -> tuple[TotalField, FloatArray, SourcePrior]:
-    """Data and prior on voxels that are ``factors`` times larger; errors that neighbours share stay, noise is counted as one."""
-    if max(factors) == 1:
+    """Data and prior on larger voxels; errors that neighbours share stay, noise is counted as one."""
+    if larger.is_same:
         return total, noise_ppm, prior
     data = total.mask.astype(np.float32)
-    weight2 = _mean(data / np.where(total.mask, noise_ppm, 1) ** 2, factors)
-    mask = _mean(data, factors) > 0.5
-    field = _mean(data * total.field_ppm / np.where(total.mask, noise_ppm, 1) ** 2, factors) / np.maximum(weight2, 1e-12)
-    noise = np.where(mask, np.sqrt(np.maximum(_mean(data, factors), 1e-12) / np.maximum(weight2, 1e-12)), 1)
-    grid = total.grid.binned(factors)
-    coarse = TotalField(field_ppm=np.where(mask, field, 0).astype(np.float32), weight=mask.astype(np.float32), mask=mask, grid=grid)
-    return (
-        coarse,
-        noise.astype(np.float32),
-        replace(
-            prior,
-            mean_ppm=_mean(prior.mean_ppm, factors),
-            sd_ppm=_mean(prior.sd_ppm, factors),
-            organs=tuple(replace(organ, share=_mean(organ.share, factors)) for organ in prior.organs),
-            smooth=tuple(replace(part, sd_ppm=_mean(part.sd_ppm, factors)) for part in prior.smooth),
-        ),
-    )
-
-
-def _filled(volume: AnyArray, factors: tuple[int, ...]) -> AnyArray:
-    """Extended at its far ends so that the factors divide its shape."""
-    return np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)], mode="edge")
-
-
-def _mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
-    return block_mean(_filled(volume, factors), factors).astype(np.float32)
-
-
-def _sum(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
-    return _mean(np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)]), factors) * np.float32(np.prod(factors))
-
-
-def _nearest(volume: AnyArray, factors: tuple[int, ...], shape: tuple[int, ...]) -> AnyArray:
-    for axis, f in enumerate(factors):
-        volume = np.repeat(volume, f, axis=axis)
-    return volume[tuple(slice(0, n) for n in shape)]
-
-
-def _interpolated(volume: FloatArray, factors: tuple[int, ...], shape: tuple[int, ...]) -> FloatArray:
-    """Linear interpolation from the centres of the larger voxels."""
-    for axis, (f, n) in enumerate(zip(factors, shape, strict=True)):
-        if f == 1:
-            continue
-        position = np.clip((np.arange(n) + 0.5) / f - 0.5, 0, volume.shape[axis] - 1)
-        low = np.minimum(position.astype(int), volume.shape[axis] - 2)
-        part = (position - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
-        volume = np.take(volume, low, axis=axis) * (1 - part) + np.take(volume, low + 1, axis=axis) * part
-    return volume
+    inverse_variance = data / np.where(total.mask, noise_ppm, 1) ** 2
+    share, weight2 = larger.mean(data), np.maximum(larger.mean(inverse_variance), 1e-12)
+    mask = share > 0.5
+    field = np.where(mask, larger.mean(inverse_variance * total.field_ppm) / weight2, 0).astype(np.float32)
+    noise = np.where(mask, np.sqrt(np.maximum(share, 1e-12) / weight2), 1).astype(np.float32)
+    coarse = TotalField(field_ppm=field, weight=mask.astype(np.float32), mask=mask, grid=larger.grid)
+    return coarse, noise, _changed(prior, larger.mean)

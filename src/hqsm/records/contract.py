@@ -1,7 +1,8 @@
 """The rules of single cells as pandera schemas, made from :data:`hqsm.records.schema.TABLES`.
 
 pandera checks every cell of a table lazily, in one pass; it names the rule that a cell breaks by our code. The words of
-a finding, the line as a person counts it, and rules that need more than one cell are in :mod:`hqsm.records.validation`.
+a finding and the line as a person counts it are in :mod:`hqsm.records.cells`, rules that need more than one cell in
+:mod:`hqsm.records.rules`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Edge: the CSV files of ``records/`` as text, whatever spreadsheet program wrote them.
 
 Everything is read as text: an identifier ``0012`` stays ``0012``. What the cells mean is decided in
-:mod:`hqsm.records.validation`.
+:mod:`hqsm.records.cells`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from pathlib import Path
 
 from hqsm.config.records import RecordsParams
 from hqsm.errors import InputError
+from hqsm.records.cells import RawTable
 from hqsm.records.data import Records
 from hqsm.records.findings import ERROR, WARNING, Finding
 from hqsm.records.redcap import data_dictionary, redcap_tables
 from hqsm.records.schema import MANDATORY_TABLES, TABLES
-from hqsm.records.validation import RawTable, validate
+from hqsm.records.validation import validate
 
 _ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from hqsm.config.records import RecordsParams, RedcapTable
 from hqsm.errors import InputError
+from hqsm.records.cells import RawTable
 from hqsm.records.findings import WARNING, Finding
 from hqsm.records.schema import TABLES
-from hqsm.records.validation import RawTable
 
 KEYS = ("redcap_event_name", "redcap_repeat_instrument", "redcap_repeat_instance", "redcap_data_access_group")
 """Columns that REDCap adds to the fields of the project."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from hqsm.codes import meaning
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, Susceptibility, WaterFat
 from hqsm.lic import fit_facts
-from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table
+from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table, webp_uri
 from hqsm.report.style import OKABE_ITO
 
 _FACTS = {
@@ -314,7 +314,7 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
         bar = figure.colorbar(drawn, cax=figure.add_axes((0.936, place.y0, 0.010, place.height)))
         bar.ax.tick_params(labelsize=6.5, length=2)
         bar.ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
-    return _uri(figure, 96)
+    return _uri(figure, 96, webp_uri)
 
 
 def shown_slices(regions: Regions | None, n_slices: int, wanted: int) -> AnyArray:
@@ -388,8 +388,8 @@ def _histograms(visit: VisitPage, fit: WaterFat, regions: Regions) -> str:
     return _uri(figure)
 
 
-def _uri(figure: Figure, dpi: int = 96) -> str:
-    uri = png_uri(figure, dpi)
+def _uri(figure: Figure, dpi: int = 96, as_uri: Callable[[Figure, int], str] = png_uri) -> str:
+    uri = as_uri(figure, dpi)
     plt.close(figure)
     return uri
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import hqsm.fork_server
 import hqsm.stage
 
 FAULTS = dict(entry.split("=") for entry in os.environ.get("HQSM_FAULTS", "").split())
@@ -24,7 +25,10 @@ def fail(way: str, job: object) -> None:
         time.sleep(5 * bool(pages))
     if way == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if way == "job-killed":  # with the parent that watches: only the end of the run can tell
+    if way == "job-killed":  # with the process that watches: only the end of the run can tell
+        os.kill(hqsm.fork_server.watcher(), signal.SIGKILL)
+        time.sleep(60)
+    if way == "server-killed" and hqsm.fork_server.is_child():
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
     if way == "crash":

@@ -1,0 +1,54 @@
+"""CPU seconds and memory of one visit's susceptibility, field to referenced map with its standard error, by voxel size.
+
+python benchmarks/qsm/speed.py
+
+Each is 160 x 160 x 64 voxels of a simulated abdomen (fitted by ourselves, automatic masks), in a process of its own with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import visits
+from peers import HERE, timed
+
+from hqsm.config.susceptibility import SusceptibilityParams
+
+SHAPE = (160, 160, 64)
+VOXELS_MM = ((1.5, 1.5, 4.0), (2.2, 1.8, 2.7), (2.5, 2.5, 3.5), (3.0, 3.0, 6.0))
+_WIDTH_MM = 350.0
+
+
+def case(voxel_mm: tuple[float, float, float]) -> visits.Case:
+    """An iron-loaded liver in a body that fits the images."""
+    scale = min(1.0, SHAPE[0] * voxel_mm[0] / _WIDTH_MM)
+    name = "s" + "x".join(f"{d:g}" for d in voxel_mm)
+    return visits.Case(name=name, liver_chi_ppm=1.5, anatomy=77, shape=SHAPE, voxel_mm=voxel_mm, body_scale=scale, oversampling=(1, 1, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default=SusceptibilityParams().method)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "hqsm-benchmark")
+    options = parser.parse_args()
+    sys.stdout.write("voxel [mm]       CPU s   memory MB   liver - truth [ppm]\n")
+    for voxel_mm in VOXELS_MM:
+        visit = visits.load(case(voxel_mm), options.cache)
+        with tempfile.TemporaryDirectory(prefix="hqsm-speed-") as folder:
+            pickled, out = Path(folder) / "visit.pkl", Path(folder) / "chi.f64"
+            pickled.write_bytes(pickle.dumps(visit))
+            command = [sys.executable, str(HERE / "reconstruct.py"), str(pickled), options.method, str(out)]
+            cost = timed(command, Path(folder) / "log")
+            chi = np.fromfile(out).reshape(visit.truth.chi_ppm.shape, order="F")
+        error = float(np.nanmedian(chi[visit.regions.liver_for_susceptibility])) - visit.truth.liver_chi_ppm
+        sys.stdout.write(f"{'x'.join(f'{d:g}' for d in voxel_mm):<14}{cost['cpu_s']:8.1f}{cost['memory_mb']:10.0f}{error:+12.3f}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""``exp(i w t)`` for many voxels at once.
+
+An iteration of a fit is a few hundred operations that are the same for every voxel, but one exponential and one sine of the
+library cost as much as all of them. So voxels go through the fits in lanes: arrays whose last axis is :data:`LANES` voxels,
+which the compiler turns into vector instructions; and the exponential and the sine are series (Taylor), which it can turn
+into such as well. A voxel that is done makes room for the next one.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from hqsm.arrays import AnyArray
+
+LANES = 16
+EXACT = {"contract", "nsz", "arcp"}
+"""What the compiler may do to sums: nothing that changes their order, which the rounding below depends on."""
+_ROUND = 6755399441055744.0
+"""1.5 * 2^52: a number added to it loses its fraction, and its integer is in the lowest bits."""
+_LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
+
+
+@numba.njit(cache=True, inline="always")
+def _small(y: float) -> float:  # pragma: no cover - compiled
+    """exp(y) for |y| < 0.35."""
+    tail = 1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880))))
+    return 1 + y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * tail))))
+
+
+@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover - compiled
+    """exp(x) of each lane, in place; ``bits`` is ``scratch`` as integers."""
+    for k in range(LANES):
+        power = min(max(x[k] * _LOG2_E, -1000.0), 1000.0)
+        whole = power + _ROUND
+        scratch[0, k] = whole
+        x[k] = _small((power - (whole - _ROUND)) * _LN_2)
+    for k in range(LANES):
+        bits[1, k] = (bits[0, k] + 1023) << 52
+    for k in range(LANES):
+        x[k] *= scratch[1, k]
+
+
+@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+def _phasor(
+    frequency: AnyArray, rate: AnyArray, offset: AnyArray, time: float, real: AnyArray, imag: AnyArray, scratch: AnyArray, bits: AnyArray
+) -> None:  # pragma: no cover - compiled
+    """exp(2 pi i (frequency time + offset) - rate time) of each lane; ``bits`` is ``scratch`` as integers."""
+    for k in range(LANES):
+        cycles = frequency[k] * time + offset[k]
+        x = _PI * (cycles - ((cycles + _ROUND) - _ROUND))
+        q = x * x
+        sine = 1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 + q * (-1 / 39916800 + q * (1 / 6227020800))))))
+        half = x * (sine - q**7 * (1 / 1307674368000))
+        cosine = 1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q * (1 / 479001600 - q * (1 / 87178291200)))))
+        other = 1 + q * (-1 / 2 + q * cosine)
+        power = min(max(-rate[k] * time * _LOG2_E, -1000.0), 1000.0)
+        whole = power + _ROUND
+        small = _small((power - (whole - _ROUND)) * _LN_2)
+        scratch[0, k] = whole
+        real[k] = small * (1 - 2 * half * half)
+        imag[k] = small * (2 * half * other)
+    for k in range(LANES):
+        bits[1, k] = (bits[0, k] + 1023) << 52
+    for k in range(LANES):
+        real[k] *= scratch[1, k]
+        imag[k] *= scratch[1, k]
+
+
+@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+def growth(
+    frequency: AnyArray, rate: AnyArray, offset: AnyArray, t: AnyArray, even: bool, into: AnyArray, scratch: AnyArray, bits: AnyArray
+) -> None:  # pragma: no cover - compiled
+    """Fill ``into`` (2, echo, lane), real and imaginary parts; evenly spaced echoes by multiplication."""
+    _phasor(frequency, rate, offset, t[0], into[0, 0], into[1, 0], scratch, bits)
+    if even:
+        scratch[4, :] = 0
+        _phasor(frequency, rate, scratch[4], t[1] - t[0], scratch[2], scratch[3], scratch, bits)
+        for e in range(1, t.size):
+            for k in range(LANES):
+                real, imag = into[0, e - 1, k], into[1, e - 1, k]
+                into[0, e, k] = real * scratch[2, k] - imag * scratch[3, k]
+                into[1, e, k] = real * scratch[3, k] + imag * scratch[2, k]
+    else:
+        for e in range(1, t.size):
+            _phasor(frequency, rate, offset, t[e], into[0, e], into[1, e], scratch, bits)

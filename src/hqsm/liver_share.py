@@ -1,0 +1,65 @@
+"""How much of each voxel is iron-loaded liver, from R2* near the edge of a mask that may be a voxel off."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from hqsm.arrays import FloatArray, Mask
+from hqsm.data import WaterFat
+
+REACH_VOXELS = 2
+"""How far from a mask's edge the data decide what is liver."""
+_NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
+"""R2* of liver less that of its surroundings [1/s at 1.5 T]: below the first the mask decides alone, beyond the second the data do."""
+_NOISE_SHARE = 0.25
+_CROSS = ndimage.generate_binary_structure(3, 1)
+
+
+def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> FloatArray:
+    """Share of each voxel (x, y, z) that is liver, 0..1.
+
+    Farther than two voxels from the mask's edge the mask is right. Nearer, a voxel is liver in the share of the way that
+    its R2* has from that of the surroundings to that of the liver: iron that raises the susceptibility raises R2*. The
+    mask decides where R2* does not tell them apart, and there little depends on it.
+    """
+    drawn = liver.astype(np.float32)
+    core, around = moved(liver, -REACH_VOXELS), moved(liver, REACH_VOXELS) & body
+    band = around & ~core & ~not_tissue
+    dark = maps.censored | (maps.model == 0) | (maps.model == 3)
+    r2star = np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, np.where(dark, maps.r2star_limit_per_s, np.nan))
+    r2star = np.minimum(r2star, maps.r2star_limit_per_s)
+    ring = moved(liver, 2 * REACH_VOXELS) & ~around & body & ~not_tissue & np.isfinite(maps.r2star_per_s)
+    inner = core if core.any() else liver
+    if not ring.any() or not np.isfinite(r2star[inner]).any():
+        return drawn
+    level, surroundings = float(np.nanmedian(r2star[inner])), float(np.median(r2star[ring]))
+    contrast = (level - surroundings) * 1.5 / maps.field_strength_tesla
+    trust = np.float32(np.clip((contrast - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
+    if trust == 0:
+        return drawn
+    known = np.isfinite(r2star)
+    near = _near(np.where(known, r2star, 0), known)
+    way = (near - surroundings) / (level - surroundings)
+    # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
+    seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
+    share = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
+    return np.asarray(share, np.float32)
+
+
+def _near(values: FloatArray, known: Mask) -> FloatArray:
+    """Mean over a voxel and, by half, its neighbours, of what is known: R2* of one voxel is noisy."""
+    kernel = np.zeros((3, 3, 3), np.float32)
+    kernel[_CROSS] = 0.25
+    kernel[1, 1, 1] = 1
+    weight = ndimage.convolve(known.astype(np.float32), kernel, mode="nearest")
+    total = ndimage.convolve(values.astype(np.float32), kernel, mode="nearest")
+    return np.asarray(total / np.maximum(weight, 1e-6))
+
+
+def moved(mask: Mask, voxels: int) -> Mask:
+    """Dilated, or eroded for negative ``voxels``; beyond the images the organ goes on."""
+    reach = abs(voxels)
+    padded = np.pad(mask, reach, mode="edge")
+    change = ndimage.binary_dilation if voxels > 0 else ndimage.binary_erosion
+    return np.asarray(change(padded, _CROSS, reach)[reach:-reach, reach:-reach, reach:-reach])

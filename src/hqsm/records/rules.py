@@ -1,0 +1,365 @@
+"""The rules of the records that need more than one cell, one function for each table."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hqsm.records.cells import Checker, Row
+from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
+
+DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+
+
+def iron_mg_per_g(value: float, unit: str) -> float:
+    """Iron concentration given in ``mg/g``, ``ug/g`` or ``umol/g`` as mg/g."""
+    if unit == "umol/g":
+        return umol_per_g_to_mg_per_g(value)
+    return ug_per_g_to_mg_per_g(value) if unit == "ug/g" else value
+
+
+def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["participant_id"]:
+            grouped[row["participant_id"]].append(row)
+    return grouped
+
+
+def _lines(rows: list[Row]) -> str:
+    return ", ".join(str(row["line"]) for row in rows)
+
+
+def _repeated(rows: list[Row], *keys: str) -> list[list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        key = tuple(row[name] for name in keys)
+        if all(part != "" and part == part for part in key):
+            groups[key].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _days(text: str) -> int:
+    return datetime.date.fromisoformat(text).toordinal()
+
+
+def _check_participants(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for group in _repeated(rows, "participant_id"):
+        for row in group[1:]:
+            check.error(
+                row,
+                "participant_id",
+                "PARTICIPANT_TWICE",
+                f"The participant has {len(group)} rows (lines {_lines(group)}).",
+                "Keep one row for each participant.",
+            )
+
+
+def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
+    for group in _repeated(rows, "participant_id", "session_id"):
+        for row in group[1:]:
+            check.error(
+                row,
+                "session_id",
+                "VISIT_TWICE",
+                f"The visit has {len(group)} rows (lines {_lines(group)}).",
+                "Keep one row for each visit.",
+            )
+    scans = [row for row in rows if row["visit_type"] not in {"repeat", "explant"}]
+    for group in _repeated(scans, "participant_id", "visit_date"):
+        check.warn(
+            group[1],
+            "visit_date",
+            "VISIT_SAME_DAY",
+            f"{len(group)} visits are on one day (lines {_lines(group)}).",
+            "Check the dates, or give the second one the type repeat.",
+        )
+    weights = [row for row in tables.get("weights", []) if row["date"]]
+    measured = [(row["participant_id"], row["visit_date"], row["weight_kg"], row, check) for row in rows]
+    extra = Checker("weights", "weights.csv" if check.file == "visits.csv" else check.file, check.params, check.findings)
+    measured += [(row["participant_id"], row["date"], row["weight_kg"], row, extra) for row in weights]
+    series: dict[str, list[tuple[int, float, Row, Checker]]] = defaultdict(list)
+    for participant, date, weight, row, owner in measured:
+        if participant and date and weight == weight:
+            series[participant].append((_days(date), float(weight), row, owner))
+    for participant, entries in series.items():
+        _check_weight_gaps(participant, [entry[0] for entry in entries], rows, check)
+        entries.sort(key=lambda entry: (entry[0], entry[2]["line"]))
+        for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in itertools.pairwise(entries):
+            # a fifth of the body weight within a year, or per year over longer spans
+            if abs(weight_2 / weight_1 - 1) > 0.20 * max(1.0, (day_2 - day_1) / 365.25):
+                owner.error(
+                    row,
+                    "weight_kg",
+                    "WEIGHT_JUMP",
+                    "The weight differs from the one before by more than 20 % per year.",
+                    "Check both weights and their unit (kg).",
+                )
+
+
+def _check_weight_gaps(participant: str, weighed: list[int], visits: list[Row], check: Checker) -> None:
+    """A day between two annual visits that is too far from every weighing."""
+    dated = sorted((row for row in visits if row["participant_id"] == participant and row["visit_date"]), key=lambda r: r["visit_date"])
+    for before, after in itertools.pairwise(dated):
+        if before["visit_type"] not in {"", "annual"} or after["visit_type"] not in {"", "annual"}:
+            continue
+        span = range(_days(before["visit_date"]), _days(after["visit_date"]))
+        distant = sum(min(abs(day - known) for known in weighed) > check.params.max_days_from_weight for day in span)
+        if distant:
+            check.warn(
+                after,
+                "weight_kg",
+                "WEIGHT_DISTANT",
+                f"{distant} days before this visit are more than {check.params.max_days_from_weight} days from any weight.",
+                "Enter weights in between in weights.csv; they are interpolated otherwise.",
+            )
+
+
+def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for group in _repeated(rows, "participant_id", "tx_id"):
+        for row in group[1:]:
+            check.error(
+                row,
+                "tx_id",
+                "TX_ID_TWICE",
+                f"The transfusion's identifier is used {len(group)} times (lines {_lines(group)}).",
+                "Delete the double entry, or correct the identifier.",
+            )
+    for group in _repeated(rows, "participant_id", "date", "amount", "unit"):
+        if len({row["tx_id"] for row in group}) == len(group):
+            check.warn(
+                group[1],
+                "date",
+                "TX_SAME_DAY",
+                f"{len(group)} equal transfusions are on one day (lines {_lines(group)}). All are counted.",
+                "Delete one if it is a double entry.",
+            )
+    units = [row for row in rows if row["unit"] == "units" and row["date"]]
+    for entries in _by_participant(units).values():
+        for day in dict.fromkeys(row["date"] for row in entries):
+            given = [row for row in entries if row["date"] == day]
+            if sum(row["amount"] for row in given) > 6:
+                check.warn(given[-1], "unit", "UNITS_OR_ML", "More than 6 units in a day: were these mL?", "Check the unit.")
+    for row in rows:
+        amount, unit, hct, product = row["amount"], row["unit"], row["hct_pct"], row["product"] or "prbc"
+        if unit == "mL" and 0 < amount <= 10:
+            check.warn(row, "unit", "ML_OR_UNITS", "10 mL or less: were these units?", "Check the unit.")
+        low, high = {"whole": (30.0, 50.0)}.get(product, (50.0, 80.0))
+        if hct == hct and not low <= hct <= high:
+            check.error(
+                row,
+                "hct_pct",
+                "HCT_PRODUCT",
+                f"The haematocrit does not fit the product ({low:g} to {high:g} % is expected).",
+                "Give the haematocrit of the bag, not of the donor or the patient.",
+            )
+        if hct != hct and row["hb_g_dl"] != row["hb_g_dl"] and unit == "mL":
+            check.warn(
+                row,
+                "hct_pct",
+                "HCT_MISSING",
+                "The haematocrit is missing; the configured default is used and the interval is flagged.",
+                "Enter it if the blood bank knows it.",
+            )
+        if product == "exchange":
+            for name in ("removed_ml", "removed_hct_pct"):
+                if row[name] != row[name]:
+                    check.error(
+                        row,
+                        name,
+                        "EXCHANGE_REMOVED",
+                        "An exchange transfusion needs the volume and haematocrit of the blood removed.",
+                        "Enter both; net iron is given minus removed.",
+                    )
+
+
+def _check_chelation(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for group in _repeated(rows, "participant_id", "rx_id"):
+        prescriptions = [row for row in group if row["status"] in {"", "prescribed"}]
+        for row in prescriptions[1:]:
+            check.error(
+                row,
+                "rx_id",
+                "RX_ID_TWICE",
+                f"The prescription's identifier is used {len(prescriptions)} times (lines {_lines(prescriptions)}).",
+                "Delete the double entry, or correct the identifier.",
+            )
+    for row in rows:
+        _check_prescription(row, check)
+    withdrawn = [row for row in rows if row["status"] in {"", "prescribed"} and row["product"] in DEFERASIROX]
+    for entries in _by_participant(withdrawn).values():
+        _check_coverage(entries, check)
+
+
+def _check_prescription(row: Row, check: Checker) -> None:
+    dose, unit, product = row["dose"], row["dose_unit"], row["product"]
+    if row["start"] and row["stop"] and row["stop"] < row["start"]:
+        check.error(row, "stop", "RX_STOP_BEFORE_START", "The stop is before the start.", "Correct one of the dates.")
+    if row["status"] == "held":
+        return
+    for name in ("dose", "dose_unit", "per"):
+        value = row[name]
+        refused = any(f.line == row["line"] and f.field == name and f.file == check.file for f in check.findings)
+        if (value == "" or value != value) and not refused:
+            check.error(row, name, "CELL_EMPTY", f"The {name.replace('_', ' ')} is empty.", "Enter it.")
+    if product and product not in DEFERASIROX:
+        check.warn(
+            row,
+            "product",
+            "PROTOCOL_CHELATOR",
+            "The study has deferasirox as its sole chelator; this product is not counted.",
+            "Record the protocol deviation.",
+        )
+        return
+    if product == "exjade":
+        check.warn(
+            row,
+            "product",
+            "PROTOCOL_EXJADE",
+            "The study has Jadenu as its sole chelator; Exjade is converted to its Jadenu equivalent.",
+            "Record the protocol deviation.",
+        )
+    daily = dose * (row["times_per_day"] if row["per"] == "dose" and row["times_per_day"] == row["times_per_day"] else 1)
+    if row["per"] == "dose" and row["times_per_day"] != row["times_per_day"]:
+        check.error(row, "times_per_day", "CELL_EMPTY", "The dose is per dose, but the times per day are empty.", "Enter them.")
+    if unit == "mg/kg" and daily > 60:
+        check.error(row, "dose_unit", "DOSE_IS_MG", "More than 60 mg/kg a day: is this mg?", "Correct dose or unit.")
+    elif unit == "mg" and 0 < daily < 60:
+        check.error(row, "dose_unit", "DOSE_IS_MG_PER_KG", "Less than 60 mg a day: is this mg/kg?", "Correct dose or unit.")
+    elif unit == "mg/kg":
+        low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
+        if not low <= daily <= high and daily > 0:
+            check.warn(
+                row,
+                "dose",
+                "DOSE_LABEL",
+                f"The dose is outside the labelled range of {low:g} to {high:g} mg/kg a day.",
+                "Check it against the prescription.",
+            )
+    if unit == "mg" and product == "jadenu_tablet" and dose == dose and dose % 90 != 0:
+        check.warn(
+            row,
+            "dose",
+            "DOSE_TABLETS",
+            "The dose is not a sum of whole 90, 180 and 360 mg tablets.",
+            "Check it against the prescription.",
+        )
+
+
+def _check_coverage(entries: list[Row], check: Checker) -> None:
+    """Overlaps and gaps of one participant's prescriptions."""
+    single = sorted((row for row in entries if row["start"] and row["component"] != "add"), key=lambda r: r["start"])
+    for before, after in itertools.pairwise(single):
+        if before["start"] == after["start"]:
+            check.error(
+                after,
+                "start",
+                "RX_SAME_START",
+                f"Two prescriptions start on one day (lines {_lines([before, after])}).",
+                "Delete one, or give the second the component add if both are taken.",
+            )
+        elif not before["stop"] or before["stop"] >= after["start"]:
+            check.warn(
+                after,
+                "start",
+                "RX_OVERLAP",
+                f"Two prescriptions overlap (lines {_lines([before, after])}). The later start counts.",
+                "Enter the stop of the earlier one, or the component add if both are taken.",
+            )
+    covered_until = 0
+    for row in single:
+        if covered_until and _days(row["start"]) - covered_until - 1 > check.params.max_gap_days:
+            check.warn(
+                row,
+                "start",
+                "RX_GAP",
+                f"{_days(row['start']) - covered_until - 1} days before this prescription have none; they count as 0 mg.",
+                "Enter the missing prescription, or leave it if none was taken.",
+            )
+        covered_until = max(covered_until, _days(row["stop"]) if row["stop"] else 10**9)
+
+
+def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for row in rows:
+        if row["from"] and row["to"] and row["to"] < row["from"]:
+            check.error(row, "to", "ADHERENCE_DATES", "The end is before the beginning.", "Correct one of the dates.")
+        counted = all(row[name] == row[name] for name in ("dispensed_n", "returned_n", "strength_mg"))
+        if counted and row["returned_n"] > row["dispensed_n"]:
+            check.error(row, "returned_n", "ADHERENCE_RANGE", "More was returned than dispensed.", "Check both counts.")
+        if row["adherence_pct"] != row["adherence_pct"] and not counted and row["method"] != "none":
+            check.warn(
+                row,
+                "adherence_pct",
+                "ADHERENCE_MISSING",
+                "Neither a percentage nor a pill count with its tablet strength is given; full adherence is assumed.",
+                "Enter one of them, or the method none.",
+            )
+
+
+def _check_chemistry(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for row in rows:
+        value, unit = row["fe_value"], row["fe_unit"]
+        if unit and value == value and row["below_lod"] != "y":
+            as_mg_g = {"mg/g": 1.0, "ug/g": ug_per_g_to_mg_per_g(1.0), "umol/g": umol_per_g_to_mg_per_g(1.0)}
+            iron_mg_g = value * as_mg_g[unit]
+            if not 0.2 <= iron_mg_g <= 60:
+                check.warn(
+                    row,
+                    "fe_value",
+                    "IRON_RANGE",
+                    "The iron concentration is outside 0.2 to 60 mg/g in the unit given.",
+                    "Check the unit (1 mg/g is 1000 ug/g and 17.9 umol/g).",
+                )
+        if row["dry_mass_mg"] < 0.4:
+            check.warn(
+                row,
+                "dry_mass_mg",
+                "SPECIMEN_SMALL",
+                "Less than 0.4 mg of dry tissue gives an unreliable concentration.",
+                "Measure a larger block if there is one.",
+            )
+        if row["transport"] == "saline":
+            check.warn(
+                row,
+                "transport",
+                "SPECIMEN_SALINE",
+                "The specimen was transported in saline, which washes out up to half of its iron within an hour.",
+                "Enter an exclusion_code to leave it out.",
+            )
+        if row["below_lod"] == "y":
+            if row["lod"] != row["lod"] and value != value:
+                check.error(row, "lod", "LOD_MISSING", "Below the limit of detection, but no limit given.", "Enter it.")
+            else:
+                check.warn(
+                    row,
+                    "below_lod",
+                    "BELOW_LOD",
+                    "The value is below the limit of detection; the limit over root two stands in for it, flagged.",
+                    "Nothing to do.",
+                )
+
+
+def _check_histology(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for row in rows:
+        if row["fibrosis_stage"] > 4 and row["fibrosis_scale"] != "ishak":
+            check.error(
+                row,
+                "fibrosis_stage",
+                "FIBROSIS_SCALE",
+                "A stage above 4 exists on the Ishak scale only.",
+                "Correct the stage, or enter ishak as the fibrosis_scale.",
+            )
+
+
+RULES: dict[str, Callable[[list[Row], Checker, Mapping[str, list[Row]]], None]] = {
+    "participants": _check_participants,
+    "visits": _check_visits,
+    "transfusions": _check_transfusions,
+    "chelation": _check_chelation,
+    "adherence": _check_adherence,
+    "explant_chemistry": _check_chemistry,
+    "explant_histology": _check_histology,
+}

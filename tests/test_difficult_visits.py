@@ -1,0 +1,171 @@
+"""Susceptibility from visits that something is wrong with: an error, a flag or a wider interval, never a silent zero."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hqsm.config.susceptibility import SusceptibilityParams
+from hqsm.data import Regions, Susceptibility, VoxelGrid, WaterFat
+from hqsm.dipole import forward_field_ppm
+from hqsm.errors import ProcessingError
+from hqsm.susceptibility import estimate
+from hqsm.units import ppm_to_hz
+from spheres import sphere
+
+_LIVER_PPM = 1.5
+
+
+def visit(shape: tuple[int, int, int] = (52, 46, 18), *, second_body: bool = False) -> tuple[WaterFat, Regions]:
+    """An upright cylinder of tissue in air that goes on beyond the slab, with an iron-loaded ball in it and muscle beside."""
+    grid = VoxelGrid(shape=shape, affine_mm=np.diag([4.0, 4.0, 6.0, 1.0]) @ _centred(shape))
+    x, y = (np.arange(n) - (n - 1) / 2 for n in shape[:2])
+    radius_mm = 4 * np.hypot(x[:, None], y[None, :])
+    body = np.repeat((radius_mm < 72)[:, :, None], shape[2], axis=2)
+    if second_body:
+        body |= np.repeat((np.hypot(4 * x[:, None] - 88, 4 * y[None, :]) < 10)[:, :, None], shape[2], axis=2)
+    share = sphere(grid, 36.0, 0.0, (20.0, 0.0, 0.0))[0]
+    liver = share > 0.5
+    muscle = sphere(grid, 13.0, 0.0, (-45.0, 0.0, 0.0))[0] > 0.5
+    longer = np.pad(np.where(body, _LIVER_PPM * share, 9.4), [(0, 0), (0, 0), (24, 24)], mode="edge")
+    longer[:, :, :24], longer[:, :, -24:] = np.where(body, 0, 9.4)[:, :, :1], np.where(body, 0, 9.4)[:, :, -1:]
+    field = forward_field_ppm(longer - 9.4, grid.voxel_size_mm, grid.b0_direction)[:, :, 24:-24]
+    rng = np.random.default_rng(4)
+    ones = np.ones(shape, np.float32)
+    maps = WaterFat(
+        water=np.where(body, 100, 0.5).astype(np.complex64),
+        fat=np.zeros(shape, np.complex64),
+        pdff_percent=0 * ones,
+        r2star_per_s=(30 + 150 * share + 3 * rng.standard_normal(shape)).astype(np.float32),
+        field_hz=(ppm_to_hz(field, 1.5) + 0.5 * rng.standard_normal(shape)).astype(np.float32),
+        pdff_se_percent=ones,
+        r2star_se_per_s=3 * ones,
+        field_se_hz=ones,
+        residual=0.02 * ones,
+        model=body.astype(np.uint8),
+        censored=np.zeros(shape, bool),
+        r2star_limit_per_s=1000.0,
+        field_strength_tesla=1.5,
+        grid=grid,
+    )
+    nothing = np.zeros(shape, bool)
+    regions = Regions(
+        body=body, liver=share == 1, liver_whole=liver, vessel=nothing, references={"muscle": muscle}, mask_source="automatic", grid=grid
+    )
+    return maps, regions
+
+
+def _centred(shape: tuple[int, int, int]) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, 3] = -(np.array(shape) - 1) / 2
+    return affine
+
+
+def measured(maps: WaterFat, regions: Regions) -> tuple[float, Susceptibility]:
+    chi = estimate(maps, regions, SusceptibilityParams(), specimen="in_vivo")
+    liver = regions.liver
+    return (float(np.nanmedian(chi.chi_ppm[liver])) if liver.any() else float("nan")), chi
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[WaterFat, Regions, float, Susceptibility]:
+    maps, regions = visit()
+    return maps, regions, *measured(maps, regions)
+
+
+def test_the_plain_visit_is_right_and_unflagged(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    _, _, value, chi = plain
+    assert value == pytest.approx(_LIVER_PPM, rel=0.05)
+    assert not chi.codes
+    assert 0.05 < chi.liver_se_ppm < 0.15
+
+
+def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_empty_or_zero(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, value, _ = plain
+    field, se = maps.field_hz.copy(), maps.field_se_hz.copy()
+    rng = np.random.default_rng(5)
+    field[rng.random(field.shape) < 0.1] = np.nan
+    field[rng.random(field.shape) < 0.02] = np.inf
+    se[rng.random(field.shape) < 0.05] = np.nan
+    r2star = np.where(rng.random(field.shape) < 0.05, np.nan, maps.r2star_per_s).astype(np.float32)
+    got, chi = measured(replace(maps, field_hz=field, field_se_hz=se, r2star_per_s=r2star), regions)
+    assert got == pytest.approx(value, rel=0.03)
+    assert np.isfinite(chi.chi_ppm[regions.body]).all()
+
+
+def test_a_body_without_a_finite_field_is_an_error_that_says_where_to_look(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    maps, regions, _, _ = plain
+    nowhere = np.full(maps.grid.shape, np.nan, np.float32)
+    with pytest.raises(ProcessingError, match="field"):
+        measured(replace(maps, field_hz=nowhere), regions)
+    with pytest.raises(ProcessingError, match="field"):
+        measured(maps, replace(regions, body=np.zeros_like(regions.body)))
+
+
+def test_without_a_reference_tissue_the_visit_is_flagged_and_has_no_standard_error(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, _, _ = plain
+    _, chi = measured(maps, replace(regions, references={}))
+    assert "CHI_REFERENCE_MISSING" in chi.codes
+    assert chi.reference_name == "none"
+    assert np.isnan(chi.liver_se_ppm)
+
+
+def test_an_empty_liver_leaves_a_map_and_no_value(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    maps, regions, _, _ = plain
+    nothing = np.zeros_like(regions.liver)
+    value, chi = measured(maps, replace(regions, liver=nothing, liver_whole=nothing))
+    assert np.isnan(value)
+    assert np.isnan(chi.liver_se_ppm)
+    assert np.isnan(chi.liver_regional_ppm)
+    assert np.isfinite(chi.chi_ppm[regions.body]).all()
+
+
+def test_a_swapped_region_is_left_out_and_flagged(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    maps, regions, value, _ = plain
+    field = maps.field_hz.copy()
+    field[14:22, 10:18, 5:12] += ppm_to_hz(3.4, 1.5)
+    got, chi = measured(replace(maps, field_hz=field), regions)
+    assert "CHI_FIELD_INCONSISTENT" in chi.codes
+    assert abs(got - value) < 1.96 * chi.liver_se_ppm
+
+
+def test_a_body_that_the_images_cut_is_flagged_and_its_interval_wider(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    maps, regions, _, whole = plain
+    box = (slice(14, 52), slice(None), slice(None))
+    grid = maps.grid.cropped((slice(14, 52), slice(0, 46), slice(0, 18)))
+    names = ("water", "fat", "pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "r2star_se_per_s", "field_se_hz", "residual")
+    smaller = replace(maps, grid=grid, **{name: getattr(maps, name)[box] for name in (*names, "model", "censored")})
+    cut = Regions(
+        body=regions.body[box],
+        liver=regions.liver[box],
+        liver_whole=regions.liver_whole[box],
+        vessel=regions.vessel[box],
+        references={"muscle": regions.references["muscle"][box]},
+        mask_source="automatic",
+        grid=grid,
+    )
+    value, chi = measured(smaller, cut)
+    assert "CHI_BODY_CUT" in chi.codes
+    assert chi.liver_se_ppm > whole.liver_se_ppm
+    assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
+
+
+def test_a_second_body_in_the_images_does_not_change_the_liver() -> None:
+    maps, regions = visit(second_body=True)
+    value, chi = measured(maps, regions)
+    assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
+    alone, single = measured(maps, replace(regions, body=regions.body & _largest(regions.body)))
+    # whether the arm is part of the body or not
+    assert abs(alone - _LIVER_PPM) < 1.96 * single.liver_se_ppm
+
+
+def _largest(body: np.ndarray) -> np.ndarray:
+    first = np.zeros_like(body)
+    first[:46] = True
+    return first

@@ -1,0 +1,101 @@
+"""What the inversion is told of the liver: which voxels are liver, whose field is mixed, and whose field is torn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from conftest import make_grid
+from hqsm.arrays import Mask
+from hqsm.config.susceptibility import SusceptibilityParams
+from hqsm.data import Regions, WaterFat
+from hqsm.expected_sources import expected_sources
+from hqsm.liver_share import liver_share
+from spheres import sphere
+
+_CROSS = ndimage.generate_binary_structure(3, 1)
+
+
+def ball_of_liver(kind: str = "anisotropic", *, liver_r2star_per_s: float = 200.0) -> tuple[WaterFat, Mask, np.ndarray]:
+    """Maps of an iron-loaded ball in a box of muscle, its mask, and how much of each voxel is ball."""
+    grid = make_grid(kind, (44, 40, 20))
+    share, _ = sphere(grid, 26.0, 1.0)
+    rng = np.random.default_rng(1)
+    r2star = 30 + (liver_r2star_per_s - 30) * share + 8 * rng.standard_normal(grid.shape)
+    ones = np.ones(grid.shape, np.float32)
+    maps = WaterFat(
+        water=100 * ones.astype(np.complex64),
+        fat=np.zeros(grid.shape, np.complex64),
+        pdff_percent=0 * ones,
+        r2star_per_s=r2star.astype(np.float32),
+        field_hz=rng.standard_normal(grid.shape).astype(np.float32),
+        pdff_se_percent=ones,
+        r2star_se_per_s=8 * ones,
+        field_se_hz=ones,
+        residual=0.02 * ones,
+        model=np.ones(grid.shape, np.uint8),
+        censored=np.zeros(grid.shape, bool),
+        r2star_limit_per_s=1000.0,
+        field_strength_tesla=1.5,
+        grid=grid,
+    )
+    return maps, share > 0.5, share
+
+
+def regions_of(maps: WaterFat, liver: Mask) -> Regions:
+    body = np.zeros(liver.shape, bool)
+    body[2:-2, 2:-2] = True
+    nothing = np.zeros_like(body)
+    return Regions(body=body, liver=liver, liver_whole=liver, vessel=nothing, references={}, mask_source="reader", grid=maps.grid)
+
+
+@pytest.mark.parametrize("kind", ["axial", "anisotropic", "oblique"])
+@pytest.mark.parametrize("change", [ndimage.binary_dilation, ndimage.binary_erosion])
+def test_a_mask_that_is_a_voxel_off_does_not_change_what_is_liver(kind: str, change: object) -> None:
+    maps, liver, share = ball_of_liver(kind)
+    body, nothing = np.ones_like(liver), np.zeros_like(liver)
+    exact = liver_share(maps, body, liver, nothing)
+    off = liver_share(maps, body, change(liver, _CROSS), nothing)  # type: ignore[operator]
+    # the mask itself changes by a fifth and more
+    assert abs(change(liver, _CROSS).sum() / liver.sum() - 1) > 0.15  # type: ignore[operator]
+    assert off.sum() == pytest.approx(exact.sum(), rel=0.03)
+    assert exact.sum() == pytest.approx(share.sum(), rel=0.05)
+    assert np.corrcoef(off.ravel(), share.ravel())[0, 1] > 0.98
+
+
+def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
+    maps, liver, _ = ball_of_liver(liver_r2star_per_s=33.0)
+    body, nothing = np.ones_like(liver), np.zeros_like(liver)
+    larger = ndimage.binary_dilation(liver, _CROSS)
+    np.testing.assert_array_equal(liver_share(maps, body, larger, nothing), larger)
+
+
+def test_an_empty_mask_is_no_liver() -> None:
+    maps, liver, _ = ball_of_liver()
+    assert not liver_share(maps, np.ones_like(liver), np.zeros_like(liver), np.zeros_like(liver)).any()
+
+
+def test_a_field_of_two_tissues_counts_little_where_the_liver_has_iron_and_fully_where_it_has_none() -> None:
+    strong, liver, share = ball_of_liver(liver_r2star_per_s=300.0)
+    plain, _, _ = ball_of_liver(liver_r2star_per_s=33.0)
+    params = SusceptibilityParams()
+    errors = [expected_sources(m, regions_of(m, liver), params, specimen="in_vitro").field_error_ppm for m in (strong, plain)]
+    cut = (share > 0.3) & (share < 0.7)
+    assert np.median(errors[0][cut]) > 1.0
+    assert np.median(errors[1][cut]) < 0.1
+    assert np.median(errors[0][share == 1]) < 0.3
+
+
+def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measurement() -> None:
+    maps, liver, _ = ball_of_liver(liver_r2star_per_s=500.0)
+    params = SusceptibilityParams()
+    assert not expected_sources(maps, regions_of(maps, liver), params, specimen="in_vitro").liver_is_dark
+    field = maps.field_hz.copy()
+    field[18:26, 14:26, 6:14] += 3.4 * 63.87
+    torn = replace(maps, field_hz=field)
+    expected = expected_sources(torn, regions_of(torn, liver), params, specimen="in_vitro")
+    assert expected.liver_is_dark
+    assert expected.without_data[liver].all()
