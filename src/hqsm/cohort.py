@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-NOTES = frozenset({"MASK_AUTOMATIC", "GATING_SINGLE_REPETITION", "GATING_OUTLIERS", "GATING_DRIFT", "BIPOLAR_CORRECTED"})
+NOTES = frozenset(
+    {
+        "MASK_AUTOMATIC",
+        "GATING_SINGLE_REPETITION",
+        "GATING_OUTLIERS",
+        "GATING_DRIFT",
+        "BIPOLAR_CORRECTED",
+        "FIRST_ECHO_PHASE",
+        "WATER_SHIFT_ESTIMATED",
+    }
+)
 """Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""
 
 Row = dict[str, Any]

@@ -129,6 +129,22 @@ def test_a_keys_folder_that_others_can_reach_is_refused(study: Path, tmp_path: P
     assert not (tmp_path / "p").exists()
 
 
+def test_the_key_must_be_private_still_when_readings_are_locked(study: Path, packs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_everything(packs)
+    keys_of(packs).chmod(0o755)
+    assert lock(study, packs) == 2
+    assert "by others" in capsys.readouterr().err
+    assert not (study / "locks").exists()
+
+
+def test_the_instructions_say_what_to_draw_and_where_to_put_it(packs: Path) -> None:
+    for reader in ("A", "B"):
+        page = (packs / f"reader-{reader}" / "instructions.html").read_text(encoding="utf-8")
+        assert f"Reader {reader}, 6 cases" in page
+        for word in ("worklist.csv", "masks", "whole liver", "liver-roi", "segment-1", "vessel", "comments.txt", "do not go back"):
+            assert word in page
+
+
 def draw(packs: Path, reader: str, code: str, box: tuple[slice, slice, slice], name: str = "") -> None:
     pack = packs / f"reader-{reader}"
     _, grid = load_volume(pack / f"{code}_image.nii.gz")
