@@ -92,6 +92,18 @@ def test_behind_a_dark_line_a_little_difference_of_decay_is_another_organ(decay_
     assert share > 0.9 if stays else share < 0.1
 
 
+@pytest.mark.parametrize(("downward", "stays"), [(True, False), (False, True)])
+def test_behind_a_dark_line_what_lies_below_is_another_organ_though_it_decays_alike(*, downward: bool, stays: bool) -> None:
+    """A kidney may look like the liver in two echoes; a lobe behind a fissure lies beside or above."""
+    edges, log_decay = images(LARGE, line=0.8)
+    height_mm = -3.0 if downward else 3.0
+    upright = VoxelGrid(shape=GRID.shape, affine_mm=np.array([[0, 3, 0, 0], [0, 0, 4, 0], [height_mm, 0, 0, 0], [0, 0, 0, 1.0]]))
+    kept = without_neighbours(LIVER | LARGE, edges, log_decay, upright)
+    assert (kept & LIVER).sum() > 0.97 * LIVER.sum()
+    share = (kept & LARGE).sum() / LARGE.sum()
+    assert share > 0.9 if stays else share < 0.1
+
+
 def test_two_weakly_bounded_pieces_join_unless_their_decay_differs() -> None:
     labels, whole = np.where(LIVER, 1, np.where(SMALL, 2, 0)), np.ones(GRID.shape, bool)
     gradient = np.full(GRID.shape, 0.01, np.float32)

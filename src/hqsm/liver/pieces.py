@@ -19,7 +19,7 @@ from skimage.segmentation import watershed
 
 from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.data import VoxelGrid
-from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, filled, largest_piece, opened
+from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, filled, largest_piece, opened, world_mm
 
 _EDGE_MM, _BASIN_MM = 2.5, 9.0
 """Smoothing (SD) before the gradient, and the distance of two basins' lowest places."""
@@ -30,6 +30,9 @@ _OTHER_DECAY, _OTHER_BRIGHTNESS = 0.2, 0.2
 _BORDER_MM, _RIM_MM = 14.0, 5.0
 _SMALLEST_ML, _FEWEST_VOXELS = 2.0, 8
 _SMALLEST_CLOSED_OFF_ML = 10.0
+_BELOW_MM = 20.0
+"""How far its middle must lie below the organ's for a piece behind a dark line to be a kidney or bowel, whatever its decay: fissures
+part lobes that lie beside each other."""
 _ORDINARY_LOG_DECAY = float(np.log(150.0 + 15.0))
 """Of 150 1/s: an organ that decays faster is dark, its surface's crease lies inside it, and steps and decay part it from all else."""
 _PART_OF_ORGAN = 0.25
@@ -215,11 +218,14 @@ def _is_unlike(piece: Mask, main: Mask, median: float, edges: Edges, log_decay: 
 
 
 def _is_closed_off(piece: Mask, main: Mask, crease: FloatArray, median: float, log_decay: FloatArray, grid: VoxelGrid) -> bool:
-    """Whether a dark line parts a piece from the organ nearly everywhere, and its decay differs beyond chance, however little."""
+    """Whether a dark line parts a piece from the organ nearly everywhere, and it lies below or its decay differs beyond chance."""
     if piece.sum() * grid.voxel_volume_ml < _SMALLEST_CLOSED_OFF_ML:
         return False
+    if float(np.quantile(_border(piece, main, crease), _GAPS)) <= _WEAK * median:
+        return False
     difference, chance = _difference_of_decay(piece, main, log_decay)
-    return difference > chance and float(np.quantile(_border(piece, main, crease), _GAPS)) > _WEAK * median
+    height_mm = world_mm(grid)[2]
+    return difference > chance or float(height_mm[main].mean() - height_mm[piece].mean()) > _BELOW_MM
 
 
 def _difference_of_decay(piece: Mask, main: Mask, log_decay: FloatArray) -> tuple[float, float]:
