@@ -29,6 +29,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 _PROGRAM = "from hqsm.fork_server import main; main()"
 _LARGEST_MESSAGE = 1 << 20
 _PR_SET_PDEATHSIG = 1
+Connection = socket.socket
+"""Of this machine alone: an abstract Unix socket, which no network reaches and which the server answers to its own user only."""
 
 _this_process: dict[str, int] = {"watcher": 0}
 """Of a server's child: the process of the job that it works for."""
@@ -64,7 +66,7 @@ def watcher() -> int:
     return _this_process["watcher"] or os.getppid()
 
 
-def ask() -> tuple[socket.socket, dict[str, Any]] | None:
+def ask() -> tuple[Connection, dict[str, Any]] | None:
     """Let the server of this run begin the script of this process in a child of its own.
 
     Returns
@@ -89,23 +91,23 @@ def ask() -> tuple[socket.socket, dict[str, Any]] | None:
     return connection, child
 
 
-def answer(connection: socket.socket) -> dict[str, Any]:
+def answer(connection: Connection) -> dict[str, Any]:
     """The server's next message; empty where the server is gone."""
     with contextlib.suppress(ConnectionError):
         return _read(connection)
     return {}
 
 
-def _read(connection: socket.socket) -> dict[str, Any]:
+def _read(connection: Connection) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(connection.recv(_LARGEST_MESSAGE) or b"{}")
     return message
 
 
-def serve(listening: socket.socket) -> None:
+def serve(listening: Connection) -> None:
     """Fork a child for each job that asks, and tell the job how it ended; end a child whose job is gone. Never returns."""
     watched = selectors.DefaultSelector()
     watched.register(listening, selectors.EVENT_READ)
-    jobs: dict[int, socket.socket] = {}
+    jobs: dict[int, Connection] = {}
     while True:
         for key, _ in watched.select():
             if key.fileobj is listening:
@@ -120,7 +122,7 @@ def serve(listening: socket.socket) -> None:
                 _end(key.data, watched, jobs)
 
 
-def _begin(connection: socket.socket, watched: selectors.BaseSelector, jobs: dict[int, socket.socket]) -> None:
+def _begin(connection: Connection, watched: selectors.BaseSelector, jobs: dict[int, Connection]) -> None:
     watcher, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if user != os.getuid():
         connection.close()
@@ -137,7 +139,7 @@ def _begin(connection: socket.socket, watched: selectors.BaseSelector, jobs: dic
     connection.send(json.dumps({"process": child, "shared_mb": resident_mb(os.getpid())}).encode())
 
 
-def _end(child: int, watched: selectors.BaseSelector, jobs: dict[int, socket.socket]) -> None:
+def _end(child: int, watched: selectors.BaseSelector, jobs: dict[int, Connection]) -> None:
     facts = ending_of(child)
     connection = jobs.pop(child)
     with contextlib.suppress(KeyError):

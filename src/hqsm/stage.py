@@ -164,7 +164,8 @@ def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     ending = run_in_child(lambda: _cohort_attempt(job, work), float("inf"), current_run)
     if ending.status < 0:
         sys.exit(f"{job.rule} was killed ({signal.Signals(-ending.status).name}); see {job.log[0]}")
-    sys.exit(ending.status)
+    if ending.status:
+        sys.exit(ending.status)
 
 
 def _cohort_attempt(job: Any, work: Callable[[Any], None]) -> int:

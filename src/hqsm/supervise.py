@@ -11,7 +11,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ class Ending:
 @dataclass(frozen=True, kw_only=True)
 class _Child:
     process: int
-    channel: int | socket.socket
+    channel: int | fork_server.Connection
     """Readable when the child has ended."""
     shared_mb: float
     """Memory that it has from the start, and shares with the process that it was forked from."""
