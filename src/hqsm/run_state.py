@@ -8,6 +8,7 @@ it ends).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -25,6 +26,7 @@ WORK = Path("results/work")
 RUN, GIVEN_UP, RETRIES, LOCK = WORK / "run.json", WORK / "given_up.json", WORK / "retries.json", WORK / "lock"
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 LEAST_FREE_MB = 100
+_RUN_OF_JOB, _SLURM_JOB, _SLURM_JOB_OF_RUN = "HQSM_RUN", "SLURM_JOB_ID", "HQSM_RUN_IN_SLURM_JOB"
 STAGES = ("gated_echoes", "water_fat", "regions", "susceptibility", "liver_iron", "visit_page")
 """The stages of a visit in their order; each leaves ``results/work/<visit>/<stage>.json`` and ``logs/<stage>/<visit>.log``."""
 
@@ -120,7 +122,29 @@ def current_run() -> str:
 
 def begin_run(attempts: int) -> None:
     """Tell the jobs which run they belong to, and how often they are tried."""
-    _write(RUN, {"attempts": attempts, "run": os.urandom(8).hex()})
+    run = os.urandom(8).hex()
+    _write(RUN, {"attempts": attempts, "run": run})
+    os.environ[_RUN_OF_JOB], os.environ[_SLURM_JOB_OF_RUN] = run, os.environ.get(_SLURM_JOB, "")
+
+
+def run_of_job() -> str:
+    """The run that this job belongs to: its environment names it where the executor hands that on, else it is the one that goes on."""
+    return os.environ.get(_RUN_OF_JOB) or current_run()
+
+
+def end_slurm_job() -> None:
+    """End the Slurm job that this process is part of: kill every other process of it on this node, at once.
+
+    Asked politely, or seeing this stage fail, Snakemake in it would take away what the visit's earlier stages have finished, and
+    the next run counts on that. A job in which the run itself was started, as an interactive allocation, is left alone.
+    """
+    job = os.environ.get(_SLURM_JOB, "")
+    if not job or os.environ.get(_SLURM_JOB_OF_RUN, job) == job:
+        return
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # not ours, or just ended
+            if int(process.name) != os.getpid() and f"{_SLURM_JOB}={job}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def given_up(visit: str) -> Facts | None:

@@ -25,8 +25,8 @@ from typing import Any
 
 from hqsm.errors import HqsmError
 from hqsm.fork_server import is_child
-from hqsm.run_state import DISK_REFUSED, attempts_of_run, current_run, given_up
-from hqsm.supervise import Ending, run_in_child
+from hqsm.run_state import DISK_REFUSED, attempts_of_run, current_run, end_slurm_job, given_up, run_of_job
+from hqsm.supervise import Ending, RunEnded, run_in_child
 
 Facts = dict[str, Any]
 
@@ -86,7 +86,7 @@ def run_visit_stage(job: Any, work: Callable[[Any], Facts | None]) -> None:
         _fail(job, failure)
         return
     limit_mb = _SHARE_OF_MEMORY * float(job.resources.get("mem_mb", "inf"))
-    ending = run_in_child(lambda: _attempt(job, work), limit_mb, current_run)
+    ending = _supervised(lambda: _attempt(job, work), limit_mb)
     _write_costs(job, ending)
     if ending.status == _DISK:
         sys.exit(f"{job.rule}: the disk cannot be written; see {job.log[0]}")
@@ -161,11 +161,20 @@ def run_cohort_stage(job: Any, work: Callable[[Any], None]) -> None:
     if getattr(job.params, "sealed", False):
         write_sealed_tables(path for _, path in job.output.items())
         return
-    ending = run_in_child(lambda: _cohort_attempt(job, work), float("inf"), current_run)
+    ending = _supervised(lambda: _cohort_attempt(job, work), float("inf"))
     if ending.status < 0:
         sys.exit(f"{job.rule} was killed ({signal.Signals(-ending.status).name}); see {job.log[0]}")
     if ending.status:
         sys.exit(ending.status)
+
+
+def _supervised(work: Callable[[], int], limit_mb: float) -> Ending:
+    run = run_of_job()
+    try:
+        return run_in_child(work, limit_mb, lambda: current_run() == run)
+    except RunEnded:
+        end_slurm_job()
+        raise
 
 
 def _cohort_attempt(job: Any, work: Callable[[Any], None]) -> int:

@@ -47,20 +47,34 @@ class _Child:
     """How it ended."""
 
 
-def run_in_child(work: Callable[[], int], limit_mb: float, run_of_study: Callable[[], str] = str) -> Ending:
+class RunEnded(SystemExit):
+    """The run that started this job is gone, or another one has begun."""
+
+    def __init__(self) -> None:
+        super().__init__("the run that started this job has ended")
+
+
+def run_in_child(work: Callable[[], int], limit_mb: float, run_goes_on: Callable[[], bool] = lambda: True) -> Ending:
     """Run ``work`` in a child process and return how it ended.
 
     The child is forked by the run's :mod:`hqsm.fork_server` where there is one: it then runs this process's script again, comes to
     this same call, and does the work. It is stopped where its resident memory exceeds ``limit_mb`` (where /proc tells, that is under
     Linux), and where the run that started this job is gone: the Snakemake process above it on this machine, or, seen from a
-    cluster's node, where ``run_of_study`` names another run. Nobody would collect the result, and the next run may write the same file.
+    cluster's node, where ``run_goes_on`` says so. Nobody would collect the result, and the next run may write the same file.
+
+    Raises
+    ------
+    RunEnded
+        The run is gone; the child was stopped, or not begun.
     """
     if fork_server.is_child():
         _do(work)
-    family, run, started = _family(), run_of_study(), time.monotonic()
+    family, started = _family(), time.monotonic()
+    if not run_goes_on():
+        raise RunEnded
     child = _asked_for() or _forked(work)
     try:
-        over_memory = _watch(child, limit_mb, lambda: (family, run) == (_family(), run_of_study()))
+        over_memory = _watch(child, limit_mb, lambda: family == _family() and run_goes_on())
     except BaseException:
         _kill(child)
         raise
@@ -129,7 +143,7 @@ def _watch(child: _Child, limit_mb: float, is_ours: Callable[[], bool]) -> bool:
             return True
         tick += 1
         if tick % _TICKS_OF_A_LOOK == 0 and not is_ours():
-            sys.exit("the run that started this job has ended")
+            raise RunEnded
     return False
 
 

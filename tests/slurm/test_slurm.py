@@ -150,10 +150,14 @@ def test_ctrl_c_takes_the_jobs_away_and_the_same_command_goes_on(
     assert digests(study) == two_visits_locally
 
 
-def test_jobs_of_a_killed_run_make_way_for_the_next_one(two_visits: Path, two_visits_locally: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["gated_echoes", "water_fat"])
+def test_jobs_of_a_killed_run_make_way_for_the_next_one(
+    two_visits: Path, two_visits_locally: dict[str, str], tmp_path: Path, stage: str
+) -> None:
+    """In its first stage or a later one: what the stages before have finished is neither lost nor written twice."""
     study = fresh(two_visits, tmp_path)
-    process = start(study, faults="gated_echoes:0101=very-slow")
-    wait_for((study / "logs" / "gated_echoes" / "sub-0101_ses-01.log").is_file)
+    process = start(study, faults=f"{stage}:0101=very-slow")
+    wait_for((study / "logs" / stage / "sub-0101_ses-01.log").is_file)
     process.kill()
     process.wait()
     process = start(study)

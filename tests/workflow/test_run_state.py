@@ -11,7 +11,7 @@ import pytest
 
 from hqsm import run_state
 from hqsm.errors import InputError
-from hqsm.supervise import run_in_child
+from hqsm.supervise import RunEnded, run_in_child
 
 HOLD = "import time; from hqsm.run_state import take_study; print(take_study(), flush=True); time.sleep(60)"
 
@@ -37,9 +37,15 @@ def test_a_child_that_needs_more_memory_than_it_was_given_is_stopped() -> None:
 
 
 def test_a_child_of_a_run_that_is_over_is_stopped() -> None:
-    names = iter(["one", "one", "another"])
+    goes_on = iter([True, True, False])
     with pytest.raises(SystemExit, match="has ended"):
-        run_in_child(lambda: time.sleep(60) or 0, 1e6, lambda: next(names))
+        run_in_child(lambda: time.sleep(60) or 0, 1e6, lambda: next(goes_on))
+
+
+def test_a_job_of_a_run_that_is_over_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(RunEnded):
+        run_in_child(lambda: (tmp_path / "begun").write_text("x"), 1e6, lambda: False)
+    assert not (tmp_path / "begun").exists()
 
 
 @pytest.fixture
@@ -84,3 +90,38 @@ def test_a_killed_visit_is_due_again_and_counted(study: Path) -> None:
     run_state.try_again(["sub-1_ses-1"])
     run_state.try_again(["sub-1_ses-1"])
     assert run_state.retries() == {"sub-1_ses-1": 2}
+
+
+def test_a_job_knows_its_run_by_its_environment_and_else_by_the_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_state.WORK.mkdir(parents=True)
+    monkeypatch.setattr(os, "environ", {})
+    run_state.begin_run(attempts=1)
+    first, environment_of_its_jobs = run_state.current_run(), dict(os.environ)
+    run_state.begin_run(attempts=1)
+    assert run_state.run_of_job() == run_state.current_run() != first
+    monkeypatch.setattr(os, "environ", environment_of_its_jobs)
+    assert run_state.run_of_job() == first
+    monkeypatch.setattr(os, "environ", {})
+    assert run_state.run_of_job() == run_state.current_run()
+
+
+@pytest.mark.parametrize(("of_the_run", "ended"), [("", True), ("777000011", True), ("777000012", False), (None, False)])
+def test_only_a_slurm_job_that_the_run_submitted_is_ended(
+    study: Path, monkeypatch: pytest.MonkeyPatch, of_the_run: str | None, *, ended: bool
+) -> None:
+    """Not the interactive allocation that a person works in, and nothing of another job."""
+    run_state.WORK.mkdir(parents=True)
+    job = "777000012"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={"SLURM_JOB_ID": number}) for number in (job, job + "3")
+    ]
+    monkeypatch.setattr(os, "environ", {"SLURM_JOB_ID": of_the_run} if of_the_run else {})
+    if of_the_run is not None:
+        run_state.begin_run(attempts=1)
+    os.environ["SLURM_JOB_ID"] = job
+    run_state.end_slurm_job()
+    time.sleep(0.5)
+    assert [process.poll() for process in processes] == [-signal.SIGKILL if ended else None, None]
+    for process in processes:
+        process.kill()
+        process.wait()
