@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray
-from hqsm.fatwater.lanes import EXACT, LANES, growth
+from hqsm.fatwater.lanes import EXACT, LANES, evenly, growth
 
 FREE, CONSTRAINED, NO_FAT = 1, 2, 3
 _MAX_ITERATIONS = 40
@@ -31,9 +31,10 @@ COMPATIBLE = 2.5
 _CHUNK = 4096
 
 
-@numba.njit(cache=True, inline="always")
-def _evenly(t: AnyArray) -> bool:  # pragma: no cover - compiled
-    return bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+@numba.njit(cache=True)
+def _nothing_yet(n: int) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """What the fits return of ``n`` voxels, all NaN."""
+    return np.full((n, 2), np.nan + 0j, np.complex64), np.full((n, 2), np.nan), np.full((n, 3), np.nan), np.full(n, np.nan)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -71,10 +72,7 @@ def fit_free(
         PDFF [points]; (n,) squared residual, NaN where the fit did not converge.
     """
     n = which.size
-    linear = np.full((n, 2), np.nan + 0j, np.complex64)
-    nonlinear = np.full((n, 2), np.nan)
-    errors = np.full((n, 3), np.nan)
-    residuals = np.full(n, np.nan)
+    linear, nonlinear, errors, residuals = _nothing_yet(n)
     for c in numba.prange((n + _CHUNK - 1) // _CHUNK):
         part = slice(c * _CHUNK, min((c + 1) * _CHUNK, n))
         _free_chunk(
@@ -167,7 +165,7 @@ def _free_chunk(
 ) -> None:  # pragma: no cover - compiled
     n_echoes = t.size
     enough = _ENOUGH * sigma**2
-    even = _evenly(t)
+    even = evenly(t)
     fat = fat_signal if with_fat else np.zeros(n_echoes, np.complex128)
     extra = 0.0 if with_fat else 1.0
     trial = np.zeros((2, LANES))
@@ -182,16 +180,14 @@ def _free_chunk(
     full = np.zeros((2, LANES))
     cost = np.zeros(LANES)
     damping = np.zeros(LANES)
-    taken = 0
-    busy = 0
-    for k in range(LANES):
-        if taken < which.size:
-            _enter(which[taken], signal, y, k)
-            trial[0, k], trial[1, k] = start_field[which[taken]], start_r2star[which[taken]]
-            at[k], count[k], cost[k], damping[k] = taken, 0, np.inf, 1e-4
-            taken += 1
-            busy += 1
-    while busy > 0:
+    taken = done_with = 0
+    while done_with < which.size:
+        for k in range(LANES):
+            if at[k] < 0 and taken < which.size:
+                _enter(which[taken], signal, y, k)
+                trial[0, k], trial[1, k] = start_field[which[taken]], start_r2star[which[taken]]
+                at[k], count[k], cost[k], damping[k] = taken, 0, np.inf, 1e-4
+                taken += 1
         growth(trial[0], trial[1], nothing, t, even, g, scratch, bits)
         s = _project(y, g, t, fat, extra)
         for k in range(LANES):
@@ -238,13 +234,7 @@ def _free_chunk(
             trial[1, k] = rate[1, k] + full[1, k] / (1 + damping[k])
             if done or count[k] >= _MAX_ITERATIONS or not abs(trial[1, k]) < 2e4:
                 at[k] = -1
-                busy -= 1
-                if taken < which.size:
-                    _enter(which[taken], signal, y, k)
-                    trial[0, k], trial[1, k] = start_field[which[taken]], start_r2star[which[taken]]
-                    at[k], count[k], cost[k], damping[k] = taken, 0, np.inf, 1e-4
-                    taken += 1
-                    busy += 1
+                done_with += 1
 
 
 @numba.njit(cache=True, inline="always")
@@ -307,10 +297,7 @@ def fit_constrained(
         too: at its own estimate a voxel whose noise made R2* low would also call it certain.
     """
     n = which.size
-    linear = np.full((n, 2), np.nan + 0j, np.complex64)
-    nonlinear = np.full((n, 2), np.nan)
-    errors = np.full((n, 3), np.nan)
-    residuals = np.full(n, np.nan)
+    linear, nonlinear, errors, residuals = _nothing_yet(n)
     for c in numba.prange((n + _CHUNK - 1) // _CHUNK):
         part = slice(c * _CHUNK, min((c + 1) * _CHUNK, n))
         _constrained_chunk(
@@ -453,7 +440,7 @@ def _constrained_chunk(
     """Each lane goes through: a linear start, the fit, its information where the neighbourhood's R2* is, or at its own."""
     n_echoes = t.size
     enough = _ENOUGH * sigma**2
-    even = _evenly(t)
+    even = evenly(t)
     y = np.zeros((2, n_echoes, LANES))
     g = np.zeros((2, n_echoes, LANES))
     scratch = np.zeros((5, LANES))
@@ -470,18 +457,12 @@ def _constrained_chunk(
     failed = np.zeros(LANES, np.int64)
     inverse = np.zeros((5, 5))
     bias = np.zeros(5)
-    taken = busy = 0
-    for k in range(LANES):
-        if taken < which.size:
-            at[k] = taken
-            taken += 1
-            busy += 1
-    entering = at.copy()
-    while busy > 0:
+    taken = done_with = 0
+    while done_with < which.size:
         for k in range(LANES):
-            i = entering[k]
-            if i >= 0:
-                entering[k] = -1
+            if at[k] < 0 and taken < which.size:
+                i = at[k] = taken
+                taken += 1
                 _enter(which[i], signal, y, k)
                 trial[:, k] = 0
                 trial[0, k], trial[1, k] = start_field[i] / 100, start_r2star[i] / 100
@@ -553,11 +534,7 @@ def _constrained_chunk(
                             errors[i, 2] = np.nan
             if leaves:
                 at[k] = -1
-                busy -= 1
-                if taken < which.size:
-                    at[k] = entering[k] = taken
-                    taken += 1
-                    busy += 1
+                done_with += 1
 
 
 @numba.njit(cache=True)

@@ -22,6 +22,12 @@ _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
 @numba.njit(cache=True, inline="always")
+def evenly(t: AnyArray) -> bool:  # pragma: no cover - compiled
+    """Whether echoes are so evenly spaced that what happens from one to the next happens again."""
+    return bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+
+
+@numba.njit(cache=True, inline="always")
 def _small(y: float) -> float:  # pragma: no cover - compiled
     """exp(y) for |y| < 0.35."""
     tail = 1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880))))

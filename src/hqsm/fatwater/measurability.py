@@ -14,7 +14,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater.field_init import Blocks
-from hqsm.fatwater.lanes import EXACT, LANES, exponential
+from hqsm.fatwater.lanes import EXACT, LANES, evenly, exponential
 
 _FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
 _N_ITERATIONS = 8
@@ -168,7 +168,7 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
 def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(2, lane) log A^2 and R2* of the share of fat that fits best."""
     n_echoes = t.size
-    even = bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+    even = evenly(t)
     best = np.zeros((3, LANES))
     best[2, :] = 1e30
     scratch = np.zeros((2, LANES))

@@ -79,19 +79,19 @@ def separate(
     usable = _with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
-    fat = fat_signal(SPECTRA[params.spectrum], echoes.echo_times_s, echoes.field_strength_tesla, temperature_celsius)
-    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
-        return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
-    if n_echoes == 2:
-        return _two_echoes(echoes, signal, usable, noise_sd)
-    expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
-    at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
-    separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
         return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
 
+    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
+        return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
+    if n_echoes == 2:
+        return _two_echoes(echoes, signal, usable, noise_sd)
+    fat = fat_at(0.0)
+    expected = expected_errors(np.asarray(echoes.echo_times_s, float), fat)
+    at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
+    separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
 
