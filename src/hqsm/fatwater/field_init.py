@@ -119,7 +119,7 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     )
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """(voxel,) squared signal of all echoes together, and of the brightest."""
     energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
@@ -168,7 +168,7 @@ def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover 
     return mean
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, close: AnyArray) -> AnyArray:  # pragma: no cover
     """(block,) phasor by which neighbouring voxels of the block turn against each other from one echo to the next."""
     sums = np.zeros(n_blocks, np.complex64)
@@ -186,7 +186,7 @@ def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, cl
     return sums
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _sums_of_products(
     signal: AnyArray, block: AnyArray, away_hz: AnyArray, t: AnyArray, n_blocks: int, noise: float, share: float
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -267,7 +267,7 @@ _FAST_FAT_COST = 0.005
 water, and a dark liver whose few echoes fit as fat as well is no fat."""
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _at_field(
     product: AnyArray, t: AnyArray, fat: AnyArray, sum_of: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
 ) -> None:  # pragma: no cover - compiled
@@ -297,7 +297,7 @@ def _at_field(
             terms[3, k] += 2 * half * (cn.conjugate() * x * cm).real
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _unexplained(
     energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
 ) -> tuple[float, bool]:  # pragma: no cover - compiled
@@ -327,7 +327,7 @@ def _unexplained(
     return energy - explained, q22 * a11 > q11 * a22
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
     """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
 
@@ -363,7 +363,7 @@ def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: An
     return max(freely - best, 0.0)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _minima(
     products: AnyArray,
     projectors: AnyArray,
@@ -585,7 +585,7 @@ def apart(a: float, b: float, period: float) -> float:  # pragma: no cover - com
     return min(difference, abs(period - difference))
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _message_passing(
     fields: AnyArray,
     unary: AnyArray,

@@ -14,7 +14,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater.field_init import Blocks
-from hqsm.fatwater.lanes import EXACT, LANES, evenly, exponential
+from hqsm.fatwater.lanes import LANES, evenly, exponential
 
 _FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
 _N_ITERATIONS = 8
@@ -71,7 +71,7 @@ def _voxels_per_block(index: IntArray, blocks: Blocks) -> IntArray:
     return ratio
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(block,) whether its voxels differ by more than their noise."""
     n_blocks, n_echoes = powers.shape
@@ -88,7 +88,7 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _pooled(
     powers: AnyArray, n_voxels: AnyArray, index: AnyArray, places: AnyArray, reach: AnyArray, without_itself: bool
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -164,7 +164,7 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
     return amplitude2, r2star
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(2, lane) log A^2 and R2* of the share of fat that fits best."""
     n_echoes = t.size
