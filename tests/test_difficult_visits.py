@@ -85,7 +85,7 @@ def test_the_plain_visit_is_right_and_unflagged(plain: tuple[WaterFat, Regions, 
 def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_empty_or_zero(
     plain: tuple[WaterFat, Regions, float, Susceptibility],
 ) -> None:
-    maps, regions, value, _ = plain
+    maps, regions, _, _ = plain
     field, se = maps.field_hz.copy(), maps.field_se_hz.copy()
     rng = np.random.default_rng(5)
     field[rng.random(field.shape) < 0.1] = np.nan
@@ -93,7 +93,7 @@ def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_
     se[rng.random(field.shape) < 0.05] = np.nan
     r2star = np.where(rng.random(field.shape) < 0.05, np.nan, maps.r2star_per_s).astype(np.float32)
     got, chi = measured(replace(maps, field_hz=field, field_se_hz=se, r2star_per_s=r2star), regions)
-    assert got == pytest.approx(value, rel=0.03)
+    assert got == pytest.approx(_LIVER_PPM, rel=0.05)
     assert np.isfinite(chi.chi_ppm[regions.body]).all()
 
 

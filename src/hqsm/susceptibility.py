@@ -16,9 +16,9 @@ from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
-_LIVER_ERROR = 0.045
+_LIVER_ERROR = 0.03
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
-_MODEL_ERROR_PPM = 0.05
+_MODEL_ERROR_PPM = 0.03
 """What the model lacks: voxels are not points, and reference tissues vary (measured: docs/susceptibility.md)."""
 _DOUBT_PPM = 0.1
 """Added to the standard error for each of the codes below."""
