@@ -14,6 +14,7 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
 from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
 from hqsm.fatwater.pdff import pdff_percent
+from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_FAT_TURN_RAD = 0.7
 _LOW_MARGIN = 4.0
@@ -65,21 +66,10 @@ class InitialField:
     blocks: Blocks
 
 
-def initialise(
-    signal: ComplexArray,
-    index: IntArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    voxel_size_mm: FloatArray,
-    field_strength_tesla: float,
-    smoothness: float,
-    method: str,
-    *,
-    with_fat: bool,
-) -> InitialField:
-    """First field of the voxels that ``index`` (x, y, z) numbers in raster order; ``signal`` is (voxel, echo) complex64."""
-    blocks = field_init.gather(signal, index, echo_times_s, voxel_size_mm, noise_sd)
+def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool) -> InitialField:
+    """First field of every voxel; ``with_fat`` where the echo times can tell fat from water."""
+    echo_times_s, fat, field_strength_tesla = tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla
+    blocks = field_init.gather(tissue.signal, tissue.index, echo_times_s, tissue.voxel_size_mm, tissue.noise_sd)
     table = field_init.neighbour_table(blocks.index)
     found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
@@ -153,58 +143,40 @@ def steps_often(
 
 
 def doubtful_voxels(
-    field_hz: FloatArray,
-    se_hz: FloatArray,
-    residual: FloatArray,
-    index: IntArray,
-    n_echoes: int,
-    noise_sd: float,
-    field_strength_tesla: float,
-    swap_margin: FloatArray,
-    linear: ComplexArray,
+    tissue: Tissue, field_hz: FloatArray, se_hz: FloatArray, residual: FloatArray, linear: ComplexArray, swap_margin: FloatArray
 ) -> IntArray:
     """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
 
     Beside gas a block's voxels need not share one minimum.
     """
-    per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
+    per_freedom = residual / (2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1))
     fitted = np.isfinite(residual)
     typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
-    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, index)
+    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
-    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
+    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
     barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
     return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
 
 
-def settle_voxels(
-    start: InitialField,
-    doubtful: IntArray,
-    signal: ComplexArray,
-    index: IntArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    voxel_size_mm: FloatArray,
-    field_strength_tesla: float,
-    smoothness: float,
-) -> InitialField:
+def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:
     """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
-    single = field_init.singles(signal[doubtful], echo_times_s, noise_sd, voxel_size_mm)
-    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True, one_phase=True)
-    trusts = field_init.trust(single, found.misfit, echo_times_s.size, typical=start.typical_misfit)
-    table = field_init.neighbour_table(index)[doubtful]
-    weights = field_init.edge_weights(table, voxel_size_mm, _VOXEL_SMOOTHNESS * smoothness, field_strength_tesla)
+    tesla, size_mm = tissue.field_strength_tesla, tissue.voxel_size_mm
+    single = field_init.singles(tissue.signal[doubtful], tissue.echo_times_s, tissue.noise_sd, size_mm)
+    found = field_init.candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
+    trusts = field_init.trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
+    table = field_init.neighbour_table(tissue.index)[doubtful]
+    weights = field_init.edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
     period = found.period_hz if np.isfinite(found.period_hz) else 1e9
     unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
-    truncation_hz = field_init.truncation_hz(field_strength_tesla)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.sqrt(field_init.powers(signal)[1])
+    brightness = np.sqrt(field_init.powers(tissue.signal)[1])
+    fields = found.field_hz.astype(np.float64)
     chosen = field_init.settle_voxels(
-        field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, brightness, truncation_hz, period
+        field_hz, doubtful, fields, unary, table, weights, brightness, field_init.truncation_hz(tesla), period
     )
     r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
