@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 
 R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
 N_MINIMA = 4
@@ -34,6 +34,9 @@ _MODEL_ERROR = 5e-4
 _MODEL_ERROR_OF_VOXEL = 1e-4
 _TYPICAL_STEP_HZ_PER_MM_AT_1T5 = 2.0
 _TRUNCATION_HZ_AT_1T5 = 75.0
+_LEAST_SHARE = 0.3
+JOINING_TRUST = 0.05
+"""Blocks that fit worse, as a share of the best trust, join no pieces: lung would tie everything together."""
 _TRUSTED_MISFIT = 3.0
 """Misfit per degree of freedom at which a block's say is halved: what no field explains knows no field."""
 
@@ -517,6 +520,56 @@ def trust(blocks: Blocks, misfit: FloatArray, n_echoes: int, typical: float | No
     return worth
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Costs:
+    """What a choice among the blocks' fields costs: of each field by itself, and of each step to a neighbour.
+
+    Attributes
+    ----------
+    field_hz, unary
+        (block, minimum) fields; what each costs, very much where there is no such minimum.
+    table, weights
+        (block, 6) neighbours; price of each Hz of difference to them.
+    truncation_hz
+        Difference beyond which a step costs no more.
+    period_hz
+        As of :class:`Candidates`, but large for uneven echoes.
+    """
+
+    field_hz: FloatArray
+    unary: FloatArray
+    table: IntArray
+    weights: FloatArray
+    truncation_hz: float
+    period_hz: float
+
+
+def costs(
+    found: Candidates, trusts: FloatArray, share: FloatArray, table: IntArray, size_mm: FloatArray, smoothness: float, tesla: float
+) -> Costs:
+    """Misfit by what it is worth, and continuity between tissue and tissue; beside lung and gas fields do step."""
+    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
+    there = np.maximum(share, _LEAST_SHARE)
+    return Costs(
+        field_hz=found.field_hz,
+        unary=unary,
+        table=table,
+        weights=edge_weights(table, size_mm, smoothness, tesla) * there[:, None] * there[np.maximum(table, 0)],
+        truncation_hz=truncation_hz(tesla),
+        period_hz=found.period_hz if np.isfinite(found.period_hz) else 1e9,
+    )
+
+
+def tissue_share(found: Candidates, trusts: FloatArray, blocks: Blocks, echo_times_s: FloatArray) -> FloatArray:
+    """(block,) how much of it is tissue, by its brightness at TE = 0 against half of what trusted blocks have."""
+    decay2 = np.exp(-2 * np.outer(found.r2star_per_s[:, 0], echo_times_s)).sum(axis=1)
+    bright = np.sqrt(blocks.energy / blocks.n_voxels / decay2)
+    filled = blocks.n_voxels / blocks.n_voxels.max()
+    typical = float(np.median(bright[trusts > JOINING_TRUST * trusts.max()]))
+    share: FloatArray = np.minimum(2 * bright / typical, 1) * filled
+    return share
+
+
 def edge_weights(table: IntArray, size_mm: FloatArray, smoothness: float, field_strength_tesla: float) -> FloatArray:
     """(block, 6) price of each Hz of difference to each neighbour: one over what fields typically change by on the way."""
     typical_hz = _TYPICAL_STEP_HZ_PER_MM_AT_1T5 * field_strength_tesla / 1.5 * np.array([*size_mm, *size_mm])
@@ -529,19 +582,19 @@ def truncation_hz(field_strength_tesla: float) -> float:
     return _TRUNCATION_HZ_AT_1T5 * field_strength_tesla / 1.5
 
 
-def smoothest_choice(found: Candidates, trusts: FloatArray, table: IntArray, weights: FloatArray, field_strength_tesla: float) -> IntArray:
-    """(block,) which minimum each block takes."""
-    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    truncation = truncation_hz(field_strength_tesla)
-    unary = ((found.misfit - found.misfit[:, :1]) * trusts[:, None]).astype(np.float32)
+def smoothest_choice(of: Costs, chosen: IntArray | None = None, open_: Mask | None = None) -> IntArray:
+    """(block,) which minimum each block takes; with ``open_``, only those choose and the others keep what they have ``chosen``."""
     # a field that costs more than all the steps to all neighbours together is out of play
-    in_play = (found.misfit < IMPOSSIBLE) & (unary <= truncation * weights.sum(axis=1)[:, None])
-    counts = in_play.sum(axis=1)
-    chosen = np.zeros(counts.size, np.int64)
-    open_ = np.flatnonzero(counts > 1)
-    problem = _of_open_blocks(found.field_hz, unary, counts, table, weights, truncation, period, open_)
-    chosen[open_] = _message_passing(*problem, truncation, period, _N_SWEEPS)
-    return chosen
+    in_play = (of.unary < IMPOSSIBLE) & (
+        of.unary - of.unary.min(axis=1, keepdims=True) <= of.truncation_hz * of.weights.sum(axis=1)[:, None]
+    )
+    counts = in_play.shape[1] - in_play[:, ::-1].argmax(axis=1)
+    result = np.zeros(counts.size, np.int64) if chosen is None else chosen.copy()
+    which = np.flatnonzero(counts > 1 if open_ is None else open_ & (counts > 1))
+    unary = of.unary.astype(np.float32)
+    problem = _of_open_blocks(of.field_hz, unary, counts, result, of.table, of.weights, of.truncation_hz, of.period_hz, which)
+    result[which] = _message_passing(*problem, of.truncation_hz, of.period_hz, _N_SWEEPS)
+    return result
 
 
 @numba.njit(cache=True)
@@ -549,6 +602,7 @@ def _of_open_blocks(
     fields: AnyArray,
     unary: AnyArray,
     counts: AnyArray,
+    chosen: AnyArray,
     table: AnyArray,
     weights: AnyArray,
     truncation: float,
@@ -574,7 +628,7 @@ def _of_open_blocks(
                 weight[i, d] = weights[v, d]
             else:
                 for a in range(counts[v]):
-                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, 0], period), truncation)
+                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, chosen[u]], period), truncation)
     return field, cost, counts[open_], neighbours, weight
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
-from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
+from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks, Costs
 from hqsm.fatwater.pdff import pdff_percent
+from hqsm.fatwater.predicted import Prediction, predicted_field
 from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_FAT_TURN_RAD = 0.7
@@ -29,6 +30,10 @@ _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
+_UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
+_FIRM_SHARE = 0.7
+_DARK_AROUND, _STEEP_WORTH = 0.85, 0.25
+_PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
 _SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
@@ -73,15 +78,25 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     table = field_init.neighbour_table(blocks.index)
     found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
-    weights = field_init.edge_weights(table, blocks.size_mm, smoothness, field_strength_tesla)
-    chosen = field_init.smoothest_choice(found, trusts, table, weights, field_strength_tesla)
-    chosen, piece, energy = islands.settle(found, trusts, chosen, table, weights, field_strength_tesla)
+    share = field_init.tissue_share(found, trusts, blocks, echo_times_s)
+    costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, field_strength_tesla)
+    joins = trusts > field_init.JOINING_TRUST * trusts.max()
+    chosen = field_init.smoothest_choice(costs)
+    chosen, piece, energy = islands.settle(costs, joins, chosen, field_strength_tesla)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
     graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
-    others = found.misfit.copy()
-    others[rows, chosen] = IMPOSSIBLE
-    own_margin = np.minimum((others.min(axis=1) - found.misfit[rows, chosen]) * trusts, 1e3)
+    steep = _near_dark(share, blocks)
+    undecided = _undecided(costs, chosen, share, steep)
+    if with_fat and undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 > _LEAST_ISLAND_ML:
+        firm = joins & ~undecided & (share > _FIRM_SHARE)
+        prediction = predicted_field(blocks, share, graph_hz, firm, tissue.b0_direction, field_strength_tesla)
+        if prediction is not None:
+            costs = _with_prediction(costs, prediction, undecided, steep)
+            chosen = field_init.smoothest_choice(costs, chosen, undecided)
+            chosen, piece, energy = islands.settle(costs, joins | undecided, chosen, field_strength_tesla)
+            graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
+    own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
     margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
     other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
     difference_hz = np.full(graph_hz.size, np.nan) if other_hz is None else graph_hz - other_hz
@@ -110,9 +125,39 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     )
 
 
+def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
+    """(block,) by how much its best other field costs more, by itself."""
+    rows = np.arange(chosen.size)
+    others = costs.unary.copy()
+    others[rows, chosen] = IMPOSSIBLE
+    margin: FloatArray = others.min(axis=1) - costs.unary[rows, chosen]
+    return margin
+
+
+def _near_dark(share: FloatArray, blocks: Blocks) -> Mask:
+    """(block,) beside lung, gas or air, where fields change inside a voxel and the misfit says less than it seems to."""
+    return np.asarray(27 * field_init.around(share + 0j, blocks.index).real < 27 * _DARK_AROUND)
+
+
+def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -> Mask:
+    """(block,) tissue whose own misfit hardly tells its fields apart."""
+    limit = np.where(steep, _UNDECIDED_MARGIN / _STEEP_WORTH, _UNDECIDED_MARGIN)
+    return np.asarray((share > _UNDECIDED_SHARE) & (_own_margin(costs, chosen) < limit))
+
+
+def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, steep: Mask) -> Costs:
+    """Another term for the undecided blocks: how far each field lies from the predicted one."""
+    away_hz = np.abs(costs.field_hz - prediction.field_hz[:, None])
+    if costs.period_hz < 1e8:
+        away_hz = np.abs(away_hz - costs.period_hz * np.round(away_hz / costs.period_hz))
+    price = _PREDICTION_WEIGHT * np.minimum(away_hz / prediction.spread_hz, _MOST_SPREADS)
+    worth = np.where(steep, _STEEP_WORTH, 1.0)[:, None]
+    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), worth * costs.unary + price, costs.unary))
+
+
 def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:
     """(block,) tissue that fits and gives signal."""
-    joined = trusts > islands.JOINING_TRUST * trusts.max()
+    joined = trusts > field_init.JOINING_TRUST * trusts.max()
     per_voxel = blocks.energy / blocks.n_voxels
     return np.asarray(joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined])))
 
@@ -202,7 +247,7 @@ def _unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period
     if not np.isfinite(period_hz):
         return field_hz
     relative = trusts / trusts.max()
-    joins = relative > islands.JOINING_TRUST
+    joins = relative > field_init.JOINING_TRUST
     inside = (table >= 0) & joins[:, None] & joins[np.maximum(table, 0)]
     nothing = np.zeros(field_hz.size, bool)
     trusted_hz, part = field_init.unwrapped(field_hz, np.where(inside, table, -1), relative, period_hz, nothing)
