@@ -90,7 +90,9 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     undecided = _undecided(costs, chosen, share, steep)
     if with_fat and undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 > _LEAST_ISLAND_ML:
         firm = joins & ~undecided & (share > _FIRM_SHARE)
-        prediction = predicted_field(blocks, share, graph_hz, firm, tissue.b0_direction, field_strength_tesla)
+        prediction = predicted_field(
+            blocks, share, found.r2star_per_s[rows, chosen], graph_hz, firm, tissue.b0_direction, field_strength_tesla
+        )
         if prediction is not None:
             costs = _with_prediction(costs, prediction, undecided, steep)
             chosen = field_init.smoothest_choice(costs, chosen, undecided)
