@@ -63,6 +63,8 @@ class Blocks:
         (3,) its edges.
     away_hz
         (voxel,) how far its field lies from its block's, by the field's slope there.
+    dark
+        (block,) whether it is in the noise from the third echo on.
     """
 
     of_voxel: IntArray
@@ -72,6 +74,7 @@ class Blocks:
     energy: FloatArray
     size_mm: FloatArray
     away_hz: FloatArray
+    dark: Mask
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,10 +121,17 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     away_hz = (slope[of_voxel] * offset).sum(axis=1)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
-    _lend(products, counts.astype(np.float32), number)
+    dark = _lend(products, counts.astype(np.float32), number)
     energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
     return Blocks(
-        of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
+        of_voxel=of_voxel,
+        index=number,
+        products=products,
+        n_voxels=counts,
+        energy=energy,
+        size_mm=edge * voxel_size_mm,
+        away_hz=away_hz,
+        dark=dark,
     )
 
 
@@ -222,8 +232,8 @@ def _sums_of_products(
 
 
 @numba.njit(cache=True)
-def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> None:  # pragma: no cover - compiled
-    """Blocks that are in the noise from the third echo on get the mean of the like blocks around, in place.
+def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """Blocks that are in the noise from the third echo on get the mean of the like blocks around, in place; which they are.
 
     Two echoes fit many fields; in so short a time the fields of neighbours hardly differ.
     """
@@ -260,6 +270,7 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> None:  # p
                 for n in range(n_echoes):
                     for m in range(n + 1):
                         products[b, n, m] *= scale
+    return dark
 
 
 def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[FloatArray, float]:
@@ -547,6 +558,7 @@ def singles(signal: ComplexArray, echo_times_s: FloatArray, noise_sd: float, vox
         energy=np.ones(n),
         size_mm=voxel_size_mm,
         away_hz=np.zeros(n, np.float32),
+        dark=np.zeros(n, bool),
     )
 
 

@@ -190,7 +190,13 @@ def steps_often(
 
 
 def doubtful_voxels(
-    tissue: Tissue, field_hz: FloatArray, se_hz: FloatArray, residual: FloatArray, linear: ComplexArray, swap_margin: FloatArray
+    tissue: Tissue,
+    field_hz: FloatArray,
+    se_hz: FloatArray,
+    residual: FloatArray,
+    linear: ComplexArray,
+    swap_margin: FloatArray,
+    blocks: Blocks,
 ) -> IntArray:
     """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
 
@@ -206,7 +212,8 @@ def doubtful_voxels(
     barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
-    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
+    alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
+    return np.flatnonzero(alone & ~blocks.dark[blocks.of_voxel])
 
 
 def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:

@@ -48,6 +48,8 @@ _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
+_DARK_FIELD_HZ_AT_1T5 = 15.0
+"""What the field changes by over the blocks that share their echoes (SD)."""
 _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
@@ -266,7 +268,7 @@ def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tu
     fit.take(everything, _free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
     if separable:
         field_hz, se_hz = fit.nonlinear[:, 0], fit.errors[:, 0]
-        doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin)
+        doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin, start.blocks)
         start = settle_voxels(start, doubtful, tissue, params.field_smoothness)
         fit.take(doubtful, _free_fit(doubtful, tissue, start, with_fat=True), FREE)
     return start, fit
@@ -359,9 +361,14 @@ def _lower_order(
     local_r2star = decay.r2star_per_s[which].astype(np.float64)
     # neighbours' decays differ by less than this, wherever there is a decay to speak of
     r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
+    # where two echoes are all there is, what the blocks around said together is better than what each voxel says
+    dark = start.blocks.dark[start.blocks.of_voxel[which]]
+    away[which[dark]] = True
+    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.25 * fit.errors[which[dark], 0] ** 2))
     for _ in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
         prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, tissue.field_strength_tesla)
+        prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
