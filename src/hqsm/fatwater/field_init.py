@@ -34,6 +34,8 @@ _MODEL_ERROR = 5e-4
 _MODEL_ERROR_OF_VOXEL = 1e-4
 _TYPICAL_STEP_HZ_PER_MM_AT_1T5 = 2.0
 _TRUNCATION_HZ_AT_1T5 = 75.0
+_LEAST_LIKE = 14
+"""Of 27 blocks: fewer lie at an edge, where what is beyond tells, or fields step."""
 _DARK, _FALLING = 8.0, 2.5
 """Squared signal of a block over twice the noise's variance below which an echo is dark; by what the second must be below the first."""
 _LEAST_SHARE = 0.3
@@ -248,6 +250,7 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray: 
             products[b, 2, 2].real - n_voxels[b],
         )
         dark[b] = third < _DARK and first > 2 * _DARK and first > _FALLING * second
+    lent = np.zeros(n_blocks, np.bool_)
     own = products.copy()
     for x in range(nx):
         for y in range(ny):
@@ -256,6 +259,7 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray: 
                 if b < 0 or not dark[b]:
                     continue
                 total = np.float32(0)
+                like = 0
                 products[b] = 0
                 for i in range(max(x - 1, 0), min(x + 2, nx)):
                     for j in range(max(y - 1, 0), min(y + 2, ny)):
@@ -263,14 +267,19 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray: 
                             c = index[i, j, k]
                             if c >= 0 and dark[c]:
                                 total += n_voxels[c]
+                                like += 1
                                 for n in range(n_echoes):
                                     for m in range(n + 1):
                                         products[b, n, m] += own[c, n, m]
+                if like < _LEAST_LIKE:
+                    products[b] = own[b]
+                    continue
+                lent[b] = True
                 scale = n_voxels[b] / total
                 for n in range(n_echoes):
                     for m in range(n + 1):
                         products[b, n, m] *= scale
-    return dark
+    return lent
 
 
 def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[FloatArray, float]:
