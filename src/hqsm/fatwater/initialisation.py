@@ -12,7 +12,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
-from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks, Costs
+from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks, Candidates, Costs
 from hqsm.fatwater.pdff import pdff_percent
 from hqsm.fatwater.predicted import Prediction, predicted_field
 from hqsm.fatwater.tissue import Tissue
@@ -32,8 +32,14 @@ _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 _UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
 _FIRM_SHARE = 0.7
-_DARK_AROUND, _STEEP_WORTH = 0.85, 0.25
 _PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
+_UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
+"""Blocks that are tissue to this part, and whose misfit prefers their field by less than this, ask the predicted field."""
+_FIRM_SHARE = 0.7
+_PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
+"""What a field costs that lies one spread from the predicted one, and the distance from which on it costs no more."""
+_DARK_AROUND, _STEEP_WORTH = 0.85, 0.125
+"""Share of tissue in the 3 x 3 x 3 blocks around below which a block lies beside the dark, and what its misfit is worth there."""
 _SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
@@ -78,26 +84,10 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     table = field_init.neighbour_table(blocks.index)
     found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
-    share = field_init.tissue_share(found, trusts, blocks, echo_times_s)
-    costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, field_strength_tesla)
-    joins = trusts > field_init.JOINING_TRUST * trusts.max()
-    chosen = field_init.smoothest_choice(costs)
-    chosen, piece, energy = islands.settle(costs, joins, chosen, field_strength_tesla)
+    chosen, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
     graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
-    steep = _near_dark(share, blocks)
-    undecided = _undecided(costs, chosen, share, steep)
-    if with_fat and undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 > _LEAST_ISLAND_ML:
-        firm = joins & ~undecided & (share > _FIRM_SHARE)
-        prediction = predicted_field(
-            blocks, share, found.r2star_per_s[rows, chosen], graph_hz, firm, tissue.b0_direction, field_strength_tesla
-        )
-        if prediction is not None:
-            costs = _with_prediction(costs, prediction, undecided, steep)
-            chosen = field_init.smoothest_choice(costs, chosen, undecided)
-            chosen, piece, energy = islands.settle(costs, joins | undecided, chosen, field_strength_tesla)
-            graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
     own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
     margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
     other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
@@ -127,6 +117,33 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     )
 
 
+def _decided(
+    tissue: Tissue, blocks: Blocks, found: Candidates, trusts: FloatArray, table: IntArray, smoothness: float, *, with_fat: bool
+) -> tuple[IntArray, IntArray, FloatArray, Costs]:
+    """Minimum of each block by continuity; where misfit and continuity do not tell, by the field that the body's shape predicts.
+
+    Also each block's piece, the pieces' margins, and the costs that decided.
+    """
+    tesla = tissue.field_strength_tesla
+    share = field_init.tissue_share(found, trusts, blocks, tissue.echo_times_s)
+    costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
+    joins = trusts > field_init.JOINING_TRUST * trusts.max()
+    chosen, piece, energy = islands.settle(costs, joins, field_init.smoothest_choice(costs), tesla)
+    steep = _near_dark(share, blocks)
+    undecided = _undecided(costs, chosen, share, steep)
+    if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
+        return chosen, piece, energy, costs
+    rows = np.arange(chosen.size)
+    field_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    firm = joins & ~undecided & (share > _FIRM_SHARE)
+    prediction = predicted_field(blocks, share, found.r2star_per_s[rows, chosen], field_hz, firm, tissue.b0_direction, tesla)
+    if prediction is None:
+        return chosen, piece, energy, costs
+    costs = _with_prediction(costs, prediction, undecided, steep)
+    chosen = field_init.smoothest_choice(costs, chosen, undecided)
+    return *islands.settle(costs, joins | undecided, chosen, tesla), costs
+
+
 def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
     """(block,) by how much its best other field costs more, by itself."""
     rows = np.arange(chosen.size)
@@ -138,7 +155,7 @@ def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
 
 def _near_dark(share: FloatArray, blocks: Blocks) -> Mask:
     """(block,) beside lung, gas or air, where fields change inside a voxel and the misfit says less than it seems to."""
-    return np.asarray(27 * field_init.around(share + 0j, blocks.index).real < 27 * _DARK_AROUND)
+    return np.asarray(field_init.around(share + 0j, blocks.index).real < _DARK_AROUND)
 
 
 def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -> Mask:

@@ -72,7 +72,7 @@ def predicted_field(
     iron = np.zeros_like(tissue)
     iron[there] = share * np.clip(r2star_per_s, 0, 2000) * (1.5 / field_strength_tesla) * 1e-3
     hz_per_ppm = proton_frequency_hz(field_strength_tesla) * 1e-6
-    columns = [hz_per_ppm * _field_of(source, blocks.size_mm, b0_direction)[there] for source in (tissue, dark, iron)]
+    columns = [hz_per_ppm * field_of(source, blocks.size_mm, b0_direction)[there] for source in (tissue, dark, iron)]
     columns += _shim(np.argwhere(there), blocks)
     terms = np.stack(columns, axis=1).astype(np.float64)
     spread = _SPREAD_HZ_AT_1T5 * field_strength_tesla / 1.5
@@ -80,7 +80,7 @@ def predicted_field(
     return Prediction(field_hz=terms @ coefficients, spread_hz=max(spread_hz, 0.5 * spread))
 
 
-def _field_of(source: FloatArray, size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:
+def field_of(source: FloatArray, size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:
     """Relative field of a map of unit susceptibility that goes on beyond its edges as it is there."""
     n = np.array(source.shape)
     wanted = n + np.maximum(np.ceil(_REACH_MM / size_mm).astype(int), n // 2)

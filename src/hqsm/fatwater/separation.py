@@ -364,11 +364,13 @@ def _lower_order(
     # where two echoes are all there is, what the blocks around said together is better than what each voxel says
     dark = start.blocks.dark[start.blocks.of_voxel[which]]
     away[which[dark]] = True
-    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.25 * fit.errors[which[dark], 0] ** 2))
-    for _ in range(_N_PRIOR_PASSES):
+    own_se_hz = np.nan_to_num(fit.errors[which[dark], 0], nan=_AWAY_HZ_AT_1T5 * scale)
+    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
         prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, tissue.field_strength_tesla)
-        prior_hz[dark], precision[dark] = of_blocks
+        if turn == 0:
+            prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
