@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.fatwater.lanes import evenly
 
 R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
 N_MINIMA = 4
@@ -41,6 +42,8 @@ _DARK, _FALLING = 8.0, 2.5
 _LEAST_SHARE = 0.3
 JOINING_TRUST = 0.05
 """Blocks that fit worse, as a share of the best trust, join no pieces: lung would tie everything together."""
+_EVEN_WITHIN_S = 1e-6
+"""Headers round echo times to a microsecond, 0.2 degrees at 500 Hz."""
 _TRUSTED_MISFIT = 3.0
 """Misfit per degree of freedom at which a block's say is halved: what no field explains knows no field."""
 
@@ -212,7 +215,7 @@ def _sums_of_products(
     n_echoes = signal.shape[1]
     sums = np.zeros((n_blocks, n_echoes, n_echoes), np.complex64)
     y = np.empty(n_echoes, np.complex64)
-    even = abs(t[-1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    even = evenly(t, _EVEN_WITHIN_S)
     for v in range(signal.shape[0]):
         b = block[v]
         away = away_hz[v]
@@ -343,7 +346,7 @@ def _at_field(
     Water with water, water with fat (real, imaginary) and fat with fat, without the decay exp(-R2* (t_n + t_m)).
     """
     n_echoes = t.size
-    even = abs(t[n_echoes - 1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    even = evenly(t, _EVEN_WITHIN_S)
     phasor[0] = 1
     turn = np.exp(2j * np.pi * field_hz * (t[1] - t[0]))
     for n in range(1, n_echoes):
@@ -365,41 +368,10 @@ def _at_field(
 
 
 @numba.njit(cache=True)
-def _unexplained(
-    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
-) -> tuple[float, bool]:  # pragma: no cover - compiled
-    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
-    n_sums = sums_s.size
-    even = abs(sums_s[n_sums - 1] - sums_s[0] - (n_sums - 1) * (sums_s[1] - sums_s[0])) < 1e-6
-    decay[0] = np.exp(-r2star * sums_s[0])
-    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
-    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
-    a12 = 0j
-    for k in range(n_sums):
-        if k > 0:
-            decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
-        q11 += decay[k] * terms[0, k]
-        q12r += decay[k] * terms[1, k]
-        q12i += decay[k] * terms[2, k]
-        q22 += decay[k] * terms[3, k]
-    for n in range(fat.size):
-        d2 = decay[sum_of[n, n]]
-        a11 += d2
-        a12 += d2 * fat[n]
-        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
-    explained = q11 / a11
-    if determinant > 1e-9 * a11 * a22:
-        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
-    return energy - explained, q22 * a11 > q11 * a22
-
-
-@numba.njit(cache=True)
-def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
-    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
-
-    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
-    """
+def _equations(
+    terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray
+) -> tuple[float, float, float, float, float, float, complex, float]:  # pragma: no cover - compiled
+    """A^H H A (11, 22, real and imaginary part of 12), A^H A (11, 22, 12) and its determinant at a decay over sums of echo times."""
     q11 = q22 = q12r = q12i = a11 = a22 = 0.0
     a12 = 0j
     for k in range(decay.size):
@@ -412,7 +384,34 @@ def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: An
         a11 += d2
         a12 += d2 * fat[n]
         a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    return q11, q22, q12r, q12i, a11, a22, a12, a11 * a22 - (a12.real**2 + a12.imag**2)
+
+
+@numba.njit(cache=True)
+def _unexplained(
+    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
+) -> tuple[float, bool]:  # pragma: no cover - compiled
+    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
+    n_sums = sums_s.size
+    even = evenly(sums_s, _EVEN_WITHIN_S)
+    decay[0] = np.exp(-r2star * sums_s[0])
+    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
+    for k in range(1, n_sums):
+        decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
+    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
+    explained = q11 / a11
+    if determinant > 1e-9 * a11 * a22:
+        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
+    return energy - explained, q22 * a11 > q11 * a22
+
+
+@numba.njit(cache=True)
+def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
+    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
+
+    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
+    """
+    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
     if not determinant > 1e-9 * a11 * a22:
         return 0.0
     freely = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
@@ -521,7 +520,7 @@ def _minima(
                 step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
                 middle = log_r2stars[b] + shift * step
                 _at_field(product, t, fat, sum_of, field_hz, phasor, terms)
-                at, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
+                at, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
                 low, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
                 high, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
                 fine = low - 2 * at + high
@@ -532,13 +531,13 @@ def _minima(
                     best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
                 rate = np.exp(middle)
                 misfit = max(np.float32(min(best, at, low, high)), np.float32(0.0))
-                if one_phase:
-                    _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
-                    misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
                 # three echoes hold no decay beside water, fat and field, that one could go by
-                if n_echoes > 3 and rate > _FASTEST_FAT_PER_S:
+                fast = n_echoes > 3 and rate > _FASTEST_FAT_PER_S
+                if one_phase or fast:
                     _, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
-                    if is_fat:
+                    if one_phase:
+                        misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
+                    if fast and is_fat:
                         misfit += np.float32(_FAST_FAT_COST) * energy
                 slot = N_MINIMA - 1
                 if misfit < misfits[v, slot]:
