@@ -24,9 +24,12 @@ _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
 @numba.njit(cache=True, inline="always")
-def evenly(t: AnyArray) -> bool:  # pragma: no cover - compiled
-    """Whether echoes are so evenly spaced that what happens from one to the next happens again."""
-    return bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+def evenly(t: AnyArray, within_s: float = 1e-9) -> bool:  # pragma: no cover - compiled
+    """Whether times are so evenly spaced that what happens from one to the next happens again."""
+    worst = 0.0
+    for n in range(2, t.size):
+        worst = max(worst, abs(t[n] - t[n - 1] - (t[1] - t[0])))
+    return worst < within_s
 
 
 @numba.njit(cache=True, inline="always")
