@@ -11,7 +11,8 @@ from hqsm.data import WaterFat
 REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
 _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
-"""R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone, beyond the second the data do."""
+"""R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone,
+beyond the second the data do."""
 _NOISE_SHARE = 0.25
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
