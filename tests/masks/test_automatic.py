@@ -246,10 +246,12 @@ def test_what_a_liver_must_be(organ: np.ndarray, signal: float, word: str) -> No
     assert reason == "" if not word else word in reason
 
 
-def test_a_slab_that_cuts_the_liver_at_both_ends_holds_a_part_of_it() -> None:
+def test_a_slab_that_cuts_the_liver_holds_a_part_of_it() -> None:
     grid = VoxelGrid(shape=(60, 50, 6), affine_mm=np.diag([5.0, 5.0, 8.0, 1.0]))
     organ = np.zeros(grid.shape, bool)
     organ[32:50, 10:32, :] = True
     assert covered_share(organ, grid) == pytest.approx(48 / 120)
-    organ[..., -1] = False  # its end is seen
+    organ[..., -1] = False  # one end is seen, what lies beyond the other is not
+    assert covered_share(organ, grid) == pytest.approx(40 / 120)
+    organ[..., 0] = False
     assert covered_share(organ, grid) == 1
