@@ -202,7 +202,7 @@ def snapped(organ: Mask, edges: Edges, within: Mask, grid: VoxelGrid) -> Mask:
     markers = np.where(inside, 1, np.where(dilated(organ, grid, _OUTWARD_MM) & within, 0, 2))
     moved: Mask = np.asarray(watershed(gradient, markers=markers)) == 1  # type: ignore[no-untyped-call]
     ramp = gradient > _WEAK * float(np.median(gradient[inside]))
-    return moved & (organ | ramp)
+    return closed(moved & (organ | ramp), grid, _INWARD_MM) & (moved | organ)
 
 
 def runs_into(other: Mask, piece: Mask, main: Mask, calm: Mask) -> bool:

@@ -22,8 +22,8 @@ _REACH_MM = 20.0
 _DEEP_MM, _BALL_MM, _NECK_MM = 12.0, 8.0, 5.0
 _CALM = 3.0
 """An edge in multiples of the median inside the organ at which a face costs 1/e of its area."""
-_LEAST_COST = 0.05
-"""Of a face on the strongest edge: where all is edge the smaller surface wins."""
+_LEAST_COST, _RIDGE = 0.05, 4.0
+"""Of a face on an edge: where all is edge the smaller surface wins; beyond that strength it falls with its inverse."""
 _INSIDE_PER_MM, _OUTSIDE_PER_MM = 0.005, 0.02
 """What 1 mm3 costs that changes sides, against 1 mm2 of surface: next to nothing in a leak's neck of 1 cm2 against its 20 mL."""
 _EVIDENCE_PER_MM, _MOST_EVIDENCE = 0.03, 6.0
@@ -74,7 +74,8 @@ def along_edges(organ: Mask, likelihood: FloatArray, edges: Edges, log_decay: Fl
     prior = np.where(organ, _INSIDE_PER_MM * np.exp(-strength), -_OUTSIDE_PER_MM)
     balance = (prior + _EVIDENCE_PER_MM * evidence) * 1e3 * grid.voxel_volume_ml
     balance[~dilated(organ, grid, _REACH_MM - 1.5 * float(grid.voxel_size_mm.max()))] = -np.inf
-    cost = np.maximum(np.exp(-strength), _LEAST_COST)
+    # an edge is as wide as it is blurred: the surface is to lie on its ridge
+    cost = np.maximum(np.exp(-strength), _LEAST_COST * np.minimum(1, _RIDGE / np.maximum(strength, 1e-6)))
     cut = minimal_cut(core, near, balance, cost, grid)
     # what hangs on by a thread is no part of it
     ball = largest_piece(opened(cut, grid, _NECK_MM))
