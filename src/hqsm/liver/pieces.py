@@ -83,7 +83,8 @@ def gradient_per_mm(volume: FloatArray, grid: VoxelGrid) -> FloatArray:
     for axis, size_mm in enumerate(grid.voxel_size_mm):
         if smooth.shape[axis] > 1:
             squares += np.gradient(smooth, float(size_mm), axis=axis) ** 2
-    return np.sqrt(squares)
+    length: FloatArray = np.sqrt(squares)
+    return length
 
 
 def creases(log_signal: FloatArray, where: Mask, grid: VoxelGrid) -> FloatArray:

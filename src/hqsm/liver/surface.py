@@ -9,7 +9,7 @@ Kolmogorov, Proc ICCV 2003:26): a face costs its area where nothing is to be see
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from hqsm.arrays import AnyArray, FloatArray, Mask
