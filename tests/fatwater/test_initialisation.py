@@ -57,10 +57,16 @@ def test_a_piece_that_is_swapped_as_a_whole_is_moved_back_and_its_margin_says_ho
     index = np.arange(n)[:, None, None]
     table = field_init.neighbour_table(index)
     fields = np.stack([np.full(n, 10.0), np.full(n, -200.0)], axis=1)
-    found = field_init.Candidates(field_hz=fields, misfit=np.tile([0.0, 0.5], (n, 1)), r2star_per_s=np.full((n, 2), 40.0), period_hz=625.0)
-    weights = field_init.edge_weights(table, np.full(3, 5.0), 1.0, 1.5)
+    costs = field_init.Costs(
+        field_hz=fields,
+        unary=np.tile([0.0, 0.5], (n, 1)),
+        table=table,
+        weights=field_init.edge_weights(table, np.full(3, 5.0), 1.0, 1.5),
+        truncation_hz=75.0,
+        period_hz=625.0,
+    )
     swapped = np.where((np.arange(n) > 10) & (np.arange(n) < 20), 1, 0)
-    chosen, piece, margin = islands.settle(found, np.ones(n), swapped, table, weights, 1.5)
+    chosen, piece, margin = islands.settle(costs, np.ones(n, bool), swapped, 1.5)
     assert (chosen == 0).all()
     assert np.unique(piece).size == 1
     assert np.isinf(margin).all()

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.fatwater.lanes import evenly
 
 R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
 N_MINIMA = 4
@@ -34,6 +35,15 @@ _MODEL_ERROR = 5e-4
 _MODEL_ERROR_OF_VOXEL = 1e-4
 _TYPICAL_STEP_HZ_PER_MM_AT_1T5 = 2.0
 _TRUNCATION_HZ_AT_1T5 = 75.0
+_LEAST_LIKE = 14
+"""Of 27 blocks: fewer lie at an edge, where what is beyond tells, or fields step."""
+_DARK, _FALLING = 8.0, 2.5
+"""Squared signal of a block over twice the noise's variance below which an echo is dark; by what the second must be below the first."""
+_LEAST_SHARE = 0.3
+JOINING_TRUST = 0.05
+"""Blocks that fit worse, as a share of the best trust, join no pieces: lung would tie everything together."""
+_EVEN_WITHIN_S = 1e-6
+"""Headers round echo times to a microsecond, 0.2 degrees at 500 Hz."""
 _TRUSTED_MISFIT = 3.0
 """Misfit per degree of freedom at which a block's say is halved: what no field explains knows no field."""
 
@@ -58,6 +68,8 @@ class Blocks:
         (3,) its edges.
     away_hz
         (voxel,) how far its field lies from its block's, by the field's slope there.
+    dark
+        (block,) whether it is in the noise from the third echo on.
     """
 
     of_voxel: IntArray
@@ -67,6 +79,7 @@ class Blocks:
     energy: FloatArray
     size_mm: FloatArray
     away_hz: FloatArray
+    dark: Mask
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,13 +126,21 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     away_hz = (slope[of_voxel] * offset).sum(axis=1)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
+    dark = _lend(products, counts.astype(np.float32), number)
     energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
     return Blocks(
-        of_voxel=of_voxel, index=number, products=products, n_voxels=counts, energy=energy, size_mm=edge * voxel_size_mm, away_hz=away_hz
+        of_voxel=of_voxel,
+        index=number,
+        products=products,
+        n_voxels=counts,
+        energy=energy,
+        size_mm=edge * voxel_size_mm,
+        away_hz=away_hz,
+        dark=dark,
     )
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """(voxel,) squared signal of all echoes together, and of the brightest."""
     energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
@@ -168,7 +189,7 @@ def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover 
     return mean
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, close: AnyArray) -> AnyArray:  # pragma: no cover
     """(block,) phasor by which neighbouring voxels of the block turn against each other from one echo to the next."""
     sums = np.zeros(n_blocks, np.complex64)
@@ -186,7 +207,7 @@ def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, cl
     return sums
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _sums_of_products(
     signal: AnyArray, block: AnyArray, away_hz: AnyArray, t: AnyArray, n_blocks: int, noise: float, share: float
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -194,7 +215,7 @@ def _sums_of_products(
     n_echoes = signal.shape[1]
     sums = np.zeros((n_blocks, n_echoes, n_echoes), np.complex64)
     y = np.empty(n_echoes, np.complex64)
-    even = abs(t[-1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    even = evenly(t, _EVEN_WITHIN_S)
     for v in range(signal.shape[0]):
         b = block[v]
         away = away_hz[v]
@@ -213,6 +234,55 @@ def _sums_of_products(
             for m in range(n + 1):
                 into[n, m] += weighted * np.conj(y[m])
     return sums
+
+
+@numba.njit(cache=True)
+def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """Blocks that are in the noise from the third echo on get the mean of the like blocks around, in place; which they are.
+
+    Two echoes fit many fields; in so short a time the fields of neighbours hardly differ.
+    """
+    nx, ny, nz = index.shape
+    n_blocks, n_echoes = products.shape[0], products.shape[1]
+    dark = np.zeros(n_blocks, np.bool_)
+    for b in range(n_blocks):
+        # noise gives 1 for each voxel
+        first, second, third = (
+            products[b, 0, 0].real - n_voxels[b],
+            products[b, 1, 1].real - n_voxels[b],
+            products[b, 2, 2].real - n_voxels[b],
+        )
+        dark[b] = third < _DARK and first > 2 * _DARK and first > _FALLING * second
+    lent = np.zeros(n_blocks, np.bool_)
+    own = products.copy()
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                b = index[x, y, z]
+                if b < 0 or not dark[b]:
+                    continue
+                total = np.float32(0)
+                like = 0
+                products[b] = 0
+                for i in range(max(x - 1, 0), min(x + 2, nx)):
+                    for j in range(max(y - 1, 0), min(y + 2, ny)):
+                        for k in range(max(z - 1, 0), min(z + 2, nz)):
+                            c = index[i, j, k]
+                            if c >= 0 and dark[c]:
+                                total += n_voxels[c]
+                                like += 1
+                                for n in range(n_echoes):
+                                    for m in range(n + 1):
+                                        products[b, n, m] += own[c, n, m]
+                if like < _LEAST_LIKE:
+                    products[b] = own[b]
+                    continue
+                lent[b] = True
+                scale = n_voxels[b] / total
+                for n in range(n_echoes):
+                    for m in range(n + 1):
+                        products[b, n, m] *= scale
+    return lent
 
 
 def raster_of(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[FloatArray, float]:
@@ -267,7 +337,7 @@ _FAST_FAT_COST = 0.005
 water, and a dark liver whose few echoes fit as fat as well is no fat."""
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _at_field(
     product: AnyArray, t: AnyArray, fat: AnyArray, sum_of: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
 ) -> None:  # pragma: no cover - compiled
@@ -276,7 +346,7 @@ def _at_field(
     Water with water, water with fat (real, imaginary) and fat with fat, without the decay exp(-R2* (t_n + t_m)).
     """
     n_echoes = t.size
-    even = abs(t[n_echoes - 1] - t[0] - (n_echoes - 1) * (t[1] - t[0])) < 1e-6
+    even = evenly(t, _EVEN_WITHIN_S)
     phasor[0] = 1
     turn = np.exp(2j * np.pi * field_hz * (t[1] - t[0]))
     for n in range(1, n_echoes):
@@ -297,42 +367,11 @@ def _at_field(
             terms[3, k] += 2 * half * (cn.conjugate() * x * cm).real
 
 
-@numba.njit(cache=True, fastmath=True)
-def _unexplained(
-    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
-) -> tuple[float, bool]:  # pragma: no cover - compiled
-    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
-    n_sums = sums_s.size
-    even = abs(sums_s[n_sums - 1] - sums_s[0] - (n_sums - 1) * (sums_s[1] - sums_s[0])) < 1e-6
-    decay[0] = np.exp(-r2star * sums_s[0])
-    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
-    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
-    a12 = 0j
-    for k in range(n_sums):
-        if k > 0:
-            decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
-        q11 += decay[k] * terms[0, k]
-        q12r += decay[k] * terms[1, k]
-        q12i += decay[k] * terms[2, k]
-        q22 += decay[k] * terms[3, k]
-    for n in range(fat.size):
-        d2 = decay[sum_of[n, n]]
-        a11 += d2
-        a12 += d2 * fat[n]
-        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
-    explained = q11 / a11
-    if determinant > 1e-9 * a11 * a22:
-        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
-    return energy - explained, q22 * a11 > q11 * a22
-
-
-@numba.njit(cache=True, fastmath=True)
-def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
-    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
-
-    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
-    """
+@numba.njit(cache=True)
+def _equations(
+    terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray
+) -> tuple[float, float, float, float, float, float, complex, float]:  # pragma: no cover - compiled
+    """A^H H A (11, 22, real and imaginary part of 12), A^H A (11, 22, 12) and its determinant at a decay over sums of echo times."""
     q11 = q22 = q12r = q12i = a11 = a22 = 0.0
     a12 = 0j
     for k in range(decay.size):
@@ -345,7 +384,34 @@ def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: An
         a11 += d2
         a12 += d2 * fat[n]
         a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-    determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
+    return q11, q22, q12r, q12i, a11, a22, a12, a11 * a22 - (a12.real**2 + a12.imag**2)
+
+
+@numba.njit(cache=True)
+def _unexplained(
+    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
+) -> tuple[float, bool]:  # pragma: no cover - compiled
+    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
+    n_sums = sums_s.size
+    even = evenly(sums_s, _EVEN_WITHIN_S)
+    decay[0] = np.exp(-r2star * sums_s[0])
+    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
+    for k in range(1, n_sums):
+        decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
+    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
+    explained = q11 / a11
+    if determinant > 1e-9 * a11 * a22:
+        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
+    return energy - explained, q22 * a11 > q11 * a22
+
+
+@numba.njit(cache=True)
+def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
+    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
+
+    The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
+    """
+    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
     if not determinant > 1e-9 * a11 * a22:
         return 0.0
     freely = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
@@ -363,7 +429,7 @@ def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: An
     return max(freely - best, 0.0)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _minima(
     products: AnyArray,
     projectors: AnyArray,
@@ -454,7 +520,7 @@ def _minima(
                 step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
                 middle = log_r2stars[b] + shift * step
                 _at_field(product, t, fat, sum_of, field_hz, phasor, terms)
-                at, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
+                at, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
                 low, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
                 high, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
                 fine = low - 2 * at + high
@@ -465,13 +531,13 @@ def _minima(
                     best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
                 rate = np.exp(middle)
                 misfit = max(np.float32(min(best, at, low, high)), np.float32(0.0))
-                if one_phase:
-                    _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
-                    misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
                 # three echoes hold no decay beside water, fat and field, that one could go by
-                if n_echoes > 3 and rate > _FASTEST_FAT_PER_S:
+                fast = n_echoes > 3 and rate > _FASTEST_FAT_PER_S
+                if one_phase or fast:
                     _, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
-                    if is_fat:
+                    if one_phase:
+                        misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
+                    if fast and is_fat:
                         misfit += np.float32(_FAST_FAT_COST) * energy
                 slot = N_MINIMA - 1
                 if misfit < misfits[v, slot]:
@@ -500,6 +566,7 @@ def singles(signal: ComplexArray, echo_times_s: FloatArray, noise_sd: float, vox
         energy=np.ones(n),
         size_mm=voxel_size_mm,
         away_hz=np.zeros(n, np.float32),
+        dark=np.zeros(n, bool),
     )
 
 
@@ -517,6 +584,56 @@ def trust(blocks: Blocks, misfit: FloatArray, n_echoes: int, typical: float | No
     return worth
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Costs:
+    """What a choice among the blocks' fields costs: of each field by itself, and of each step to a neighbour.
+
+    Attributes
+    ----------
+    field_hz, unary
+        (block, minimum) fields; what each costs, very much where there is no such minimum.
+    table, weights
+        (block, 6) neighbours; price of each Hz of difference to them.
+    truncation_hz
+        Difference beyond which a step costs no more.
+    period_hz
+        As of :class:`Candidates`, but large for uneven echoes.
+    """
+
+    field_hz: FloatArray
+    unary: FloatArray
+    table: IntArray
+    weights: FloatArray
+    truncation_hz: float
+    period_hz: float
+
+
+def costs(
+    found: Candidates, trusts: FloatArray, share: FloatArray, table: IntArray, size_mm: FloatArray, smoothness: float, tesla: float
+) -> Costs:
+    """Misfit by what it is worth, and continuity between tissue and tissue; beside lung and gas fields do step."""
+    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
+    there = np.maximum(share, _LEAST_SHARE)
+    return Costs(
+        field_hz=found.field_hz,
+        unary=unary,
+        table=table,
+        weights=edge_weights(table, size_mm, smoothness, tesla) * there[:, None] * there[np.maximum(table, 0)],
+        truncation_hz=truncation_hz(tesla),
+        period_hz=found.period_hz if np.isfinite(found.period_hz) else 1e9,
+    )
+
+
+def tissue_share(found: Candidates, trusts: FloatArray, blocks: Blocks, echo_times_s: FloatArray) -> FloatArray:
+    """(block,) how much of it is tissue, by its brightness at TE = 0 against half of what trusted blocks have."""
+    decay2 = np.exp(-2 * np.outer(found.r2star_per_s[:, 0], echo_times_s)).sum(axis=1)
+    bright = np.sqrt(blocks.energy / blocks.n_voxels / decay2)
+    filled = blocks.n_voxels / blocks.n_voxels.max()
+    typical = float(np.median(bright[trusts > JOINING_TRUST * trusts.max()]))
+    share: FloatArray = np.minimum(2 * bright / typical, 1) * filled
+    return share
+
+
 def edge_weights(table: IntArray, size_mm: FloatArray, smoothness: float, field_strength_tesla: float) -> FloatArray:
     """(block, 6) price of each Hz of difference to each neighbour: one over what fields typically change by on the way."""
     typical_hz = _TYPICAL_STEP_HZ_PER_MM_AT_1T5 * field_strength_tesla / 1.5 * np.array([*size_mm, *size_mm])
@@ -529,19 +646,19 @@ def truncation_hz(field_strength_tesla: float) -> float:
     return _TRUNCATION_HZ_AT_1T5 * field_strength_tesla / 1.5
 
 
-def smoothest_choice(found: Candidates, trusts: FloatArray, table: IntArray, weights: FloatArray, field_strength_tesla: float) -> IntArray:
-    """(block,) which minimum each block takes."""
-    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    truncation = truncation_hz(field_strength_tesla)
-    unary = ((found.misfit - found.misfit[:, :1]) * trusts[:, None]).astype(np.float32)
+def smoothest_choice(of: Costs, chosen: IntArray | None = None, open_: Mask | None = None) -> IntArray:
+    """(block,) which minimum each block takes; with ``open_``, only those choose and the others keep what they have ``chosen``."""
     # a field that costs more than all the steps to all neighbours together is out of play
-    in_play = (found.misfit < IMPOSSIBLE) & (unary <= truncation * weights.sum(axis=1)[:, None])
-    counts = in_play.sum(axis=1)
-    chosen = np.zeros(counts.size, np.int64)
-    open_ = np.flatnonzero(counts > 1)
-    problem = _of_open_blocks(found.field_hz, unary, counts, table, weights, truncation, period, open_)
-    chosen[open_] = _message_passing(*problem, truncation, period, _N_SWEEPS)
-    return chosen
+    in_play = (of.unary < IMPOSSIBLE) & (
+        of.unary - of.unary.min(axis=1, keepdims=True) <= of.truncation_hz * of.weights.sum(axis=1)[:, None]
+    )
+    counts = in_play.shape[1] - in_play[:, ::-1].argmax(axis=1)
+    result = np.zeros(counts.size, np.int64) if chosen is None else chosen.copy()
+    which = np.flatnonzero(counts > 1 if open_ is None else open_ & (counts > 1))
+    unary = of.unary.astype(np.float32)
+    problem = _of_open_blocks(of.field_hz, unary, counts, result, of.table, of.weights, of.truncation_hz, of.period_hz, which)
+    result[which] = _message_passing(*problem, of.truncation_hz, of.period_hz, _N_SWEEPS)
+    return result
 
 
 @numba.njit(cache=True)
@@ -549,6 +666,7 @@ def _of_open_blocks(
     fields: AnyArray,
     unary: AnyArray,
     counts: AnyArray,
+    chosen: AnyArray,
     table: AnyArray,
     weights: AnyArray,
     truncation: float,
@@ -574,7 +692,7 @@ def _of_open_blocks(
                 weight[i, d] = weights[v, d]
             else:
                 for a in range(counts[v]):
-                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, 0], period), truncation)
+                    cost[i, a] += weights[v, d] * min(apart(fields[v, a], fields[u, chosen[u]], period), truncation)
     return field, cost, counts[open_], neighbours, weight
 
 
@@ -585,7 +703,7 @@ def apart(a: float, b: float, period: float) -> float:  # pragma: no cover - com
     return min(difference, abs(period - difference))
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _message_passing(
     fields: AnyArray,
     unary: AnyArray,

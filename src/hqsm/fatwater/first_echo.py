@@ -11,6 +11,7 @@ import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray, IntArray
 from hqsm.fatwater.fit import fit_free
+from hqsm.fatwater.tissue import Tissue
 
 _LEAST_ECHOES = 5
 """With the first left out, water, fat, R2* and field need three complex echoes, and more to be known well."""
@@ -25,21 +26,12 @@ _LEAST_ERRORS = 8.0
 _N_REWEIGHTED = 6
 
 
-def first_echo_phase(
-    voxels: ComplexArray,
-    index: IntArray,
-    t: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    field_hz: FloatArray,
-    r2star_per_s: FloatArray,
-    linear: ComplexArray,
-) -> FloatArray | None:
+def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatArray, linear: ComplexArray) -> FloatArray | None:
     """(voxel,) phase of the first echo [rad] that neither water, fat, field nor decay explain; None where there is none.
 
-    ``voxels`` is (voxel, echo), numbered by ``index`` (x, y, z); ``field_hz``, ``r2star_per_s`` and ``linear``
-    (voxel, 2), water and fat, are from the fit of all echoes.
+    ``field_hz``, ``r2star_per_s`` and ``linear`` (voxel, 2), water and fat, are from the fit of all echoes.
     """
+    voxels, index, t, fat, noise_sd = tissue.signal, tissue.index, tissue.echo_times_s, tissue.fat, tissue.noise_sd
     if t.size < _LEAST_ECHOES:
         return None
     with np.errstate(invalid="ignore"):

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray
-from hqsm.fatwater.lanes import EXACT, LANES, evenly, growth
+from hqsm.fatwater.lanes import LANES, evenly, growth
 
 FREE, CONSTRAINED, NO_FAT = 1, 2, 3
 _MAX_ITERATIONS = 40
@@ -95,7 +95,7 @@ def fit_free(
 _A11, _A12R, _A12I, _A22, _B1R, _B1I, _B2R, _B2I, _WR, _WI, _FR, _FI, _COST, _PP, _GR, _GI, _Q1R, _Q1I, _Q2R, _Q2I = range(20)
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
     """W, F, squared residual, and what a step of the rate needs, of each lane at growth ``g``; ``extra`` is 1 without fat.
 
@@ -324,7 +324,7 @@ def fit_constrained(
 _S0, _S1, _S2, _S3, _X0R, _X0I, _X1R, _X1I, _X2R, _X2I, _U0, _U1, _R0R, _R0I, _R1R, _R1I, _RU, _SQUARES = range(18)
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _moments(theta: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Sums over echoes of each lane that hold the Jacobian's products and the residual r.
 
@@ -369,7 +369,7 @@ _N_FF, _N_FP, _N_PP, _N_RR, _N_RA, _N_AA, _N_FS, _N_PS, _N_RS, _N_AS, _N_SS = ra
 _TURN = 200 * np.pi
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _information(s: AnyArray, theta: AnyArray, precision: AnyArray, rate_precision: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Re(J^H J) of each lane, the priors included: i s and s are at right angles, so half of it is nil."""
     n = np.zeros((11, LANES))
@@ -389,7 +389,7 @@ def _information(s: AnyArray, theta: AnyArray, precision: AnyArray, rate_precisi
     return n
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _descent(
     n: AnyArray, gradient: AnyArray, damping: AnyArray, free_share: AnyArray, step: AnyArray
 ) -> None:  # pragma: no cover - compiled

@@ -12,8 +12,10 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import field_init, islands
-from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks
+from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks, Candidates, Costs
 from hqsm.fatwater.pdff import pdff_percent
+from hqsm.fatwater.predicted import Prediction, predicted_field
+from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_FAT_TURN_RAD = 0.7
 _LOW_MARGIN = 4.0
@@ -28,6 +30,16 @@ _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
+_UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
+_FIRM_SHARE = 0.7
+_PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
+_UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
+"""Blocks that are tissue to this part, and whose misfit prefers their field by less than this, ask the predicted field."""
+_FIRM_SHARE = 0.7
+_PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
+"""What a field costs that lies one spread from the predicted one, and the distance from which on it costs no more."""
+_DARK_AROUND, _STEEP_WORTH = 0.85, 0.125
+"""Share of tissue in the 3 x 3 x 3 blocks around below which a block lies beside the dark, and what its misfit is worth there."""
 _SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
@@ -65,33 +77,18 @@ class InitialField:
     blocks: Blocks
 
 
-def initialise(
-    signal: ComplexArray,
-    index: IntArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    voxel_size_mm: FloatArray,
-    field_strength_tesla: float,
-    smoothness: float,
-    method: str,
-    *,
-    with_fat: bool,
-) -> InitialField:
-    """First field of the voxels that ``index`` (x, y, z) numbers in raster order; ``signal`` is (voxel, echo) complex64."""
-    blocks = field_init.gather(signal, index, echo_times_s, voxel_size_mm, noise_sd)
+def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool) -> InitialField:
+    """First field of every voxel; ``with_fat`` where the echo times can tell fat from water."""
+    echo_times_s, fat, field_strength_tesla = tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla
+    blocks = field_init.gather(tissue.signal, tissue.index, echo_times_s, tissue.voxel_size_mm, tissue.noise_sd)
     table = field_init.neighbour_table(blocks.index)
     found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
-    weights = field_init.edge_weights(table, blocks.size_mm, smoothness, field_strength_tesla)
-    chosen = field_init.smoothest_choice(found, trusts, table, weights, field_strength_tesla)
-    chosen, piece, energy = islands.settle(found, trusts, chosen, table, weights, field_strength_tesla)
+    chosen, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
     graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
-    others = found.misfit.copy()
-    others[rows, chosen] = IMPOSSIBLE
-    own_margin = np.minimum((others.min(axis=1) - found.misfit[rows, chosen]) * trusts, 1e3)
+    own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
     margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
     other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
     difference_hz = np.full(graph_hz.size, np.nan) if other_hz is None else graph_hz - other_hz
@@ -120,9 +117,66 @@ def initialise(
     )
 
 
+def _decided(
+    tissue: Tissue, blocks: Blocks, found: Candidates, trusts: FloatArray, table: IntArray, smoothness: float, *, with_fat: bool
+) -> tuple[IntArray, IntArray, FloatArray, Costs]:
+    """Minimum of each block by continuity; where misfit and continuity do not tell, by the field that the body's shape predicts.
+
+    Also each block's piece, the pieces' margins, and the costs that decided.
+    """
+    tesla = tissue.field_strength_tesla
+    share = field_init.tissue_share(found, trusts, blocks, tissue.echo_times_s)
+    costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
+    joins = trusts > field_init.JOINING_TRUST * trusts.max()
+    chosen, piece, energy = islands.settle(costs, joins, field_init.smoothest_choice(costs), tesla)
+    steep = _near_dark(share, blocks)
+    undecided = _undecided(costs, chosen, share, steep)
+    if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
+        return chosen, piece, energy, costs
+    rows = np.arange(chosen.size)
+    field_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    firm = joins & ~undecided & (share > _FIRM_SHARE)
+    prediction = predicted_field(blocks, share, found.r2star_per_s[rows, chosen], field_hz, firm, tissue.b0_direction, tesla)
+    if prediction is None:
+        return chosen, piece, energy, costs
+    costs = _with_prediction(costs, prediction, undecided, steep)
+    chosen = field_init.smoothest_choice(costs, chosen, undecided)
+    return *islands.settle(costs, joins | undecided, chosen, tesla), costs
+
+
+def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
+    """(block,) by how much its best other field costs more, by itself."""
+    rows = np.arange(chosen.size)
+    others = costs.unary.copy()
+    others[rows, chosen] = IMPOSSIBLE
+    margin: FloatArray = others.min(axis=1) - costs.unary[rows, chosen]
+    return margin
+
+
+def _near_dark(share: FloatArray, blocks: Blocks) -> Mask:
+    """(block,) beside lung, gas or air, where fields change inside a voxel and the misfit says less than it seems to."""
+    return np.asarray(field_init.around(share + 0j, blocks.index).real < _DARK_AROUND)
+
+
+def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -> Mask:
+    """(block,) tissue whose own misfit hardly tells its fields apart."""
+    limit = np.where(steep, _UNDECIDED_MARGIN / _STEEP_WORTH, _UNDECIDED_MARGIN)
+    return np.asarray((share > _UNDECIDED_SHARE) & (_own_margin(costs, chosen) < limit))
+
+
+def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, steep: Mask) -> Costs:
+    """Another term for the undecided blocks: how far each field lies from the predicted one."""
+    away_hz = np.abs(costs.field_hz - prediction.field_hz[:, None])
+    if costs.period_hz < 1e8:
+        away_hz = np.abs(away_hz - costs.period_hz * np.round(away_hz / costs.period_hz))
+    price = _PREDICTION_WEIGHT * np.minimum(away_hz / prediction.spread_hz, _MOST_SPREADS)
+    worth = np.where(steep, _STEEP_WORTH, 1.0)[:, None]
+    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), worth * costs.unary + price, costs.unary))
+
+
 def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:
     """(block,) tissue that fits and gives signal."""
-    joined = trusts > islands.JOINING_TRUST * trusts.max()
+    joined = trusts > field_init.JOINING_TRUST * trusts.max()
     per_voxel = blocks.energy / blocks.n_voxels
     return np.asarray(joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined])))
 
@@ -153,58 +207,47 @@ def steps_often(
 
 
 def doubtful_voxels(
+    tissue: Tissue,
     field_hz: FloatArray,
     se_hz: FloatArray,
     residual: FloatArray,
-    index: IntArray,
-    n_echoes: int,
-    noise_sd: float,
-    field_strength_tesla: float,
-    swap_margin: FloatArray,
     linear: ComplexArray,
+    swap_margin: FloatArray,
+    blocks: Blocks,
 ) -> IntArray:
     """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
 
     Beside gas a block's voxels need not share one minimum.
     """
-    per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
+    per_freedom = residual / (2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1))
     fitted = np.isfinite(residual)
     typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
-    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, index)
+    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - around.real / around.imag)
-    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
+    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
     barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
-    return np.flatnonzero(~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped)
+    alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
+    return np.flatnonzero(alone & ~blocks.dark[blocks.of_voxel])
 
 
-def settle_voxels(
-    start: InitialField,
-    doubtful: IntArray,
-    signal: ComplexArray,
-    index: IntArray,
-    echo_times_s: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    voxel_size_mm: FloatArray,
-    field_strength_tesla: float,
-    smoothness: float,
-) -> InitialField:
+def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:
     """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
-    single = field_init.singles(signal[doubtful], echo_times_s, noise_sd, voxel_size_mm)
-    found = field_init.candidates(single, echo_times_s, fat, field_strength_tesla, with_fat=True, one_phase=True)
-    trusts = field_init.trust(single, found.misfit, echo_times_s.size, typical=start.typical_misfit)
-    table = field_init.neighbour_table(index)[doubtful]
-    weights = field_init.edge_weights(table, voxel_size_mm, _VOXEL_SMOOTHNESS * smoothness, field_strength_tesla)
+    tesla, size_mm = tissue.field_strength_tesla, tissue.voxel_size_mm
+    single = field_init.singles(tissue.signal[doubtful], tissue.echo_times_s, tissue.noise_sd, size_mm)
+    found = field_init.candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
+    trusts = field_init.trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
+    table = field_init.neighbour_table(tissue.index)[doubtful]
+    weights = field_init.edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
     period = found.period_hz if np.isfinite(found.period_hz) else 1e9
     unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
-    truncation_hz = field_init.truncation_hz(field_strength_tesla)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.sqrt(field_init.powers(signal)[1])
+    brightness = np.sqrt(field_init.powers(tissue.signal)[1])
+    fields = found.field_hz.astype(np.float64)
     chosen = field_init.settle_voxels(
-        field_hz, doubtful, found.field_hz.astype(np.float64), unary, table, weights, brightness, truncation_hz, period
+        field_hz, doubtful, fields, unary, table, weights, brightness, field_init.truncation_hz(tesla), period
     )
     r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
@@ -230,7 +273,7 @@ def _unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period
     if not np.isfinite(period_hz):
         return field_hz
     relative = trusts / trusts.max()
-    joins = relative > islands.JOINING_TRUST
+    joins = relative > field_init.JOINING_TRUST
     inside = (table >= 0) & joins[:, None] & joins[np.maximum(table, 0)]
     nothing = np.zeros(field_hz.size, bool)
     trusted_hz, part = field_init.unwrapped(field_hz, np.where(inside, table, -1), relative, period_hz, nothing)

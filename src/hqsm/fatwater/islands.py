@@ -11,26 +11,17 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from hqsm.arrays import AnyArray, FloatArray, IntArray
-from hqsm.fatwater.field_init import IMPOSSIBLE, Candidates, apart, truncation_hz
+from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
+from hqsm.fatwater.field_init import IMPOSSIBLE, Costs, apart
 
 _SAME_PIECE_HZ_AT_1T5 = 20.0
-JOINING_TRUST = 0.05
-"""Blocks that fit worse, as a share of the best trust, join no pieces: lung would tie everything together."""
 _N_BINS = 48
 _N_SWEEPS = 4
 _LEAST_BLOCKS = 2
 
 
-def settle(
-    found: Candidates,
-    trusts: FloatArray,
-    chosen: IntArray,
-    table: IntArray,
-    weights: FloatArray,
-    field_strength_tesla: float,
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Move pieces as long as that lowers the energy.
+def settle(of: Costs, joins: Mask, chosen: IntArray, field_strength_tesla: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Move pieces of the blocks that ``joins`` names as long as that lowers the energy.
 
     Returns
     -------
@@ -38,20 +29,18 @@ def settle(
         (block,) minimum that each block takes; number of its piece; energy that the piece's best other field would cost
         more (infinite for the largest piece, which is what the others are compared with).
     """
-    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
     labels = chosen.copy()
     piece, margin = _settle(
-        found.field_hz.astype(np.float64),
-        unary.astype(np.float64),
-        (found.misfit < IMPOSSIBLE).sum(axis=1),
+        of.field_hz.astype(np.float64),
+        of.unary.astype(np.float64),
+        (of.unary < IMPOSSIBLE).sum(axis=1),
         labels,
-        table,
-        weights,
-        truncation_hz(field_strength_tesla),
-        period,
+        of.table,
+        of.weights,
+        of.truncation_hz,
+        of.period_hz,
         _SAME_PIECE_HZ_AT_1T5 * field_strength_tesla / 1.5,
-        trusts > JOINING_TRUST * trusts.max(),
+        joins,
     )
     return labels, piece, margin
 

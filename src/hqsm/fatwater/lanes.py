@@ -4,6 +4,10 @@ An iteration of a fit is a few hundred operations that are the same for every vo
 library cost as much as all of them. So voxels go through the fits in lanes: arrays whose last axis is :data:`LANES` voxels,
 which the compiler turns into vector instructions; and the exponential and the sine are series (Taylor), which it can turn
 into such as well. A voxel that is done makes room for the next one.
+
+Nothing here, nor elsewhere in the package, is compiled with ``fastmath``. The compiler may re-order or fuse sums then, and does so
+differently in the process that compiles a parallel loop and in those that load it from the cache: the first run of all would not
+have the bytes of the second.
 """
 
 from __future__ import annotations
@@ -14,17 +18,18 @@ import numpy as np
 from hqsm.arrays import AnyArray
 
 LANES = 16
-EXACT = {"contract", "nsz", "arcp"}
-"""What the compiler may do to sums: nothing that changes their order, which the rounding below depends on."""
 _ROUND = 6755399441055744.0
 """1.5 * 2^52: a number added to it loses its fraction, and its integer is in the lowest bits."""
 _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
 @numba.njit(cache=True, inline="always")
-def evenly(t: AnyArray) -> bool:  # pragma: no cover - compiled
-    """Whether echoes are so evenly spaced that what happens from one to the next happens again."""
-    return bool(np.abs(np.diff(t) - (t[1] - t[0])).max() < 1e-9)
+def evenly(t: AnyArray, within_s: float = 1e-9) -> bool:  # pragma: no cover - compiled
+    """Whether times are so evenly spaced that what happens from one to the next happens again."""
+    worst = 0.0
+    for n in range(2, t.size):
+        worst = max(worst, abs(t[n] - t[n - 1] - (t[1] - t[0])))
+    return worst < within_s
 
 
 @numba.njit(cache=True, inline="always")
@@ -34,7 +39,7 @@ def _small(y: float) -> float:  # pragma: no cover - compiled
     return 1 + y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * tail))))
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover - compiled
     """exp(x) of each lane, in place; ``bits`` is ``scratch`` as integers."""
     for k in range(LANES):
@@ -48,7 +53,7 @@ def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # prag
         x[k] *= scratch[1, k]
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _phasor(
     frequency: AnyArray, rate: AnyArray, offset: AnyArray, time: float, real: AnyArray, imag: AnyArray, scratch: AnyArray, bits: AnyArray
 ) -> None:  # pragma: no cover - compiled
@@ -74,7 +79,7 @@ def _phasor(
         imag[k] *= scratch[1, k]
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def growth(
     frequency: AnyArray, rate: AnyArray, offset: AnyArray, t: AnyArray, even: bool, into: AnyArray, scratch: AnyArray, bits: AnyArray
 ) -> None:  # pragma: no cover - compiled

@@ -14,7 +14,8 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater.field_init import Blocks
-from hqsm.fatwater.lanes import EXACT, LANES, evenly, exponential
+from hqsm.fatwater.lanes import LANES, evenly, exponential
+from hqsm.fatwater.tissue import Tissue
 
 _FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
 _N_ITERATIONS = 8
@@ -41,20 +42,20 @@ class LocalDecay:
     r2star_per_s: FloatArray
 
 
-def local_decay(
-    signal: ComplexArray, index: IntArray, blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, noise_sd: float
-) -> LocalDecay:
-    """Decay around each voxel, fat allowed for: that of its block and the like blocks around.
+def local_decay(tissue: Tissue, blocks: Blocks, *, with_fat: bool) -> LocalDecay:
+    """Decay around each voxel, fat allowed for if ``with_fat``: that of its block and the like blocks around.
 
     Where a block is mixed (an edge, a vessel), each of its voxels goes with the like voxels around, itself left out. The
     model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included.
     """
+    signal, index, noise_sd = tissue.signal, tissue.index, tissue.noise_sd
+    fat = tissue.fat if with_fat else np.ones_like(tissue.fat)
     squared = (signal.real**2 + signal.imag**2) * np.float32(1 / noise_sd**2)
     n_blocks = blocks.n_voxels.size
     weight = blocks.n_voxels.astype(np.float32)
     powers = np.stack([np.bincount(blocks.of_voxel, power, n_blocks) / weight for power in squared.T], axis=1).astype(np.float32)
     templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - fat)) ** 2
-    t = np.asarray(echo_times_s, np.float64)
+    t = tissue.echo_times_s
     pooled = _pooled(powers, weight, blocks.index, np.argwhere(blocks.index >= 0), np.array([1, 1, 1]), False)
     amplitude2, r2star = (values[blocks.of_voxel] for values in _decays(pooled, templates, t))
     mixed = np.flatnonzero(_mixed(squared, powers, blocks.of_voxel, weight)[blocks.of_voxel])
@@ -71,7 +72,7 @@ def _voxels_per_block(index: IntArray, blocks: Blocks) -> IntArray:
     return ratio
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True)
 def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(block,) whether its voxels differ by more than their noise."""
     n_blocks, n_echoes = powers.shape
@@ -88,7 +89,7 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True)
 def _pooled(
     powers: AnyArray, n_voxels: AnyArray, index: AnyArray, places: AnyArray, reach: AnyArray, without_itself: bool
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -164,7 +165,7 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
     return amplitude2, r2star
 
 
-@numba.njit(cache=True, fastmath=EXACT, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy")
 def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(2, lane) log A^2 and R2* of the share of fat that fits best."""
     n_echoes = t.size

@@ -6,7 +6,6 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
-from hqsm.fatwater.lanes import EXACT
 
 _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
@@ -61,7 +60,7 @@ _IN_Y = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0),
 _IN_Z_TABLE, _IN_Y_TABLE = np.array(_IN_Z), np.array(_IN_Y)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=EXACT)
+@numba.njit(cache=True, parallel=True)
 def _sums(
     index: AnyArray, field: AnyArray, se: AnyArray, good: AnyArray, centre: float, floor2: float, along_y: AnyArray, along_z: AnyArray
 ) -> AnyArray:  # pragma: no cover - compiled

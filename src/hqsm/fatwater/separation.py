@@ -32,6 +32,7 @@ from hqsm.fatwater.measurability import (
 from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.tissue import Tissue
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -47,6 +48,8 @@ _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
+_DARK_FIELD_HZ_AT_1T5 = 15.0
+"""What the field changes by over the blocks that share their echoes (SD)."""
 _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
@@ -212,87 +215,77 @@ def _many_echoes(
     fat_at: Callable[[float], ComplexArray] | None,
 ) -> WaterFat:
     """``fat_at`` gives the signal of fat for a shift of water [ppm]; None where that is not to be estimated."""
-    t = np.array(echoes.echo_times_s, dtype=np.float64)  # a copy: compiled once, however the echoes were sliced
-    index = numbered(usable)
-    voxels = np.ascontiguousarray(signal[usable], dtype=np.complex64)
-    start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+    tissue = Tissue(
+        signal=np.ascontiguousarray(signal[usable], dtype=np.complex64),
+        index=numbered(usable),
+        echo_times_s=np.array(echoes.echo_times_s, dtype=np.float64),  # a copy: compiled once, however the echoes were sliced
+        fat=fat,
+        noise_sd=noise_sd,
+        voxel_size_mm=echoes.grid.voxel_size_mm,
+        b0_direction=echoes.grid.b0_direction,
+        field_strength_tesla=echoes.field_strength_tesla,
+    )
+    start, fit = _free_fits(tissue, params, separable=separable)
     codes: list[str] = []
     shift_ppm = phase_rad = 0.0
     if fat_at is not None:
-        shift = water_shift(voxels, t, fat_at, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
+        shift = water_shift(tissue, fat_at, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
         if shift.helps:
-            shift_ppm, fat = shift.ppm, fat_at(shift.ppm)
+            shift_ppm, tissue = shift.ppm, replace(tissue, fat=fat_at(shift.ppm))
             codes.append("WATER_SHIFT_ESTIMATED")
-            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
+            start, fit = _free_fits(tissue, params, separable=separable)
     if separable:
-        eddy = first_echo_phase(voxels, index, t, fat, noise_sd, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
+        eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
-            voxels[:, 0] *= np.exp(-1j * eddy)
+            tissue.signal[:, 0] *= np.exp(-1j * eddy)
             codes.append("FIRST_ECHO_PHASE")
-            start, fit = _free_fits(voxels, index, t, fat, noise_sd, echoes, params, separable=separable)
-    if _unexplained(fit.residual, voxels, noise_sd) > _LARGEST_UNEXPLAINED:
+            start, fit = _free_fits(tissue, params, separable=separable)
+    if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
-    decay = local_decay(voxels, index, start.blocks, t, fat if separable else np.ones_like(fat), noise_sd)
-    expected = expected_errors(t, fat)
+    decay = local_decay(tissue, start.blocks, with_fat=separable)
+    expected = expected_errors(tissue.echo_times_s, tissue.fat)
     if separable:
-        _lower_order(fit, voxels, t, fat, noise_sd, start, decay, expected, index, echoes, params)
+        _lower_order(fit, tissue, start, decay, expected, params)
         r2star_se = expected.at(expected.r2star_constrained, decay)
-        limit = r2star_limit_per_s(t, float(np.median(decay.snr)), fat)
+        limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
         r2star_se = expected.at(expected.r2star_alone, decay)
-        limit = r2star_limit_per_s(t, float(np.median(decay.snr)))
+        limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
     censored, dim = not_measurable(r2star_se, decay)
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
-    maps = _assemble(echoes, usable, voxels, noise_sd, fit, start, censored, dim, fat_known, limit, separable=separable)
+    maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return _as_wished(maps, echoes, signal, noise_sd, params)
 
 
-def _free_fits(
-    voxels: ComplexArray,
-    index: IntArray,
-    t: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    echoes: MultiEcho,
-    params: FatWaterParams,
-    *,
-    separable: bool,
-) -> tuple[InitialField, _Fit]:
+def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tuple[InitialField, _Fit]:
     """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
-    start = initialise(
-        voxels,
-        index,
-        t,
-        fat,
-        noise_sd,
-        echoes.grid.voxel_size_mm,
-        echoes.field_strength_tesla,
-        params.field_smoothness,
-        params.field_initialisation,
-        with_fat=separable,
-    )
-    fit = _Fit.empty(voxels.shape[0])
-    everything = np.arange(voxels.shape[0])
-    found = fit_free(everything, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, separable)
-    fit.take(everything, found, FREE if separable else NO_FAT)
+    start = initialise(tissue, params.field_smoothness, params.field_initialisation, with_fat=separable)
+    fit = _Fit.empty(tissue.signal.shape[0])
+    everything = np.arange(tissue.signal.shape[0])
+    fit.take(everything, _free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
     if separable:
-        tesla = echoes.field_strength_tesla
-        doubtful = doubtful_voxels(
-            fit.nonlinear[:, 0], fit.errors[:, 0], fit.residual, index, t.size, noise_sd, tesla, start.swap_margin, fit.linear
-        )
-        geometry = (echoes.grid.voxel_size_mm, echoes.field_strength_tesla, params.field_smoothness)
-        start = settle_voxels(start, doubtful, voxels, index, t, fat, noise_sd, *geometry)
-        fit.take(doubtful, fit_free(doubtful, voxels, t, fat, start.field_hz, start.r2star_per_s, noise_sd, True), FREE)
+        field_hz, se_hz = fit.nonlinear[:, 0], fit.errors[:, 0]
+        doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin, start.blocks)
+        start = settle_voxels(start, doubtful, tissue, params.field_smoothness)
+        fit.take(doubtful, _free_fit(doubtful, tissue, start, with_fat=True), FREE)
     return start, fit
 
 
-def _unexplained(residual: FloatArray, voxels: ComplexArray, noise_sd: float) -> float:
+def _free_fit(which: IntArray, tissue: Tissue, start: InitialField, *, with_fat: bool) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
+    found: tuple[AnyArray, AnyArray, AnyArray, AnyArray] = fit_free(
+        which, tissue.signal, tissue.echo_times_s, tissue.fat, start.field_hz, start.r2star_per_s, tissue.noise_sd, with_fat
+    )
+    return found
+
+
+def _unexplained(residual: FloatArray, tissue: Tissue) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy, _ = powers(voxels)
-    excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - 2 * noise_sd**2 * max(voxels.shape[1] - 3, 1), 0)
+    energy, _ = powers(tissue.signal)
+    noise = 2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1)
+    excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - noise, 0)
     return float(excess.sum() / energy.sum(dtype=np.float64))
 
 
@@ -351,42 +344,40 @@ class _Fit:
 
 
 def _lower_order(
-    fit: _Fit,
-    voxels: ComplexArray,
-    t: FloatArray,
-    fat: ComplexArray,
-    noise_sd: float,
-    start: InitialField,
-    decay: LocalDecay,
-    expected: ExpectedErrors,
-    index: IntArray,
-    echoes: MultiEcho,
-    params: FatWaterParams,
+    fit: _Fit, tissue: Tissue, start: InitialField, decay: LocalDecay, expected: ExpectedErrors, params: FatWaterParams
 ) -> None:
     """Constrain fat, then give it up, where the neighbourhood's decay leaves too little to know it."""
-    scale = echoes.field_strength_tesla / 1.5
+    scale = tissue.field_strength_tesla / 1.5
     with np.errstate(invalid="ignore"):
         # a fit that walked away to another minimum is started again from its neighbourhood, with the prior
         away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < _AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
     hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
-    geometry = (index, echoes.grid.voxel_size_mm)
+    geometry = (tissue.index, tissue.voxel_size_mm)
+    data = (tissue.signal, tissue.echo_times_s, tissue.fat)
     which = np.flatnonzero(uncertain)
     no_fat = hopeless[which]
     local_r2star = decay.r2star_per_s[which].astype(np.float64)
     # neighbours' decays differ by less than this, wherever there is a decay to speak of
     r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
-    for _ in range(_N_PRIOR_PASSES):
+    # where two echoes are all there is, what the blocks around said together is better than what each voxel says
+    dark = start.blocks.dark[start.blocks.of_voxel[which]]
+    away[which[dark]] = True
+    own_se_hz = np.nan_to_num(fit.errors[which[dark], 0], nan=_AWAY_HZ_AT_1T5 * scale)
+    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, echoes.field_strength_tesla)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, tissue.field_strength_tesla)
+        if turn == 0:
+            prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
         begin_hz = np.where(from_prior, prior_hz, own_hz)
         begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.clip(own_r2star, 0, 1500))
         result = fit_constrained(
-            which, voxels, t, fat, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, noise_sd
+            which, *data, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
@@ -402,8 +393,7 @@ def numbered(usable: AnyArray) -> IntArray:
 def _assemble(
     echoes: MultiEcho,
     usable: AnyArray,
-    voxels: ComplexArray,
-    noise_sd: float,
+    tissue: Tissue,
     fit: _Fit,
     start: InitialField,
     censored: AnyArray,
@@ -417,13 +407,13 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    energy, brightest = powers(voxels)
+    energy, brightest = powers(tissue.signal)
     relative = np.sqrt(fit.residual / energy)
-    lit = fitted & (brightest > (3 * noise_sd) ** 2)
+    lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
     with np.errstate(invalid="ignore"):
         # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
-        fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * noise_sd**2 * voxels.shape[1])
+        fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
         fat_known = decay_known & fat_known & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real

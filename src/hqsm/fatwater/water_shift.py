@@ -14,6 +14,7 @@ import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray
 from hqsm.fatwater.fit import fit_free
+from hqsm.fatwater.tissue import Tissue
 
 _MOST_VOXELS = 20000
 _LEAST_SNR = 15.0
@@ -37,19 +38,13 @@ class WaterShift:
         return self.se_ppm < _LARGEST_SE_PPM and abs(self.ppm) > _LEAST_ERRORS * self.se_ppm
 
 
-def water_shift(
-    voxels: ComplexArray,
-    t: FloatArray,
-    fat_at: Callable[[float], ComplexArray],
-    noise_sd: float,
-    field_hz: FloatArray,
-    r2star_per_s: FloatArray,
-) -> WaterShift:
-    """The shift at which the echoes of all voxels (voxel, echo) fit best.
+def water_shift(tissue: Tissue, fat_at: Callable[[float], ComplexArray], field_hz: FloatArray, r2star_per_s: FloatArray) -> WaterShift:
+    """The shift at which the echoes of all voxels fit best.
 
     ``fat_at`` gives the signal of fat (echo,) for a shift of water [ppm]; ``field_hz`` and ``r2star_per_s`` are a fit's.
     Noise, where more is left than noise, is what the best fit leaves.
     """
+    voxels, t, noise_sd = tissue.signal, tissue.echo_times_s, tissue.noise_sd
     bright = np.flatnonzero((np.abs(voxels[:, 0]) > _LEAST_SNR * noise_sd) & np.isfinite(field_hz))
     nothing = WaterShift(ppm=0.0, se_ppm=np.inf)
     if bright.size == 0 or t.size < 4:

@@ -1,0 +1,140 @@
+"""The field that the body's shape makes, and what it decides: pieces in air whose own echoes do not tell water from fat."""
+
+import numpy as np
+import pytest
+
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho, VoxelGrid
+from hqsm.fatwater import field_init, initialisation
+from hqsm.fatwater.predicted import field_of, predicted_field
+from hqsm.fatwater.separation import separate
+from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+
+SHAPE, SIZE_MM = (64, 36, 30), np.array([4.0, 4.0, 5.0])
+T = 1e-3 * (1.2 + 1.6 * np.arange(6))
+HZ_PER_PPM = 42.577478518 * 1.5
+BODY, PIECE = ((-55.0, 0.0, 0.0), 60.0), ((85.0, 10.0, 15.0), 28.0)
+
+
+def tilted() -> VoxelGrid:
+    """Slices tilted by 20 degrees about x."""
+    angle = np.radians(20)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * SIZE_MM
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return VoxelGrid(shape=SHAPE, affine_mm=affine)
+
+
+def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where a ball of unit susceptibility is, and its field: nothing inside, outside (r / d)^3 (3 cos^2 - 1) / 3."""
+    away = (np.indices(SHAPE) - (np.array(SHAPE) - 1)[:, None, None, None] / 2) * SIZE_MM[:, None, None, None]
+    away -= np.array(centre_mm)[:, None, None, None]
+    distance = np.sqrt((away**2).sum(axis=0))
+    along = np.tensordot(tilted().b0_direction, away, 1) / np.maximum(distance, 1e-9)
+    outside = distance > radius_mm
+    return ~outside, np.where(outside, (radius_mm / np.maximum(distance, 1e-9)) ** 3 * (3 * along**2 - 1) / 3, 0.0)
+
+
+def two_balls(r2star_of_piece: float, snr: float, seed: int) -> tuple[MultiEcho, np.ndarray, np.ndarray, np.ndarray]:
+    """Two balls of tissue in air, the larger one with fat on one side, a shim on top; field [Hz], and where each is."""
+    (body, one), (piece, other) = ball(*BODY), ball(*PIECE)
+    x, y, _ = np.indices(SHAPE)
+    field = -9.4 * HZ_PER_PPM * (one + other) + 10 + 0.8 * x
+    fraction = np.where(body & (y > 23), 0.9, 0.02)[..., None]
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)
+    rate = np.where(piece, r2star_of_piece, 40.0)
+    signal = 100 * (body | piece)[..., None] * (1 - fraction * (1 - fat)) * np.exp((2j * np.pi * field - rate)[..., None] * T)
+    rng = np.random.default_rng(seed)
+    signal = signal + 100 / snr * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=T, field_strength_tesla=1.5, grid=tilted(), noise_sd=100 / snr)
+    return echoes, field, body, piece
+
+
+def off(echoes: MultiEcho, field: np.ndarray, where: np.ndarray) -> float:
+    """Share of the voxels whose field is wrong by more than 75 Hz, whole periods apart."""
+    apart = (separate(echoes, FatWaterParams()).field_hz - field)[where]
+    period = 1 / (T[1] - T[0])
+    return float(np.mean(~(np.abs(apart - period * np.round(apart / period)) < 75)))
+
+
+def test_the_predicted_field_of_a_ball_in_air_is_a_dipole_s_whatever_the_direction_of_b0() -> None:
+    inside, field = ball(*PIECE)
+    found = field_of(inside.astype(np.float32), SIZE_MM, tilted().b0_direction)
+    # voxels make a rough ball: a voxel from its surface, the roughness has died away
+    rough = np.abs(ball(PIECE[0], PIECE[1] + 8)[0] & ~ball(PIECE[0], PIECE[1] - 8)[0])
+    assert np.abs(found - found[0, 0, 0] - (field - field[0, 0, 0]))[~rough].max() < 0.05
+    assert np.abs(field[~rough]).max() > 0.25
+
+
+def test_a_body_that_the_slices_cut_goes_on_beyond_them() -> None:
+    x, y, _ = np.indices((40, 40, 6))
+    column = (x - 20) ** 2 + (y - 20) ** 2 < 64
+    found = field_of(column.astype(np.float32), np.full(3, 5.0), np.array([0.0, 0.0, 1.0]))
+    # an endless cylinder along B0: a third inside, nothing outside; five of its slices alone would give less than nothing
+    assert (found[20, 20] - found[2, 2]) == pytest.approx(1 / 3, abs=0.04)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.8])
+def test_the_field_of_a_piece_is_predicted_from_the_body_alone(scale: float) -> None:
+    (body, one), (piece, other) = ball(*BODY), ball(*PIECE)
+    x, y, _ = np.indices(SHAPE)
+    field = scale * -9.4 * HZ_PER_PPM * (one + other) + 30 + 1.2 * x - 0.5 * y
+    index = np.full(SHAPE, -1)
+    index[body | piece] = np.arange((body | piece).sum())
+    signal = np.exp(2j * np.pi * field[body | piece][:, None] * T).astype(np.complex64)
+    blocks = field_init.gather(signal, index, T, SIZE_MM, 0.01)
+    inside = body[body | piece]
+    nothing = np.full(inside.size, 30.0)
+    wrong = np.where(inside, field[body | piece], 500.0)
+    found = predicted_field(blocks, np.ones(inside.size), nothing, wrong, inside, tilted().b0_direction, 1.5)
+    assert found is not None
+    error = (found.field_hz - field[body | piece])[~inside]
+    assert abs(np.median(error)) < 25
+    assert np.percentile(np.abs(error), 90) < 50
+
+
+@pytest.mark.parametrize(("r2star", "snr"), [(700.0, 15.0), (900.0, 20.0)])
+def test_a_dark_piece_in_air_is_decided_by_the_predicted_field_and_wrong_without_it(
+    r2star: float, snr: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes, field, body, piece = two_balls(r2star, snr, seed=1)
+    assert off(echoes, field, body) < 0.002
+    assert off(echoes, field, piece) < 0.2
+    monkeypatch.setattr(initialisation, "predicted_field", lambda *_: None)
+    assert off(echoes, field, piece) > 0.5
+
+
+def test_a_piece_whose_echoes_tell_is_not_moved_by_a_wrong_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    echoes, field, _, piece = two_balls(60.0, 40.0, seed=2)
+    right = initialisation.predicted_field
+
+    def wrong(*arguments: object) -> object:
+        found = right(*arguments)  # type: ignore[arg-type]
+        assert found is not None
+        return type(found)(field_hz=found.field_hz - 217, spread_hz=found.spread_hz)
+
+    monkeypatch.setattr(initialisation, "predicted_field", wrong)
+    monkeypatch.setattr(initialisation, "_UNDECIDED_SHARE", -1.0)
+    monkeypatch.setattr(initialisation, "_LEAST_ISLAND_ML", 0.0)
+    assert off(echoes, field, piece) < 0.002
+
+
+def test_blocks_of_a_dark_liver_know_their_field_together_better_than_alone() -> None:
+    shape = (16, 16, 8)
+    i, j, k = np.indices(shape)
+    index = np.arange(i.size).reshape(shape)
+    field = (40 * np.sin(i / 6) + 20 * np.cos(j / 5) + 3 * k).ravel()
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)
+    signal = 100 * (1 - 0.3 * (1 - fat)) * np.exp((2j * np.pi * field[:, None] - 950) * T)
+    rng = np.random.default_rng(4)
+    signal = (signal + 2 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))).astype(np.complex64)
+    size_mm = np.array([5.0, 5.0, 6.0])
+    together, alone = field_init.gather(signal, index, T, size_mm, 2.0), field_init.singles(signal, T, 2.0, size_mm)
+    assert together.dark[index[1:-1, 1:-1, 1:-1]].mean() > 0.95  # at the volume's edge too few are around
+    wrong = []
+    for blocks in (together, alone):
+        found = field_init.candidates(blocks, T, fat, 1.5, with_fat=True)
+        wrong.append(float(np.mean(np.abs(found.field_hz[:, 0] - field)[together.dark] > 75)))
+    assert wrong[0] < 0.4 * wrong[1]
+    assert wrong[1] > 0.3
