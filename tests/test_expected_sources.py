@@ -99,3 +99,21 @@ def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measureme
     expected = expected_sources(torn, regions_of(torn, liver), params, specimen="in_vitro")
     assert expected.liver_is_dark
     assert expected.without_data[liver].all()
+
+
+def test_fat_under_the_skin_and_fat_within_have_levels_of_their_own_and_count_by_their_fraction() -> None:
+    maps, liver, _ = ball_of_liver("axial", liver_r2star_per_s=60.0)
+    regions = regions_of(maps, np.zeros_like(liver))
+    pdff = np.zeros(liver.shape, np.float32)
+    pdff[2:42, 2:8], pdff[2:42, 8] = 92, 20
+    pdff[16:28, 16:26] = 75
+    pdff[36, 30, 10] = 92
+    expected = expected_sources(replace(maps, pdff_percent=pdff), regions, SusceptibilityParams(), specimen="in_vitro")
+    under_skin, within = (organ.share for organ in expected.prior.organs)
+    assert under_skin[20, 6, 10] == pytest.approx(0.92)
+    assert under_skin[20, 8, 10] == pytest.approx(0.20)
+    assert within[20, 20, 10] == pytest.approx(0.75)
+    assert not (under_skin * within).any()
+    # a lone voxel is a swap rather than fat
+    assert under_skin[36, 30, 10] == within[36, 30, 10] == 0
+    assert expected.prior.mean_ppm[20, 20, 10] == pytest.approx(0.6 * 0.75)

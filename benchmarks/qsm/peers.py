@@ -2,7 +2,7 @@
 
 python benchmarks/qsm/peers.py --qsm-rs PATH/QSM.rs --medi-toolbox PATH/MEDI_toolbox --tissue-tables PATH
 
-The maps come from our simulator (`judge`: visits that no parameter was chosen with), from the tissue values of a published
+The maps come from our simulator (`confirm`: visits that no parameter was chosen with), from the tissue values of a published
 digital abdomen, and from qsm-forward's own phantom; QSM-CI's scorer judges every map. Every pipeline runs as a process of its own with
 one thread, with the settings it ships with. What is not given or does not install is left out and named.
 
@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
 OURS = ("total-field", "regional", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
-CASES = ("j1", "j7", "j11", "j13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
+CASES = ("c2", "c7", "c11", "c13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
 _NO_SOURCE = (2, 4, 8, 14, 15, 16)
 """Labels of our phantoms whose susceptibility is zero: muscle, bowel, kidney, stomach, heart, gel."""
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--qsm-rs", type=Path, help="source folder of QSM.rs (needs cargo)")
     parser.add_argument("--medi-toolbox", type=Path, help="folder of the MEDI toolbox (needs octave)")
     parser.add_argument("--tissue-tables", type=Path, help="folder of the digital abdomen's tissue tables (*_chi_model.csv)")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), help="j: our simulator, t: tissue tables, f: qsm-forward (ppm)")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), help="c: our simulator, t: tissue tables, f: qsm-forward (ppm)")
     parser.add_argument("--only", nargs="*", help="pipelines by name, e.g. total-field QSM.rs:lbv+rts")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "hqsm-benchmark")
     parser.add_argument("--out", type=Path, default=Path("qsm-peers"), help="folder for the table and the pictures")
@@ -157,7 +157,7 @@ def built_qsm_rs(source: Path, cache: Path) -> Path | None:
 
 def all_visits(options: argparse.Namespace, peer_python: Path | None) -> Iterator[tuple[str, visits.Visit]]:
     """Every field map with its truth, by where it comes from."""
-    for case in visits.judge():
+    for case in visits.confirm():
         if case.name in options.cases:
             yield "our simulator", visits.load(case, options.cache)
     if options.tissue_tables:

@@ -40,6 +40,7 @@ MEANINGS: dict[str, str] = {
     "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
     "CHI_LIVER_DARK": "The liver's own field is not measurable; its susceptibility is what its surroundings show.",
     "CHI_BODY_CUT": "The body reaches the images' edge; its surface there is unknown and the interval is wider.",
+    "CHI_LIVER_CUT": "The slab cuts through much of the liver; what lies beyond is unknown and the interval is wider.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
     "CHI_REFERENCE_FALLBACK": "The wanted reference tissue was not found; another one was used.",
     "BIPOLAR_CORRECTED": "The echoes were read with alternating gradients; their odd/even phase was removed.",

@@ -20,7 +20,8 @@ AIR_PPM = 9.4
 _LUNG_PPM = 7.0
 """Lung at end-expiration, a quarter tissue and the rest air: between 6 and 8 ppm (docs/susceptibility.md)."""
 _LUNG_SD_PPM = 2.0
-_FAT_SD_PPM = 0.6
+_FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
+"""Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
 _AIR_SD_PPM = 0.02
 _INSIDE_GAS = (0.3, 1.5, 60.0)
@@ -34,6 +35,10 @@ _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
 _LIVER_EDGE_SHARE = 0.6
 """A mask's outermost voxels differ from the liver by so much of what R2* says of it."""
+_MOSTLY_FAT, _SOME_FAT, _SKIN_VOXELS = 0.3, 0.1, 4
+_UNEVEN_SHARE, _UNEVEN_MM = 0.1, 30.0
+"""How uneven iron lies in the liver, over its level, and over what distance. Without it the level would be that of the liver's
+surface, where the field tells most, and not that of the whole."""
 _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
@@ -124,6 +129,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * _liver_ppm(maps, regions)
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
+        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * _liver_ppm(maps, regions)), spacing_mm=_UNEVEN_MM))
     organs += air.lungs
     spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
     sd[spine] = np.maximum(sd[spine], _SPINE[0])
@@ -131,8 +137,10 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     marrow = _marrow(maps, spine & tissue)
     if marrow.any():
         organs.append(Organ(share=marrow.astype(np.float32), level_sd_ppm=_BONE_SD_PPM, goes_on=True))
-    fat = _fat_share(maps, tissue & ~spine)
-    if fat.any():
+    for fat in _fats(maps, body & ~air.pockets, air.outside):
+        fat *= np.clip(1 - air.mean_ppm / AIR_PPM, 0, 1)
+        fat[marrow] = 0
+        mean += _FAT_PPM * fat
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
     dark = _liver_is_dark(maps, regions)
     contrast_ppm = _liver_ppm(maps, regions, above_per_s=_TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
@@ -275,11 +283,19 @@ def _early_magnitude(maps: WaterFat) -> FloatArray:
     return np.asarray(maps.amplitude * decay, np.float32)
 
 
-def _fat_share(maps: WaterFat, where: Mask) -> FloatArray:
-    """Fat as an organ: its fraction where it is most of a whole voxel and the voxel is not alone."""
+def _fats(maps: WaterFat, where: Mask, outside: Mask) -> list[FloatArray]:
+    """Fat under the skin and fat within, each by its fraction, where it is not a lone voxel: their levels differ.
+
+    What is fat in part counts in part: left out, it would be looked for in the organs that it surrounds.
+    """
     share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32)
-    fat = (share > 0.3) & where & (maps.model == 1)
-    return np.where(ndimage.binary_opening(fat), share, 0).astype(np.float32)
+    share[~where | (maps.model != 1)] = 0
+    pure = ndimage.binary_opening(share > _MOSTLY_FAT)
+    at_skin = ndimage.binary_dilation(outside, _CROSS, iterations=_SKIN_VOXELS)
+    under_skin = ndimage.binary_propagation(pure & at_skin, _CROSS, mask=pure)
+    found = ndimage.binary_dilation(pure, _CROSS) & (share > _SOME_FAT)
+    outer = found & ndimage.binary_dilation(under_skin, _CROSS)
+    return [np.where(part, share, 0).astype(np.float32) for part in (outer, found & ~outer) if part.any()]
 
 
 def _shared(mask: Mask, sd_ppm: float, spacing_mm: float) -> Smooth:

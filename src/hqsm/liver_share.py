@@ -11,7 +11,8 @@ from hqsm.data import WaterFat
 REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
 _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
-"""R2* of liver less that of its surroundings [1/s at 1.5 T]: below the first the mask decides alone, beyond the second the data do."""
+"""R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone,
+beyond the second the data do."""
 _NOISE_SHARE = 0.25
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
@@ -34,8 +35,7 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> Fl
     if not ring.any() or not np.isfinite(r2star[inner]).any():
         return drawn
     level, surroundings = float(np.nanmedian(r2star[inner])), float(np.median(r2star[ring]))
-    contrast = (level - surroundings) * 1.5 / maps.field_strength_tesla
-    trust = np.float32(np.clip((contrast - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
+    trust = np.float32(np.clip((level - surroundings - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
     if trust == 0:
         return drawn
     known = np.isfinite(r2star)

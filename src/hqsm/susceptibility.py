@@ -16,13 +16,15 @@ from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
-_LIVER_ERROR = 0.045
+_LIVER_ERROR = 0.03
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
-_MODEL_ERROR_PPM = 0.05
+_MODEL_ERROR_PPM = 0.03
 """What the model lacks: voxels are not points, and reference tissues vary (measured: docs/susceptibility.md)."""
 _DOUBT_PPM = 0.1
 """Added to the standard error for each of the codes below."""
-_DOUBTS = ("CHI_BODY_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
+_DOUBTS = ("CHI_BODY_CUT", "CHI_LIVER_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
+_LIVER_CUT_SHARE = 0.4
+"""Section of the liver at an end of the slab over its largest one, beyond which much of it lies outside."""
 _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
@@ -54,6 +56,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     valid = regions.body
     if _cut_by_the_images(regions.body):
         codes.append("CHI_BODY_CUT")
+    if _liver_is_cut(regions.liver_whole):
+        codes.append("CHI_LIVER_CUT")
     posterior = None
     if params.method in ("total-field", "regional"):
         expected = expected_sources(maps, regions, params, specimen=specimen)
@@ -165,6 +169,12 @@ def magnitude_image(maps: WaterFat) -> FloatArray:
 def _cut_by_the_images(body: Mask) -> bool:
     """Whether the body reaches the images' in-plane border in more than a few voxels."""
     return bool(sum(side.sum() for side in (body[0], body[-1], body[:, 0], body[:, -1])) > _FEW_BORDER_VOXELS)
+
+
+def _liver_is_cut(liver: Mask) -> bool:
+    """Whether a good part of the liver's section lies at an end of the slab, so that the organ goes on beyond it."""
+    sections = liver.sum(axis=(0, 1))
+    return bool(max(sections[0], sections[-1]) > _LIVER_CUT_SHARE * sections.max()) if liver.any() else False
 
 
 def _level(chi: FloatArray, mask: Mask) -> float:

@@ -81,8 +81,8 @@ class Beyond:
 
     padding_mm: float = 60.0
     sd_ppm: float = 0.3
-    smooth_sd_ppm: float = 3.0
-    spacing_mm: float = 50.0
+    smooth_sd_ppm: float = 5.0
+    spacing_mm: float = 30.0
     harmonic_sd_ppm: float = 2.0
 
 
