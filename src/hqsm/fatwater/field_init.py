@@ -353,8 +353,8 @@ def _pairs(fat: ComplexArray, sum_of: IntArray) -> tuple[IntArray, FloatArray]:
             both = np.conj(cn) * cm
             half = 0.5 if n == m else 1.0
             which.append((n, m, sum_of[n, m]))
-            factors.append((2, cm.real + cn.real, cm.imag - cn.imag, cm.imag + cn.imag, cm.real - cn.real, 2 * both.real, 2 * both.imag))
-            factors[-1] = tuple(half * f for f in factors[-1])
+            mine = (2, cm.real + cn.real, cm.imag - cn.imag, cm.imag + cn.imag, cm.real - cn.real, 2 * both.real, 2 * both.imag)
+            factors.append([half * float(factor) for factor in mine])
     return np.array(which), np.array(factors)
 
 
