@@ -6,7 +6,7 @@ import pytest
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid
 from hqsm.fatwater import field_init, initialisation
-from hqsm.fatwater.predicted import field_of, predicted_field
+from hqsm.fatwater.predicted import fields_of, predicted_field
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 
@@ -60,7 +60,7 @@ def off(echoes: MultiEcho, field: np.ndarray, where: np.ndarray) -> float:
 
 def test_the_predicted_field_of_a_ball_in_air_is_a_dipole_s_whatever_the_direction_of_b0() -> None:
     inside, field = ball(*PIECE)
-    found = field_of(inside.astype(np.float32), SIZE_MM, tilted().b0_direction)
+    (found,) = fields_of((inside.astype(np.float32),), SIZE_MM, tilted().b0_direction)
     # voxels make a rough ball: a voxel from its surface, the roughness has died away
     rough = np.abs(ball(PIECE[0], PIECE[1] + 8)[0] & ~ball(PIECE[0], PIECE[1] - 8)[0])
     assert np.abs(found - found[0, 0, 0] - (field - field[0, 0, 0]))[~rough].max() < 0.05
@@ -70,7 +70,7 @@ def test_the_predicted_field_of_a_ball_in_air_is_a_dipole_s_whatever_the_directi
 def test_a_body_that_the_slices_cut_goes_on_beyond_them() -> None:
     x, y, _ = np.indices((40, 40, 6))
     column = (x - 20) ** 2 + (y - 20) ** 2 < 64
-    found = field_of(column.astype(np.float32), np.full(3, 5.0), np.array([0.0, 0.0, 1.0]))
+    (found,) = fields_of((column.astype(np.float32),), np.full(3, 5.0), np.array([0.0, 0.0, 1.0]))
     # an endless cylinder along B0: a third inside, nothing outside; five of its slices alone would give less than nothing
     assert (found[20, 20] - found[2, 2]) == pytest.approx(1 / 3, abs=0.04)
 

@@ -27,6 +27,8 @@ N_MINIMA = 4
 N_FIELDS = 64
 BLOCK_MM = 5.0
 _N_SWEEPS = 15
+_NEWS = np.float32(1e-2)
+"""Change of a message that is worth passing on."""
 _CHUNK = 1024
 _LOG_STEP = 0.2
 IMPOSSIBLE = np.float32(1e6)
@@ -103,9 +105,11 @@ class Candidates:
 def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxel_size_mm: FloatArray, noise_sd: float) -> Blocks:
     """Blocks of the voxels that ``index`` (x, y, z) numbers, none longer than 5 mm unless a voxel is."""
     edge = np.maximum(np.floor(BLOCK_MM / voxel_size_mm + 1e-6), 1).astype(np.int64)
-    where = np.argwhere(index >= 0)
+    where = np.nonzero(index >= 0)
     shape = -(-np.array(index.shape) // edge)
-    flat = np.ravel_multi_index(tuple((where // edge).T), tuple(shape))
+    along = [np.arange(n) // e for n, e in zip(index.shape, edge, strict=True)]
+    x, y, z = (numbers[places] for numbers, places in zip(along, where, strict=True))
+    flat = (x * shape[1] + y) * shape[2] + z
     present = np.zeros(int(np.prod(shape)), bool)
     present[flat] = True
     number = np.full(present.size, -1, np.int64)
@@ -113,8 +117,6 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     of_voxel = number[flat]
     n_blocks = int(present.sum())
     number = number.reshape(tuple(shape))
-    centre = (edge - 1) / 2
-    offset = (where % edge - centre).astype(np.float32)
     slope = np.zeros((n_blocks, 3), np.float32)
     later = neighbour_table(index)[:, 3:] if (edge > 1).any() else np.zeros((0, 3), np.int64)
     spacing_s = float(np.diff(echo_times_s).min())
@@ -123,7 +125,10 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
         turns = _steps(signal, later[:, axis], of_voxel, n_blocks, close)
         slope[:, axis] = np.angle(around(turns, number)) / (2 * np.pi * spacing_s)
     noise, share = 2 * noise_sd**2, _MODEL_ERROR
-    away_hz = (slope[of_voxel] * offset).sum(axis=1)
+    away_hz = np.zeros(of_voxel.size, np.float32)
+    for axis in np.flatnonzero(edge > 1):
+        from_centre = (np.arange(index.shape[axis]) % edge[axis] - (edge[axis] - 1) / 2).astype(np.float32)
+        away_hz += slope[of_voxel, axis] * from_centre[where[axis]]
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
     dark = _lend(products, counts.astype(np.float32), number)
@@ -312,6 +317,7 @@ def candidates(
     sums_s = np.bincount(sum_of, both_s.ravel()) / np.bincount(sum_of)
     turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
     step_hz = float(raster_hz[1] - raster_hz[0])
+    fat_or_none = fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128)
     field, misfit, r2star = _minima(
         blocks.products,
         np.stack([projectors.real, projectors.imag]).astype(np.float32),
@@ -322,7 +328,8 @@ def candidates(
         np.asarray(echo_times_s, np.float64),
         sums_s,
         sum_of.reshape(differences.shape),
-        fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128),
+        fat_or_none,
+        *_pairs(fat_or_none, sum_of.reshape(differences.shape)),
         float(raster_hz[0]),
         step_hz,
         np.log(np.array(R2STAR_CANDIDATES_PER_S)),
@@ -337,34 +344,41 @@ _FAST_FAT_COST = 0.005
 water, and a dark liver whose few echoes fit as fat as well is no fat."""
 
 
+def _pairs(fat: ComplexArray, sum_of: IntArray) -> tuple[IntArray, FloatArray]:
+    """(pair, 3) numbers n >= m of two echoes and of the sum of their times; (pair, 7) what :func:`_at_field` multiplies by."""
+    which, factors = [], []
+    for n in range(fat.size):
+        for m in range(n + 1):
+            cn, cm = fat[n], fat[m]
+            both = np.conj(cn) * cm
+            half = 0.5 if n == m else 1.0
+            which.append((n, m, sum_of[n, m]))
+            mine = (2, cm.real + cn.real, cm.imag - cn.imag, cm.imag + cn.imag, cm.real - cn.real, 2 * both.real, 2 * both.imag)
+            factors.append([half * float(factor) for factor in mine])
+    return np.array(which), np.array(factors)
+
+
 @numba.njit(cache=True)
 def _at_field(
-    product: AnyArray, t: AnyArray, fat: AnyArray, sum_of: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
+    product: AnyArray, t: AnyArray, even: bool, pairs: AnyArray, factors: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
 ) -> None:  # pragma: no cover - compiled
     """What of a block's products A^H H A needs at any decay once the field is chosen: (4, sum of two echo times) terms.
 
     Water with water, water with fat (real, imaginary) and fat with fat, without the decay exp(-R2* (t_n + t_m)).
     """
-    n_echoes = t.size
-    even = evenly(t, _EVEN_WITHIN_S)
     phasor[0] = 1
     turn = np.exp(2j * np.pi * field_hz * (t[1] - t[0]))
-    for n in range(1, n_echoes):
+    for n in range(1, t.size):
         phasor[n] = phasor[n - 1] * turn if even else np.exp(2j * np.pi * field_hz * (t[n] - t[0]))
     terms[:, :] = 0
-    for n in range(n_echoes):
-        cn = fat[n]
-        for m in range(n + 1):
-            cm = fat[m]
-            # conj(g_n) H_nm g_m and its transpose, which is its conjugate, at once
-            x = phasor[n].conjugate() * product[n, m] * phasor[m]
-            half = 0.5 if n == m else 1.0
-            k = sum_of[n, m]
-            mixed = half * (x * cm + x.conjugate() * cn)
-            terms[0, k] += 2 * half * x.real
-            terms[1, k] += mixed.real
-            terms[2, k] += mixed.imag
-            terms[3, k] += 2 * half * (cn.conjugate() * x * cm).real
+    for i in range(pairs.shape[0]):
+        n, m, k = pairs[i, 0], pairs[i, 1], pairs[i, 2]
+        # conj(g_n) H_nm g_m and its transpose, which is its conjugate, at once
+        x = phasor[n].conjugate() * product[n, m] * phasor[m]
+        terms[0, k] += factors[i, 0] * x.real
+        terms[1, k] += factors[i, 1] * x.real - factors[i, 2] * x.imag
+        terms[2, k] += factors[i, 3] * x.real + factors[i, 4] * x.imag
+        terms[3, k] += factors[i, 5] * x.real - factors[i, 6] * x.imag
 
 
 @numba.njit(cache=True)
@@ -389,11 +403,10 @@ def _equations(
 
 @numba.njit(cache=True)
 def _unexplained(
-    energy: float, terms: AnyArray, sums_s: AnyArray, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
+    energy: float, terms: AnyArray, sums_s: AnyArray, even: bool, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
 ) -> tuple[float, bool]:  # pragma: no cover - compiled
     """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
     n_sums = sums_s.size
-    even = evenly(sums_s, _EVEN_WITHIN_S)
     decay[0] = np.exp(-r2star * sums_s[0])
     step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
     for k in range(1, n_sums):
@@ -441,6 +454,8 @@ def _minima(
     sums_s: AnyArray,
     sum_of: AnyArray,
     fat: AnyArray,
+    pairs: AnyArray,
+    factors: AnyArray,
     first_hz: float,
     step_hz: float,
     log_r2stars: AnyArray,
@@ -454,6 +469,7 @@ def _minima(
     n_blocks, n_echoes, _ = products.shape
     n_lags, n_fields = cosines.shape
     n_bases = projectors.shape[3]
+    even, even_sums = evenly(t, _EVEN_WITHIN_S), evenly(sums_s, _EVEN_WITHIN_S)
     fields = np.zeros((n_blocks, N_MINIMA))
     misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
     decays = np.full((n_blocks, N_MINIMA), 40.0)
@@ -519,10 +535,10 @@ def _minima(
                 field_hz = first_hz + (k + float(offset)) * step_hz
                 step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
                 middle = log_r2stars[b] + shift * step
-                _at_field(product, t, fat, sum_of, field_hz, phasor, terms)
-                at, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle), decay)
-                low, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
-                high, _ = _unexplained(energy, terms, sums_s, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
+                _at_field(product, t, even, pairs, factors, field_hz, phasor, terms)
+                at, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle), decay)
+                low, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
+                high, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
                 fine = low - 2 * at + high
                 best = at
                 if fine > 0:
@@ -534,7 +550,7 @@ def _minima(
                 # three echoes hold no decay beside water, fat and field, that one could go by
                 fast = n_echoes > 3 and rate > _FASTEST_FAT_PER_S
                 if one_phase or fast:
-                    _, is_fat = _unexplained(energy, terms, sums_s, sum_of, fat, rate, decay)
+                    _, is_fat = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, rate, decay)
                     if one_phase:
                         misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
                     if fast and is_fat:
@@ -723,12 +739,18 @@ def _message_passing(
     opposite = np.array([3, 4, 5, 0, 1, 2])
     belief = np.empty(n_labels, np.float32)
     mine = np.empty(n_labels, np.float32)
+    sent = np.empty(n_labels, np.float32)
     truncation = np.float32(truncation_hz)
     period: float = np.float32(period_hz)  # type: ignore[assignment]
+    # a block into which no message has changed since it sent its own has nothing new to say
+    news = np.ones((2, n_nodes), np.bool_)
     for _ in range(n_sweeps):
         for direction in range(2):
             for step in range(n_nodes):
                 v = step if direction == 0 else n_nodes - 1 - step
+                if not news[direction, v]:
+                    continue
+                news[direction, v] = False
                 earlier = 0
                 later = 0
                 count = counts[v]
@@ -761,10 +783,15 @@ def _message_passing(
                         field = fields[u, b]
                         for a in range(count):
                             best = min(best, mine[a] + weight * apart(fields[v, a], field, period))
-                        messages[u, into, b] = best
+                        sent[b] = best
                         lowest = min(lowest, best)
+                    changed = np.float32(0)
                     for b in range(counts[u]):
-                        messages[u, into, b] -= lowest
+                        message = sent[b] - lowest
+                        changed = max(changed, abs(message - messages[u, into, b]))
+                        messages[u, into, b] = message
+                    if changed > _NEWS:
+                        news[0, u] = news[1, u] = True
     labels = np.zeros(n_nodes, np.int64)
     # final labels in raster order, each given the choices already made and the messages of what is still open
     for v in range(n_nodes):

@@ -23,6 +23,7 @@ _LOW_MARGIN = 4.0
 _LEAST_ISLAND_ML = 5.0
 _BRIGHT = 0.05
 _DOUBTFUL_ERRORS = 5.0
+_LEAST_SNR_ALONE = 5.0
 _DOUBTFUL_MISFIT = 2.5
 """Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
 _DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
@@ -84,10 +85,9 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     table = field_init.neighbour_table(blocks.index)
     found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
-    chosen, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
+    chosen, graph_hz, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
-    graph_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, period_hz)
     own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
     margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
     other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
@@ -119,29 +119,31 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
 
 def _decided(
     tissue: Tissue, blocks: Blocks, found: Candidates, trusts: FloatArray, table: IntArray, smoothness: float, *, with_fat: bool
-) -> tuple[IntArray, IntArray, FloatArray, Costs]:
+) -> tuple[IntArray, FloatArray, IntArray, FloatArray, Costs]:
     """Minimum of each block by continuity; where misfit and continuity do not tell, by the field that the body's shape predicts.
 
-    Also each block's piece, the pieces' margins, and the costs that decided.
+    Also its field [Hz], unwrapped, each block's piece, the pieces' margins, and the costs that decided.
     """
     tesla = tissue.field_strength_tesla
     share = field_init.tissue_share(found, trusts, blocks, tissue.echo_times_s)
     costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
     joins = trusts > field_init.JOINING_TRUST * trusts.max()
     chosen, piece, energy = islands.settle(costs, joins, field_init.smoothest_choice(costs), tesla)
+    rows = np.arange(chosen.size)
+    field_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
-        return chosen, piece, energy, costs
-    rows = np.arange(chosen.size)
-    field_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+        return chosen, field_hz, piece, energy, costs
     firm = joins & ~undecided & (share > _FIRM_SHARE)
     prediction = predicted_field(blocks, share, found.r2star_per_s[rows, chosen], field_hz, firm, tissue.b0_direction, tesla)
     if prediction is None:
-        return chosen, piece, energy, costs
+        return chosen, field_hz, piece, energy, costs
     costs = _with_prediction(costs, prediction, undecided, steep)
-    chosen = field_init.smoothest_choice(costs, chosen, undecided)
-    return *islands.settle(costs, joins | undecided, chosen, tesla), costs
+    other, piece, energy = islands.settle(costs, joins | undecided, field_init.smoothest_choice(costs, chosen, undecided), tesla)
+    # of a changed field's periodic copies, the one nearest to the predicted field
+    new_hz = prediction.field_hz + _folded(found.field_hz[rows, other] - prediction.field_hz, found.period_hz)
+    return other, np.where(other == chosen, field_hz, new_hz), piece, energy, costs
 
 
 def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
@@ -230,7 +232,8 @@ def doubtful_voxels(
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
     alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
-    return np.flatnonzero(alone & ~blocks.dark[blocks.of_voxel])
+    bright = field_init.powers(tissue.signal)[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
+    return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
 
 
 def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:

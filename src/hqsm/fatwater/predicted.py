@@ -72,7 +72,7 @@ def predicted_field(
     iron = np.zeros_like(tissue)
     iron[there] = share * np.clip(r2star_per_s, 0, 2000) * (1.5 / field_strength_tesla) * 1e-3
     hz_per_ppm = proton_frequency_hz(field_strength_tesla) * 1e-6
-    columns = [hz_per_ppm * field_of(source, blocks.size_mm, b0_direction)[there] for source in (tissue, dark, iron)]
+    columns = [hz_per_ppm * field[there] for field in fields_of((tissue, dark, iron), blocks.size_mm, b0_direction)]
     columns += _shim(np.argwhere(there), blocks)
     terms = np.stack(columns, axis=1).astype(np.float64)
     spread = _SPREAD_HZ_AT_1T5 * field_strength_tesla / 1.5
@@ -80,15 +80,16 @@ def predicted_field(
     return Prediction(field_hz=terms @ coefficients, spread_hz=max(spread_hz, 0.5 * spread))
 
 
-def field_of(source: FloatArray, size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:
-    """Relative field of a map of unit susceptibility that goes on beyond its edges as it is there."""
-    n = np.array(source.shape)
+def fields_of(sources: tuple[FloatArray, ...], size_mm: FloatArray, b0_direction: FloatArray) -> list[FloatArray]:
+    """Relative fields of maps of unit susceptibility that go on beyond their edges as they are there."""
+    n = np.array(sources[0].shape)
     wanted = n + np.maximum(np.ceil(_REACH_MM / size_mm).astype(int), n // 2)
     shape = fourier.fast_shape((int(wanted[0]), int(wanted[1]), int(wanted[2])))
     before = (np.array(shape) - n) // 2
     around = [(int(a), int(outer - a - inner)) for a, outer, inner in zip(before, shape, n, strict=True)]
-    field = DipoleOperator(shape, size_mm, b0_direction)(np.pad(source, around, mode="edge"))
-    return field[tuple(slice(a, a + inner) for a, inner in zip(before, n, strict=True))]
+    inside = tuple(slice(a, a + inner) for a, inner in zip(before, n, strict=True))
+    dipole = DipoleOperator(shape, size_mm, b0_direction)
+    return [dipole(np.pad(source, around, mode="edge"))[inside] for source in sources]
 
 
 def _shim(places: IntArray, blocks: Blocks) -> list[FloatArray]:

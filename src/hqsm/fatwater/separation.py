@@ -364,7 +364,7 @@ def _lower_order(
     # where two echoes are all there is, what the blocks around said together is better than what each voxel says
     dark = start.blocks.dark[start.blocks.of_voxel[which]]
     away[which[dark]] = True
-    own_se_hz = np.nan_to_num(fit.errors[which[dark], 0], nan=_AWAY_HZ_AT_1T5 * scale)
+    own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
@@ -381,6 +381,7 @@ def _lower_order(
         )
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
+    fit.residual[away] = np.nan  # walked away and did not come back: no fit
 
 
 def numbered(usable: AnyArray) -> IntArray:

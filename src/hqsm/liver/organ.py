@@ -17,6 +17,7 @@ from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
 from hqsm.liver.pieces import Edges, find_edges, snapped, without_neighbours
+from hqsm.liver.surface import along_edges
 
 _DECAY_OFFSET_PER_S = 15.0
 """Added to the decay before its logarithm: the noise of a decay is about constant below this and relative above it."""
@@ -149,6 +150,7 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
         if solidity(organ, grid) >= _LEAST_SOLIDITY:
             break
     organ = without_neighbours(organ, found.edges, found.log_decay, grid)
+    organ = along_edges(organ, _log_likelihood_ratio(found, organ), found.edges, found.log_decay, body, grid)
     return snapped(organ, found.edges, found.tissue | organ, grid)
 
 

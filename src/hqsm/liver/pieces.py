@@ -73,11 +73,18 @@ def find_edges(signal: ComplexArray | FloatArray, noise_sd: float, grid: VoxelGr
         np.log(np.maximum(m, noise_sd)).astype(np.float32) for m in (magnitude[..., 0], np.sqrt((magnitude**2).mean(axis=3)))
     )
     log_signal = ndimage.gaussian_filter(log_first, _EDGE_MM / grid.voxel_size_mm)
-    squares = np.zeros_like(log_signal)
+    return Edges(log_signal=log_signal, gradient_per_mm=gradient_per_mm(log_first, grid), log_early=log_early)
+
+
+def gradient_per_mm(volume: FloatArray, grid: VoxelGrid) -> FloatArray:
+    """Length of the gradient of ``volume`` (x, y, z), smoothed by 2.5 mm (SD) before."""
+    smooth = ndimage.gaussian_filter(volume, _EDGE_MM / grid.voxel_size_mm)
+    squares = np.zeros_like(smooth)
     for axis, size_mm in enumerate(grid.voxel_size_mm):
-        if log_signal.shape[axis] > 1:
-            squares += np.gradient(log_signal, float(size_mm), axis=axis) ** 2
-    return Edges(log_signal=log_signal, gradient_per_mm=np.sqrt(squares), log_early=log_early)
+        if smooth.shape[axis] > 1:
+            squares += np.gradient(smooth, float(size_mm), axis=axis) ** 2
+    length: FloatArray = np.sqrt(squares)
+    return length
 
 
 def creases(log_signal: FloatArray, where: Mask, grid: VoxelGrid) -> FloatArray:
@@ -92,7 +99,10 @@ def creases(log_signal: FloatArray, where: Mask, grid: VoxelGrid) -> FloatArray:
     for i in range(3):
         if smooth.shape[i] < 3:
             continue
-        hessian[:, i, i] = ndimage.correlate1d(smooth, np.array([1, -2, 1]) / size_mm[i] ** 2, axis=i, mode="nearest")[where]
+        curvature = ndimage.correlate1d(smooth, np.array([1, -2, 1]) / size_mm[i] ** 2, axis=i, mode="nearest")
+        # across the images' ends it is not known; a slope that ends there would be one
+        np.moveaxis(curvature, i, 0)[[0, -1]] = 0
+        hessian[:, i, i] = curvature[where]
         slope = np.gradient(smooth, float(size_mm[i]), axis=i)
         for j in range(i):
             if smooth.shape[j] >= 3:
@@ -193,7 +203,7 @@ def snapped(organ: Mask, edges: Edges, within: Mask, grid: VoxelGrid) -> Mask:
     markers = np.where(inside, 1, np.where(dilated(organ, grid, _OUTWARD_MM) & within, 0, 2))
     moved: Mask = np.asarray(watershed(gradient, markers=markers)) == 1  # type: ignore[no-untyped-call]
     ramp = gradient > _WEAK * float(np.median(gradient[inside]))
-    return moved & (organ | ramp)
+    return closed(moved & (organ | ramp), grid, _INWARD_MM) & (moved | organ)
 
 
 def runs_into(other: Mask, piece: Mask, main: Mask, calm: Mask) -> bool:

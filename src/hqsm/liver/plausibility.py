@@ -34,11 +34,11 @@ def not_a_body(maps: WaterFat, body: Mask) -> str:
 
 
 def covered_share(organ: Mask, grid: VoxelGrid) -> float:
-    """Share of a liver that a slab which cuts it at both ends holds at least, of 120 mm; 1 where it ends inside."""
+    """Share of a liver that a slab which cuts it holds at least: its extent there of 120 mm; 1 where it ends inside at both ends."""
     thin = int(np.argmin(np.array(grid.shape) * grid.voxel_size_mm))
     along = np.asarray(organ.any(axis=tuple(axis for axis in range(3) if axis != thin)))
-    cut = bool(along[0] and along[-1])
-    return min(1.0, grid.shape[thin] * float(grid.voxel_size_mm[thin]) / 120.0) if cut else 1.0
+    cut = bool(along[0] or along[-1])
+    return min(1.0, float(along.sum()) * float(grid.voxel_size_mm[thin]) / 120.0) if cut else 1.0
 
 
 def not_a_liver(organ: Mask, body: Mask, first_echo: FloatArray, noise_sd: float, grid: VoxelGrid, params: LiverParams) -> str:
