@@ -32,9 +32,6 @@ _DOUBTFUL_HZ_AT_1T5 = 50.0
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 _UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
-_FIRM_SHARE = 0.7
-_PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
-_UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
 """Blocks that are tissue to this part, and whose misfit prefers their field by less than this, ask the predicted field."""
 _FIRM_SHARE = 0.7
 _PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
