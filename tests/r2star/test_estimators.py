@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hqsm.errors import InputError
-from hqsm.r2star import arlo, log_linear, noise_floor
+from hqsm.r2star import arlo, log_linear, noise_floor, plain, truncated
 
 T = 1.2e-3 + 1.6e-3 * np.arange(6)
 
@@ -17,8 +17,8 @@ def noisy(r2star: float, snr: float, n: int = 20_000, t: np.ndarray = T) -> np.n
 def test_every_estimator_returns_a_noise_free_decay(r2star: float) -> None:
     decay = 1e6 * np.exp(-r2star * T)[None]
     assert log_linear.estimate(decay, T)[0] == pytest.approx(r2star, rel=1e-9)
-    for model in ("plain", "truncated", "noise-floor"):
-        assert noise_floor.estimate(decay, T, 1.0, model=model)[0] == pytest.approx(r2star, rel=1e-3)
+    for estimator in (plain, truncated, noise_floor):
+        assert estimator.estimate(decay, T, 1.0)[0] == pytest.approx(r2star, rel=1e-3)
     # Simpson's rule over an exponential is off by (R2* dt)^4 / 180
     assert arlo.estimate(decay, T)[0] == pytest.approx(r2star, rel=1e-4 + (r2star * 1.6e-3) ** 4 / 60)
 
@@ -32,7 +32,7 @@ def test_the_mean_magnitude_of_noise_alone_is_that_of_rayleigh_and_chi() -> None
 
 def test_the_noise_floor_biases_the_plain_fit_and_not_the_model_that_knows_it() -> None:
     data = noisy(600, 40)
-    assert np.nanmean(noise_floor.estimate(data, T, 1.0, model="plain")) < 580
+    assert np.nanmean(plain.estimate(data, T, 1.0)) < 580
     # without the second-order bias taken off, the mean is 6 high
     assert abs(np.nanmean(noise_floor.estimate(data, T, 1.0)) - 600) < 2
     assert abs(np.nanmedian(noise_floor.estimate(data, T, 1.0)) - 600) < 8

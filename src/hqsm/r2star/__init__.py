@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hqsm.arrays import FloatArray
-from hqsm.r2star import arlo, log_linear, noise_floor
+from hqsm.r2star import arlo, log_linear, noise_floor, plain, truncated
 
 ESTIMATORS = ("arlo", "log-linear", "plain", "truncated", "noise-floor")
 
@@ -14,4 +14,8 @@ def estimate(name: str, magnitude: FloatArray, echo_times_s: FloatArray, noise_s
         return arlo.estimate(magnitude, echo_times_s)
     if name == "log-linear":
         return log_linear.estimate(magnitude, echo_times_s)
-    return noise_floor.estimate(magnitude, echo_times_s, noise_sd, model=name)
+    if name == "plain":
+        return plain.estimate(magnitude, echo_times_s, noise_sd)
+    if name == "truncated":
+        return truncated.estimate(magnitude, echo_times_s, noise_sd)
+    return noise_floor.estimate(magnitude, echo_times_s, noise_sd)
