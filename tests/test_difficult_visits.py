@@ -151,6 +151,18 @@ def test_a_liver_that_the_slab_cuts_is_flagged_and_its_interval_wider(plain: tup
     assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
 
 
+def test_an_automatic_mask_whose_edge_nothing_confirms_has_a_wider_interval_than_a_readers(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, _, _ = plain
+    rng = np.random.default_rng(6)
+    alike = replace(maps, r2star_per_s=(30 + 3 * rng.standard_normal(maps.r2star_per_s.shape)).astype(np.float32))
+    automatic, reader = (measured(alike, replace(regions, mask_source=source))[1].liver_se_ppm for source in ("automatic", "reader"))
+    assert automatic**2 == pytest.approx(reader**2 + 0.07**2, rel=0.01)
+    with_contrast = measured(maps, replace(regions, mask_source="reader"))[1].liver_se_ppm
+    assert with_contrast == pytest.approx(plain[3].liver_se_ppm, rel=1e-6)
+
+
 def _cropped(maps: WaterFat, regions: Regions, box: tuple[slice, slice, slice]) -> tuple[WaterFat, Regions]:
     grid = maps.grid.cropped(box)
     names = ("water", "fat", "pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "r2star_se_per_s", "field_se_hz", "residual")

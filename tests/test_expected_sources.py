@@ -61,21 +61,24 @@ def test_a_mask_that_is_a_voxel_off_does_not_change_what_is_liver(kind: str, cha
     off = liver_share(maps, body, change(liver, _CROSS), nothing)  # type: ignore[operator]
     # the mask itself changes by a fifth and more
     assert abs(change(liver, _CROSS).sum() / liver.sum() - 1) > 0.15  # type: ignore[operator]
-    assert off.sum() == pytest.approx(exact.sum(), rel=0.03)
-    assert exact.sum() == pytest.approx(share.sum(), rel=0.05)
-    assert np.corrcoef(off.ravel(), share.ravel())[0, 1] > 0.98
+    assert off.share.sum() == pytest.approx(exact.share.sum(), rel=0.03)
+    assert exact.share.sum() == pytest.approx(share.sum(), rel=0.05)
+    assert np.corrcoef(off.share.ravel(), share.ravel())[0, 1] > 0.98
+    assert exact.seen == off.seen == 1
 
 
 def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=33.0)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)
     larger = ndimage.binary_dilation(liver, _CROSS)
-    np.testing.assert_array_equal(liver_share(maps, body, larger, nothing), larger)
+    found = liver_share(maps, body, larger, nothing)
+    np.testing.assert_array_equal(found.share, larger)
+    assert found.seen == 0
 
 
 def test_an_empty_mask_is_no_liver() -> None:
     maps, liver, _ = ball_of_liver()
-    assert not liver_share(maps, np.ones_like(liver), np.zeros_like(liver), np.zeros_like(liver)).any()
+    assert not liver_share(maps, np.ones_like(liver), np.zeros_like(liver), np.zeros_like(liver)).share.any()
 
 
 def test_a_field_of_two_tissues_counts_little_where_the_liver_has_iron_and_fully_where_it_has_none() -> None:

@@ -77,6 +77,8 @@ class Expectation:
         Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
     liver_is_dark
         Whether the liver's own field is no measurement and is left out too: its susceptibility is what its surroundings show.
+    liver_edge_seen
+        How far R2* tells the liver from what surrounds it, 0..1; where it does not, the mask decides alone.
     field_error_ppm
         (x, y, z) error of the modelled field near surfaces: voxels say how much air they hold, not where in them it lies.
     """
@@ -84,6 +86,7 @@ class Expectation:
     prior: SourcePrior
     without_data: Mask
     liver_is_dark: bool
+    liver_edge_seen: float
     field_error_ppm: FloatArray
 
 
@@ -109,7 +112,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     tissue = body & ~air.surface & ~air.pockets
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
-    share = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets)
+    found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets)
+    share = found.share
     share[air.surface | air.pockets] = 0
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
@@ -153,6 +157,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         ),
         without_data=without_data,
         liver_is_dark=dark,
+        liver_edge_seen=found.seen,
         field_error_ppm=np.hypot(_near_surface(air.surface, grid), _MIXED * contrast_ppm * _mixed(share)),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -17,8 +19,24 @@ _NOISE_SHARE = 0.25
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
 
-def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> FloatArray:
-    """Share of each voxel (x, y, z) that is liver, 0..1.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LiverShare:
+    """What is liver, and who says so.
+
+    Attributes
+    ----------
+    share
+        (x, y, z) share of each voxel that is liver, 0..1.
+    seen
+        How far R2* decides at the mask's edge: 1 where it tells the liver from its surroundings, 0 where the mask decides alone.
+    """
+
+    share: FloatArray
+    seen: float
+
+
+def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> LiverShare:
+    """How much of each voxel is liver.
 
     Farther than two voxels from the mask's edge the mask is right. Nearer, a voxel is liver in the share of the way that
     its R2* has from that of the surroundings to that of the liver: iron that raises the susceptibility raises R2*. The
@@ -33,18 +51,18 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> Fl
     ring = moved(liver, 2 * REACH_VOXELS) & ~around & body & ~not_tissue & np.isfinite(maps.r2star_per_s)
     inner = core if core.any() else liver
     if not ring.any() or not np.isfinite(r2star[inner]).any():
-        return drawn
+        return LiverShare(share=drawn, seen=0.0)
     level, surroundings = float(np.nanmedian(r2star[inner])), float(np.median(r2star[ring]))
     trust = np.float32(np.clip((level - surroundings - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
     if trust == 0:
-        return drawn
+        return LiverShare(share=drawn, seen=0.0)
     known = np.isfinite(r2star)
     near = _near(np.where(known, r2star, 0), known)
     way = (near - surroundings) / (level - surroundings)
     # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
     seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     share = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
-    return np.asarray(share, np.float32)
+    return LiverShare(share=np.asarray(share, np.float32), seen=float(trust))
 
 
 def _near(values: FloatArray, known: Mask) -> FloatArray:

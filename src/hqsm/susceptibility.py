@@ -20,6 +20,8 @@ _LIVER_ERROR = 0.03
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
 _MODEL_ERROR_PPM = 0.03
 """What the model lacks: voxels are not points, and reference tissues vary (measured: docs/susceptibility.md)."""
+_UNSEEN_EDGE_PPM = 0.07
+"""What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _DOUBT_PPM = 0.1
 """Added to the standard error for each of the codes below."""
 _DOUBTS = ("CHI_BODY_CUT", "CHI_LIVER_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
@@ -58,7 +60,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         codes.append("CHI_BODY_CUT")
     if _liver_is_cut(regions.liver_whole):
         codes.append("CHI_LIVER_CUT")
-    posterior = None
+    posterior, mask_ppm = None, 0.0
     if params.method in ("total-field", "regional"):
         expected = expected_sources(maps, regions, params, specimen=specimen)
         posterior = total_field.invert(
@@ -68,6 +70,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
             tolerance=params.tolerance,
             max_iterations=params.max_iterations,
         )
+        if regions.mask_source == "automatic":
+            mask_ppm = _UNSEEN_EDGE_PPM * (1 - expected.liver_edge_seen)
         if expected.liver_is_dark:
             codes.append("CHI_LIVER_DARK")
         if posterior.outlier_share > _MANY_OUTLIERS:
@@ -91,7 +95,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     name, reference_codes = _chosen_reference(levels, params, specimen)
     reference_ppm = levels.get(name, 0.0)
     doubt_ppm = _DOUBT_PPM * float(np.sqrt(sum(code in _DOUBTS for code in codes)))
-    opinion = _second_opinion(posterior, chi, regions, name, doubt_ppm) if posterior else {}
+    opinion = _second_opinion(posterior, chi, regions, name, float(np.hypot(doubt_ppm, mask_ppm))) if posterior else {}
     return Susceptibility(
         chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
