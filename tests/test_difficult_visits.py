@@ -63,8 +63,9 @@ def _centred(shape: tuple[int, int, int]) -> np.ndarray:
     return affine
 
 
-def measured(maps: WaterFat, regions: Regions) -> tuple[float, Susceptibility]:
-    chi = estimate(maps, regions, SusceptibilityParams(), specimen="in_vivo")
+def measured(maps: WaterFat, regions: Regions, tolerance: float = 2e-4) -> tuple[float, Susceptibility]:
+    # twice the study's tolerance is enough to see a fault, in half the time
+    chi = estimate(maps, regions, SusceptibilityParams(tolerance=tolerance), specimen="in_vivo")
     liver = regions.liver
     return (float(np.nanmedian(chi.chi_ppm[liver])) if liver.any() else float("nan")), chi
 
@@ -76,8 +77,8 @@ def plain() -> tuple[WaterFat, Regions, float, Susceptibility]:
 
 
 def test_the_plain_visit_is_right_and_unflagged(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
-    _, _, value, chi = plain
-    assert value == pytest.approx(_LIVER_PPM, rel=0.05)
+    value, chi = measured(*plain[:2], tolerance=3e-5)
+    assert value == pytest.approx(_LIVER_PPM, rel=0.02)
     assert not chi.codes
     assert 0.05 < chi.liver_se_ppm < 0.15
 
@@ -157,10 +158,13 @@ def test_an_automatic_mask_whose_edge_nothing_confirms_has_a_wider_interval_than
     maps, regions, _, _ = plain
     rng = np.random.default_rng(6)
     alike = replace(maps, r2star_per_s=(30 + 3 * rng.standard_normal(maps.r2star_per_s.shape)).astype(np.float32))
-    automatic, reader = (measured(alike, replace(regions, mask_source=source))[1].liver_se_ppm for source in ("automatic", "reader"))
-    assert automatic**2 == pytest.approx(reader**2 + 0.07**2, rel=0.01)
-    with_contrast = measured(maps, replace(regions, mask_source="reader"))[1].liver_se_ppm
-    assert with_contrast == pytest.approx(plain[3].liver_se_ppm, rel=1e-6)
+    few = SusceptibilityParams(max_iterations=5)  # the same for both: what differs is what the mask adds
+
+    def error_ppm(of: WaterFat, source: str) -> float:
+        return estimate(of, replace(regions, mask_source=source), few, specimen="in_vivo").liver_se_ppm
+
+    assert error_ppm(alike, "automatic") ** 2 == pytest.approx(error_ppm(alike, "reader") ** 2 + 0.07**2, rel=0.01)
+    assert error_ppm(maps, "automatic") == pytest.approx(error_ppm(maps, "reader"), rel=1e-6)
 
 
 def _cropped(maps: WaterFat, regions: Regions, box: tuple[slice, slice, slice]) -> tuple[WaterFat, Regions]:
