@@ -71,7 +71,7 @@ class Blocks:
     away_hz
         (voxel,) how far its field lies from its block's, by the field's slope there.
     dark
-        (block,) whether it is in the noise from the third echo on.
+        (block,) whether it is in the noise from the third echo on and took the mean of the like blocks around.
     """
 
     of_voxel: IntArray
@@ -628,16 +628,25 @@ def costs(
     found: Candidates, trusts: FloatArray, share: FloatArray, table: IntArray, size_mm: FloatArray, smoothness: float, tesla: float
 ) -> Costs:
     """Misfit by what it is worth, and continuity between tissue and tissue; beside lung and gas fields do step."""
-    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
     there = np.maximum(share, _LEAST_SHARE)
     return Costs(
         field_hz=found.field_hz,
-        unary=unary,
+        unary=prices(found, trusts),
         table=table,
         weights=edge_weights(table, size_mm, smoothness, tesla) * there[:, None] * there[np.maximum(table, 0)],
         truncation_hz=truncation_hz(tesla),
-        period_hz=found.period_hz if np.isfinite(found.period_hz) else 1e9,
+        period_hz=finite_period_hz(found),
     )
+
+
+def prices(found: Candidates, trusts: FloatArray) -> FloatArray:
+    """(block, minimum) misfit beyond the best one's, by what it is worth."""
+    return np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
+
+
+def finite_period_hz(found: Candidates) -> float:
+    """The period, or one so large that no field comes near it."""
+    return found.period_hz if np.isfinite(found.period_hz) else 1e9
 
 
 def tissue_share(found: Candidates, trusts: FloatArray, blocks: Blocks, echo_times_s: FloatArray) -> FloatArray:

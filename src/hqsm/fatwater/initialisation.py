@@ -241,8 +241,7 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     trusts = field_init.trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
     table = field_init.neighbour_table(tissue.index)[doubtful]
     weights = field_init.edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
-    period = found.period_hz if np.isfinite(found.period_hz) else 1e9
-    unary = np.where(found.misfit < IMPOSSIBLE, (found.misfit - found.misfit[:, :1]) * trusts[:, None], IMPOSSIBLE)
+    unary, period = field_init.prices(found, trusts), field_init.finite_period_hz(found)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
     brightness = np.sqrt(field_init.powers(tissue.signal)[1])
     fields = found.field_hz.astype(np.float64)
