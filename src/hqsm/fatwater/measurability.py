@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
-from hqsm.fatwater.field_init import Blocks
+from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.lanes import LANES, evenly, exponential
 from hqsm.fatwater.tissue import Tissue
 

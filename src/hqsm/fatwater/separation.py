@@ -16,10 +16,9 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
-from hqsm.fatwater.field_init import powers
-from hqsm.fatwater.first_echo import first_echo_phase
+from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
-from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
+from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.measurability import (
     R2STAR_RANGE_PER_S,
     ExpectedErrors,
@@ -30,9 +29,11 @@ from hqsm.fatwater.measurability import (
     r2star_limit_per_s,
 )
 from hqsm.fatwater.neighbourhood import field_prior
+from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
+from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.tissue import Tissue, powers
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -238,7 +239,7 @@ def _many_echoes(
         eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
-            tissue.signal[:, 0] *= np.exp(-1j * eddy)
+            tissue = replace(tissue, signal=without_phase_of_first(tissue.signal, eddy))
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
@@ -382,13 +383,6 @@ def _lower_order(
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
-
-
-def numbered(usable: AnyArray) -> IntArray:
-    """(x, y, z) number of each usable voxel in raster order, -1 elsewhere."""
-    index = np.full(usable.shape, -1, np.int64)
-    index[usable] = np.arange(int(usable.sum()))
-    return index
 
 
 def _assemble(
