@@ -23,6 +23,7 @@ from hqsm.fatwater.measurability import (
     R2STAR_RANGE_PER_S,
     ExpectedErrors,
     LocalDecay,
+    cautious,
     expected_errors,
     local_decay,
     not_measurable,
@@ -247,15 +248,16 @@ def _many_echoes(
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
     decay = local_decay(tissue, start.blocks, with_fat=separable)
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
+    of_r2star = expected.r2star_constrained if separable else expected.r2star_alone
+    deciding = cautious(decay, expected.at(of_r2star, decay), start.blocks, float(tissue.echo_times_s[0]))
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
-        r2star_se = expected.at(expected.r2star_constrained, decay)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
-        r2star_se = expected.at(expected.r2star_alone, decay)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
-    censored, dim = not_measurable(r2star_se, decay)
+    censored, dim = not_measurable(expected.at(of_r2star, deciding), deciding)
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
+    fat_known &= expected.at(expected.pdff_constrained, deciding) <= params.pdff_se_for_no_fat_percent
     maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return _as_wished(maps, echoes, signal, noise_sd, params)
