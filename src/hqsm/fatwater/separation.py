@@ -49,6 +49,8 @@ _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
 _FIELD_OF_IRON_HZ_S = 0.05
 """Step of the field at an edge [Hz] for each 1/s of R2* that it steps by: 2.5 ppm for 1,000 1/s at 1.5 T, a third of it."""
+_FIELD_INSIDE_IRON_HZ_S = 0.01
+"""What of that step a plane through the neighbours does not foresee, in the darker tissue itself."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
@@ -372,11 +374,13 @@ def _lower_order(
     away[which[dark]] = True
     own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
-    beside_iron_hz2 = _field_of_iron_beside_hz(decay, start.blocks) ** 2
+    darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
+    rim_hz2 = brighter_hz[which] ** 2
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        for_others_hz = np.sqrt(fit.errors[:, 0] ** 2 + beside_iron_hz2)
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], for_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+        to_others_hz = np.hypot(fit.errors[:, 0], darker_hz)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], to_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+        precision /= 1 + precision * rim_hz2
         if turn == 0:
             prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
@@ -392,16 +396,21 @@ def _lower_order(
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
 
 
-def _field_of_iron_beside_hz(decay: LocalDecay, blocks: Blocks) -> FloatArray:
-    """(voxel,) by how much the field of darker tissue beside it may depart from its own: iron makes a field as it makes a decay.
+def _field_steps_hz(decay: LocalDecay, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
+    """(voxel,) by how much a darker neighbour's field may depart from this one's, and this one's from a brighter neighbour's.
 
-    Bright tissue knows its field well, and would otherwise say, alone, what the field of the iron-loaded voxels beside it is.
+    Iron makes a field as it makes a decay. Bright tissue knows its field well, and would otherwise say, alone, what the field of
+    the iron-loaded voxels beside it is.
     """
-    n_voxels = np.bincount(blocks.of_voxel)
+    there = blocks.index >= 0
+    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / np.bincount(blocks.of_voxel)
     rate = np.zeros(blocks.index.shape, np.float32)
-    rate[blocks.index >= 0] = np.bincount(blocks.of_voxel, decay.r2star_per_s) / n_voxels
-    darkest = ndimage.maximum_filter(rate, 3)[blocks.index >= 0][blocks.of_voxel]
-    return np.asarray(_FIELD_OF_IRON_HZ_S * np.maximum(darkest - decay.r2star_per_s, 0))
+    rate[there] = mean
+    darkest = ndimage.maximum_filter(rate, 3)[there]
+    rate[~there] = np.inf
+    brightest = ndimage.minimum_filter(rate, 3)[there]
+    darker, brighter = _FIELD_OF_IRON_HZ_S * (darkest - mean), _FIELD_INSIDE_IRON_HZ_S * (mean - brightest)
+    return darker[blocks.of_voxel], brighter[blocks.of_voxel]
 
 
 def _assemble(
