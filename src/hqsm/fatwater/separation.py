@@ -57,6 +57,8 @@ _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
 _DARK_FIELD_HZ_AT_1T5 = 15.0
 """What the field changes by over the blocks that share their echoes (SD)."""
+_FAT_HZ_AT_1T5, _WORTH_OF_MARGIN = 217.0, 1.5
+"""How far apart the fields lie that two echoes fit alike, and the log of odds that a block's swap margin of 1 is (it is a mean of many)."""
 _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
@@ -394,6 +396,8 @@ def _lower_order(
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
+    other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * start.swap_margin[which], -50, 50)))
+    fit.errors[which, 0] = np.hypot(fit.errors[which, 0], _FAT_HZ_AT_1T5 * scale * np.sqrt(other_field))
 
 
 def _field_steps_hz(decay: LocalDecay, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
