@@ -21,6 +21,7 @@ MEANINGS: dict[str, str] = {
     "TWO_ECHOES_NO_FAT": "Two echoes: field map and susceptibility, but no fat fraction.",
     "R2STAR_TWO_ECHOES": "R2* from two echoes is confounded by fat.",
     "LIC_R2STAR_CONFOUNDED": "No LIC from R2*: two echoes cannot tell fat from iron.",
+    "ECHO_EMPTY": "An echo holds nothing, or nothing but noise, in the whole volume; it was left out.",
     "FAT_NOT_SEPARABLE": "The echo times cannot separate fat from water; R2* and field only.",
     "PHASE_INCONSISTENT": "The echoes' phases follow no field at all; R2* is read from the magnitude, field and fat are not given.",
     "MAGNITUDE_ONLY": "The images have no phase: R2* alone, no fat fraction, field or susceptibility.",

@@ -44,6 +44,8 @@ _ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 
 """Standard error of PDFF in an ordinary liver of good SNR beyond which the echo times cannot tell fat from water."""
 _LARGEST_UNEXPLAINED = 0.1
 """Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
+_N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
+"""Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
 _N_PRIOR_PASSES = 2
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
@@ -71,26 +73,45 @@ def separate(
     Of a specimen (``setting`` ``in_vitro``) the shift of water is estimated, starting from its temperature.
 
     With two echoes only the field (and a decay that fat confounds) can be had; with echo times that cannot separate
-    fat, R2* and field of a single species. Both say so in ``codes``.
+    fat, R2* and field of a single species. Both say so in ``codes``, as do echoes that hold nothing and are left out.
 
     Raises
     ------
     InputError
-        With one echo, or without a voxel above the noise.
+        With fewer than two echoes that hold anything but noise, or without a voxel above the noise.
     """
     n_echoes = echoes.echo_times_s.size
-    if n_echoes < 2:
+    holds = _holds_something(echoes.signal)
+    if n_echoes < 2 or holds.sum() == 1:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
+
+    def of_those(kept: AnyArray) -> WaterFat:
+        part = replace(echoes, signal=echoes.signal[..., kept], echo_times_s=echoes.echo_times_s[kept])
+        maps = separate(part, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=n_threads)
+        return replace(maps, codes=(*maps.codes, "ECHO_EMPTY"))
+
+    if holds.any() and not holds.all():
+        return of_those(holds)
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
     strongest = _strongest(echoes.signal)
     finite = np.isfinite(strongest)
     signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
-    noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
+    noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
     usable = _with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
+    stands = _stands_out(signal, usable, params.signal_threshold * noise_sd)
+    if stands.sum() < 2:
+        late_ms = " ms, ".join(f"{1e3 * t:g}" for t in echoes.echo_times_s[~stands])
+        raise InputError(
+            f"Only one echo rises above the noise; nothing but noise at {late_ms} ms.",
+            remedy="Look at the images: echoes that failed, a wrong folder, or iron that these echo times cannot show.",
+            code="ECHOES_TOO_FEW",
+        )
+    if not stands.all():
+        return of_those(stands)
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
@@ -106,6 +127,23 @@ def separate(
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
+
+
+def _holds_something(signal: AnyArray) -> AnyArray:
+    """(echo,) whether it has a value that is finite and not zero."""
+
+    def anything(part: AnyArray) -> bool:
+        return bool((np.isfinite(part) & (part != 0)).any())
+
+    # one voxel in twenty tells of nearly every echo
+    return np.array([anything(signal[::3, ::3, ::2, e]) or anything(signal[..., e]) for e in range(signal.shape[3])])
+
+
+def _stands_out(signal: AnyArray, usable: AnyArray, threshold: float) -> AnyArray:
+    """(echo,) whether more of the ``usable`` voxels are brighter than ``threshold`` than noise makes so."""
+    places = np.flatnonzero(usable)
+    some = signal[np.unravel_index(places[:: max(1, places.size // _N_FOR_NOISE)], usable.shape)]
+    return np.asarray((np.abs(some) > threshold).mean(axis=0) > _LEAST_STANDING_OUT)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -263,6 +301,7 @@ def _many_echoes(
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
     censored, dim = not_measurable(expected.at(of_r2star, deciding), deciding)
+    dim |= ~censored & (limit == 0)  # echoes so close together that no decay shows
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
     fat_known &= expected.at(expected.pdff_constrained, deciding) <= params.pdff_se_for_no_fat_percent
     maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
