@@ -5,7 +5,7 @@ import pytest
 
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid
-from hqsm.fatwater import initialisation
+from hqsm.fatwater import initialisation, separation
 from hqsm.fatwater.blocks import gather, singles
 from hqsm.fatwater.candidates import candidates
 from hqsm.fatwater.predicted import fields_of, predicted_field
@@ -154,3 +154,27 @@ def test_blocks_of_a_dark_liver_know_their_field_together_better_than_alone() ->
         wrong.append(float(np.mean(np.abs(found.field_hz[:, 0] - field)[together.dark] > 75)))
     assert wrong[0] < 0.4 * wrong[1]
     assert wrong[1] > 0.3
+
+
+def test_the_rim_of_a_dark_liver_does_not_take_its_field_from_the_bright_tissue_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # R2* 950 and 2.4 ppm inside, 40 and nothing outside: at the poles the field steps by 2/3 of it, 100 Hz
+    inside, outside = ball((0.0, 0.0, 0.0), 50.0)
+    rng = np.random.default_rng(3)
+    field = 2.4 * HZ_PER_PPM * outside + 20
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)
+    signal = 100 * (1 - 0.05 * (1 - fat)) * np.exp((2j * np.pi * field - np.where(inside, 950.0, 40.0))[..., None] * T)
+    signal = signal + 100 / 60 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=T, field_strength_tesla=1.5, grid=tilted(), noise_sd=100 / 60)
+    rim = inside & ~ball((0.0, 0.0, 0.0), 44.0)[0]
+
+    def errors() -> tuple[float, float]:
+        fit = separate(echoes, FatWaterParams())
+        return off(echoes, field, rim), float(np.nanstd(((fit.pdff_percent - 5) / fit.pdff_se_percent)[rim]))
+
+    wrong, ratio = errors()
+    assert wrong < 0.005
+    assert ratio < 1.12
+    monkeypatch.setattr(separation, "_FIELD_OF_IRON_HZ_S", 0.0)
+    wrong, ratio = errors()
+    assert wrong > 0.015
+    assert ratio > 1.2
