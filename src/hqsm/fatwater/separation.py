@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from hqsm import r2star
