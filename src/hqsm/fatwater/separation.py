@@ -35,7 +35,7 @@ from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.fatwater.tissue import Tissue, powers
+from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_echo, with_signal
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -44,8 +44,6 @@ _ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 
 """Standard error of PDFF in an ordinary liver of good SNR beyond which the echo times cannot tell fat from water."""
 _LARGEST_UNEXPLAINED = 0.1
 """Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
-_N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
-"""Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
 _N_PRIOR_PASSES = 2
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
@@ -81,7 +79,7 @@ def separate(
         With fewer than two echoes that hold anything but noise, or without a voxel above the noise.
     """
     n_echoes = echoes.echo_times_s.size
-    holds = _holds_something(echoes.signal)
+    holds = holds_something(echoes.signal)
     if n_echoes < 2 or holds.sum() == 1:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
 
@@ -93,16 +91,16 @@ def separate(
     if holds.any() and not holds.all():
         return of_those(holds)
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
-    strongest = _strongest(echoes.signal)
+    strongest, has_phase = strongest_echo(echoes.signal)
     finite = np.isfinite(strongest)
     signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
-    usable = _with_signal(strongest, params.signal_threshold * noise_sd)
+    usable = with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
-    stands = _stands_out(signal, usable, params.signal_threshold * noise_sd)
+    stands = stands_out(signal, usable, params.signal_threshold * noise_sd)
     if stands.sum() < 2:
         late_ms = " ms, ".join(f"{1e3 * t:g}" for t in echoes.echo_times_s[~stands])
         raise InputError(
@@ -117,7 +115,7 @@ def separate(
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
         return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
 
-    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
+    if not has_phase:
         return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
@@ -127,55 +125,6 @@ def separate(
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
-
-
-def _holds_something(signal: AnyArray) -> AnyArray:
-    """(echo,) whether it has a value that is finite and not zero."""
-
-    def anything(part: AnyArray) -> bool:
-        return bool((np.isfinite(part) & (part != 0)).any())
-
-    # one voxel in twenty tells of nearly every echo
-    return np.array([anything(signal[::3, ::3, ::2, e]) or anything(signal[..., e]) for e in range(signal.shape[3])])
-
-
-def _stands_out(signal: AnyArray, usable: AnyArray, threshold: float) -> AnyArray:
-    """(echo,) whether more of the ``usable`` voxels are brighter than ``threshold`` than noise makes so."""
-    places = np.flatnonzero(usable)
-    some = signal[np.unravel_index(places[:: max(1, places.size // _N_FOR_NOISE)], usable.shape)]
-    return np.asarray((np.abs(some) > threshold).mean(axis=0) > _LEAST_STANDING_OUT)
-
-
-@numba.njit(cache=True, parallel=True)
-def _strongest(signal: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(x, y, z) magnitude of the brightest echo; NaN where one is not finite."""
-    nx, ny, nz, n_echoes = signal.shape
-    strongest = np.empty((nx, ny, nz), np.float32)
-    for x in numba.prange(nx):
-        for y in range(ny):
-            for z in range(nz):
-                power = 0.0
-                for e in range(n_echoes):
-                    value = signal[x, y, z, e]
-                    here = float(value.real) ** 2 + float(value.imag) ** 2
-                    power = here if here > power or not np.isfinite(here) else power
-                    if not np.isfinite(here):
-                        break
-                strongest[x, y, z] = np.sqrt(power) if np.isfinite(power) else np.nan
-    return strongest
-
-
-def _with_signal(strongest: FloatArray, threshold: float) -> AnyArray:
-    """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
-
-    The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver.
-    """
-    with np.errstate(invalid="ignore"):
-        bright = strongest > threshold
-        company = ndimage.uniform_filter(bright.astype(np.float32), 3)
-        above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
-    usable: AnyArray = (bright & (company > 0.3)) | (np.isfinite(strongest) & (above > 0.6) & (company > 0))
-    return usable
 
 
 def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd: float) -> WaterFat:
@@ -312,9 +261,8 @@ def _many_echoes(
 def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tuple[InitialField, _Fit]:
     """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
     start = initialise(tissue, params.field_smoothness, params.field_initialisation, with_fat=separable)
-    fit = _Fit.empty(tissue.signal.shape[0])
     everything = np.arange(tissue.signal.shape[0])
-    fit.take(everything, _free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
+    fit = _Fit.of(_free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
     if separable:
         field_hz, se_hz = fit.nonlinear[:, 0], fit.errors[:, 0]
         doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin, start.blocks)
@@ -332,7 +280,7 @@ def _free_fit(which: IntArray, tissue: Tissue, start: InitialField, *, with_fat:
 
 def _unexplained(residual: FloatArray, tissue: Tissue) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy, _ = powers(tissue.signal)
+    energy, _ = tissue.powers
     noise = 2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1)
     excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - noise, 0)
     return float(excess.sum() / energy.sum(dtype=np.float64))
@@ -365,31 +313,43 @@ class _Fit:
     model: IntArray
 
     @classmethod
-    def empty(cls, n: int) -> _Fit:
-        return cls(
-            np.full((n, 2), np.nan, np.complex128),
-            np.full((n, 2), np.nan),
-            np.full((n, 3), np.nan),
-            np.full(n, np.nan),
-            np.zeros(n, np.int8),
-        )
+    def of(cls, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int) -> _Fit:
+        """A fit of every voxel, nothing before it."""
+        return cls(*result, np.where(np.isfinite(result[3]), model, 0).astype(np.int8))
 
     def take(
-        self,
-        which: IntArray,
-        result: tuple[AnyArray, AnyArray, AnyArray, AnyArray],
-        model: int,
-        *,
-        lowest_r2star_per_s: float = -np.inf,
+        self, which: IntArray, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int, *, lowest_r2star_per_s: float = -np.inf
     ) -> IntArray:
         """Keep what converged of the voxels ``which``, and return their numbers."""
-        with np.errstate(invalid="ignore"):
-            done = np.isfinite(result[3]) & (result[1][:, 1] > lowest_r2star_per_s)
-        kept: IntArray = which[done]
-        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), result, strict=True):
-            mine[kept] = new[done]
-        self.model[kept] = model
+        mine = (self.linear, self.nonlinear, self.errors, self.residual, self.model)
+        kept: IntArray = which[_replace(which, *result, lowest_r2star_per_s, *mine, model)]
         return kept
+
+
+@numba.njit(cache=True)
+def _replace(
+    which: AnyArray,
+    new_linear: AnyArray,
+    new_nonlinear: AnyArray,
+    new_errors: AnyArray,
+    new_residual: AnyArray,
+    lowest: float,
+    linear: AnyArray,
+    nonlinear: AnyArray,
+    errors: AnyArray,
+    residual: AnyArray,
+    model: AnyArray,
+    number: int,
+) -> AnyArray:  # pragma: no cover - compiled
+    done = np.isfinite(new_residual) & (new_nonlinear[:, 1] > lowest)
+    for i in range(which.size):
+        if done[i]:
+            v = which[i]
+            linear[v, 0], linear[v, 1] = new_linear[i, 0], new_linear[i, 1]
+            nonlinear[v, 0], nonlinear[v, 1] = new_nonlinear[i, 0], new_nonlinear[i, 1]
+            errors[v, 0], errors[v, 1], errors[v, 2] = new_errors[i, 0], new_errors[i, 1], new_errors[i, 2]
+            residual[v], model[v] = new_residual[i], number
+    return done
 
 
 def _lower_order(
@@ -473,7 +433,7 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    energy, brightest = powers(tissue.signal)
+    energy, brightest = tissue.powers
     relative = np.sqrt(fit.residual / energy)
     lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
@@ -485,20 +445,13 @@ def _assemble(
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
-    places = np.flatnonzero(usable)
+    def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
+        nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
+        return _placed(values, valid, tissue.index, nothing)
 
-    def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
-        full: AnyArray = np.full(usable.shape, np.nan, dtype)
-        full.reshape(-1)[places] = np.where(valid, values, np.nan)
-        return full
-
-    model_volume = np.zeros(usable.shape, np.uint8)
-    model_volume[usable] = np.where(fitted, fit.model, 0)
-    censored_volume = np.zeros(usable.shape, bool)
-    censored_volume[usable] = censored
     return WaterFat(
-        water=volume(linear[:, 0], fitted, np.complex64),
-        fat=volume(linear[:, 1], fat_known, np.complex64),
+        water=volume(linear[:, 0], fitted),
+        fat=volume(linear[:, 1], fat_known),
         pdff_percent=volume(pdff, fat_known),
         r2star_per_s=volume(nonlinear[:, 1], decay_known),
         field_hz=volume(nonlinear[:, 0], lit),
@@ -506,8 +459,8 @@ def _assemble(
         r2star_se_per_s=volume(errors[:, 1], decay_known),
         field_se_hz=volume(errors[:, 0], lit),
         residual=volume(relative, fitted),
-        model=model_volume,
-        censored=censored_volume,
+        model=_placed(fit.model.astype(np.uint8), fitted, tissue.index, np.uint8(0)),
+        censored=_placed(censored, fitted, tissue.index, np.False_),
         swap_margin=volume(start.swap_margin, fitted),
         field_difference_hz=volume(start.difference_hz, fitted),
         r2star_limit_per_s=limit_per_s,
@@ -515,6 +468,20 @@ def _assemble(
         grid=echoes.grid,
         codes=(*(() if separable else ("FAT_NOT_SEPARABLE",)), *start.codes),
     )
+
+
+@numba.njit(cache=True, parallel=True)
+def _placed(values: AnyArray, valid: AnyArray, index: AnyArray, nothing: Any) -> AnyArray:  # pragma: no cover - compiled
+    """(x, y, z) the values of the voxels where they are ``valid``, of the type of ``nothing``, which is elsewhere."""
+    nx, ny, nz = index.shape
+    volume = np.full((nx, ny, nz), nothing)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0 and valid[v]:
+                    volume[x, y, z] = values[v]
+    return volume
 
 
 def _masked(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
