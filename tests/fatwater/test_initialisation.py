@@ -7,8 +7,12 @@ from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
 from hqsm.errors import InputError
-from hqsm.fatwater import field_init, islands
+from hqsm.fatwater import islands
+from hqsm.fatwater.blocks import singles
+from hqsm.fatwater.candidates import candidates
+from hqsm.fatwater.costs import Costs, edge_weights
 from hqsm.fatwater.initialisation import in_phase_pairs, steps_often
+from hqsm.fatwater.nodes import neighbour_table
 from hqsm.fatwater.pdff import t1_weight_of_fat, without_t1
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, bydder_spectrum, fat_signal
@@ -55,13 +59,13 @@ def test_a_reversed_phase_is_reported_and_the_right_one_is_not() -> None:
 def test_a_piece_that_is_swapped_as_a_whole_is_moved_back_and_its_margin_says_how_firmly_it_stands() -> None:
     n = 40
     index = np.arange(n)[:, None, None]
-    table = field_init.neighbour_table(index)
+    table = neighbour_table(index)
     fields = np.stack([np.full(n, 10.0), np.full(n, -200.0)], axis=1)
-    costs = field_init.Costs(
+    costs = Costs(
         field_hz=fields,
         unary=np.tile([0.0, 0.5], (n, 1)),
         table=table,
-        weights=field_init.edge_weights(table, np.full(3, 5.0), 1.0, 1.5),
+        weights=edge_weights(table, np.full(3, 5.0), 1.0, 1.5),
         truncation_hz=75.0,
         period_hz=625.0,
     )
@@ -87,8 +91,8 @@ def test_no_decay_between_the_tried_ones_makes_a_swapped_field_look_the_better_o
     rates = np.linspace(20, 400, 77)
     for pdff in (0.0, 0.1):
         signal = 100 * (1 - pdff * (1 - fat)) * np.exp((2j * np.pi * 30.0 - rates[:, None]) * t)
-        single = field_init.singles(signal.astype(np.complex64), t, 0.5, np.full(3, 5.0))
-        found = field_init.candidates(single, t, fat, 1.5, with_fat=True)
+        single = singles(signal.astype(np.complex64), t, 0.5, np.full(3, 5.0))
+        found = candidates(single, t, fat, 1.5, with_fat=True)
         assert np.abs(found.field_hz[:, 0] - 30).max() < 3
 
 
@@ -99,8 +103,8 @@ def test_a_dark_liver_is_taken_for_water_rather_than_for_fat_that_decays_as_fast
     rng = np.random.default_rng(0)
     noise = 4 * (rng.standard_normal((2000, 6)) + 1j * rng.standard_normal((2000, 6)))
     signal = 100 * np.exp((2j * np.pi * 20 - 650) * t) + noise
-    single = field_init.singles(signal.astype(np.complex64), t, 4.0, np.full(3, 4.0))
-    found = field_init.candidates(single, t, fat_signal(SPECTRA["hamilton-liver-6"], t, tesla), tesla, with_fat=True)
+    single = singles(signal.astype(np.complex64), t, 4.0, np.full(3, 4.0))
+    found = candidates(single, t, fat_signal(SPECTRA["hamilton-liver-6"], t, tesla), tesla, with_fat=True)
     assert np.mean(np.abs(found.field_hz[:, 0] - 20) > 100) < most
 
 
@@ -164,7 +168,7 @@ def test_triglyceride_with_two_and_a_half_double_bonds_has_the_published_protons
 def test_part_of_an_organ_on_the_other_field_is_known_by_the_step_around_it() -> None:
     shape = (24, 20, 10)
     index = np.arange(int(np.prod(shape))).reshape(shape)
-    table = field_init.neighbour_table(index)
+    table = neighbour_table(index)
     i, j, k = np.indices(shape)
     smooth = (6.0 * i - 4.0 * j + 15.0 * np.sin(k)).ravel()
     tissue = np.ones(index.size, bool)

@@ -6,6 +6,7 @@ from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
+from hqsm.fatwater import separation
 from hqsm.fatwater.measurability import r2star_limit_per_s
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
@@ -130,6 +131,16 @@ def test_iron_that_can_be_measured_is_not_censored_and_not_biased(r2star: float)
     error = (fit.r2star_per_s - r2star)[liver]
     assert abs(np.nanmean(error)) < 0.035 * r2star
     assert np.nanstd(error / fit.r2star_se_per_s[liver]) == pytest.approx(1, abs=0.08)
+
+
+def test_fat_is_not_numbered_where_only_neighbourhoods_that_came_out_too_slow_would_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # at 1,000 1/s its standard error is 29 points where 25 are allowed: a tenth of the neighbourhoods say 900 by chance
+    echoes, liver = liver_in_muscle(1000.0, 1.5, 1e-3 * (1.2 + 1.6 * np.arange(6)), snr=40, pdff=0.0)
+    numbered = np.isfinite(separate(echoes, FatWaterParams()).pdff_percent[liver])
+    assert numbered.mean() < 0.04
+    monkeypatch.setattr(separation, "cautious", lambda decay, *_: decay)
+    numbered = np.isfinite(separate(echoes, FatWaterParams()).pdff_percent[liver])
+    assert numbered.mean() > 0.08
 
 
 def test_severe_iron_is_unbiased_and_near_its_bound_whatever_its_fat() -> None:

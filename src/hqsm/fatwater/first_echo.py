@@ -61,6 +61,13 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     return smooth
 
 
+def without_phase_of_first(signal: ComplexArray, phase_rad: FloatArray) -> ComplexArray:
+    """(voxel, echo) the signal with the (voxel,) phase of the first echo taken off."""
+    turned = signal.copy()
+    turned[:, 0] *= np.exp(-1j * phase_rad)
+    return turned
+
+
 def _terms(places: IntArray, shape: tuple[int, ...]) -> FloatArray:
     """(voxel, 10) polynomials up to second order of the place, from -1 to 1 along the longest axis."""
     x, y, z = ((places - (np.array(shape) - 1) / 2) / (max(shape) / 2)).T

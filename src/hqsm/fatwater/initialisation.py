@@ -1,6 +1,6 @@
 """The first field of every voxel, by one of two methods, how firmly it stands, and whether the two agree.
 
-``graph``: the best fields of each block, chosen by continuity (:mod:`field_init`) and piece by piece (:mod:`islands`).
+``graph``: the best fields of each block, chosen by continuity (:mod:`message_passing`) and piece by piece (:mod:`islands`).
 ``in-phase``: the phase between echoes at which fat has turned by whole cycles, unwrapped (Jafari et al., JMRI 2019;50:725).
 """
 
@@ -11,26 +11,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
-from hqsm.fatwater import field_init, islands
-from hqsm.fatwater.field_init import IMPOSSIBLE, Blocks, Candidates, Costs
-from hqsm.fatwater.pdff import pdff_percent
+from hqsm.fatwater import islands
+from hqsm.fatwater.blocks import Blocks, gather
+from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
+from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust
+from hqsm.fatwater.message_passing import smoothest_choice
+from hqsm.fatwater.nodes import around, neighbour_table
+from hqsm.fatwater.period import folded
 from hqsm.fatwater.predicted import Prediction, predicted_field
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.unwrapping import unwrapped
 
 _LARGEST_FAT_TURN_RAD = 0.7
 _LOW_MARGIN = 4.0
 """Log-likelihood per block below which a piece's other field is not much worse."""
 _LEAST_ISLAND_ML = 5.0
 _BRIGHT = 0.05
-_DOUBTFUL_ERRORS = 5.0
-_LEAST_SNR_ALONE = 5.0
-_DOUBTFUL_MISFIT = 2.5
-"""Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
-_DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
-_DOUBTFUL_HZ_AT_1T5 = 50.0
-"""Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
-_VOXEL_SMOOTHNESS = 0.3
-"""Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 _UNDECIDED_SHARE, _UNDECIDED_MARGIN = 0.5, 6.0
 """Blocks that are tissue to this part, and whose misfit prefers their field by less than this, ask the predicted field."""
 _FIRM_SHARE = 0.7
@@ -78,10 +74,10 @@ class InitialField:
 def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool) -> InitialField:
     """First field of every voxel; ``with_fat`` where the echo times can tell fat from water."""
     echo_times_s, fat, field_strength_tesla = tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla
-    blocks = field_init.gather(tissue.signal, tissue.index, echo_times_s, tissue.voxel_size_mm, tissue.noise_sd)
-    table = field_init.neighbour_table(blocks.index)
-    found = field_init.candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
-    trusts = field_init.trust(blocks, found.misfit, echo_times_s.size)
+    blocks = gather(tissue.signal, tissue.index, echo_times_s, tissue.voxel_size_mm, tissue.noise_sd)
+    table = neighbour_table(blocks.index)
+    found = candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
+    trusts = trust(blocks, found.misfit, echo_times_s.size)
     chosen, graph_hz, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
@@ -91,7 +87,7 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     difference_hz = np.full(graph_hz.size, np.nan) if other_hz is None else graph_hz - other_hz
     field_hz, r2star = graph_hz, found.r2star_per_s[rows, chosen]
     if method == "in-phase" and other_hz is not None:
-        nearest = np.abs(_folded(found.field_hz - other_hz[:, None], found.period_hz)) + (found.misfit >= IMPOSSIBLE) * 1e6
+        nearest = np.abs(folded(found.field_hz - other_hz[:, None], found.period_hz)) + (found.misfit >= IMPOSSIBLE) * 1e6
         field_hz, difference_hz = other_hz, -difference_hz
         r2star = found.r2star_per_s[rows, nearest.argmin(axis=1)]
     codes = []
@@ -122,12 +118,12 @@ def _decided(
     Also its field [Hz], unwrapped, each block's piece, the pieces' margins, and the costs that decided.
     """
     tesla = tissue.field_strength_tesla
-    share = field_init.tissue_share(found, trusts, blocks, tissue.echo_times_s)
-    costs = field_init.costs(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
-    joins = trusts > field_init.JOINING_TRUST * trusts.max()
-    chosen, piece, energy = islands.settle(costs, joins, field_init.smoothest_choice(costs), tesla)
+    share = tissue_share(found, trusts, blocks, tissue.echo_times_s)
+    costs = costs_of(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
+    joins = trusts > JOINING_TRUST * trusts.max()
+    chosen, piece, energy = islands.settle(costs, joins, smoothest_choice(costs), tesla)
     rows = np.arange(chosen.size)
-    field_hz = _unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
@@ -137,9 +133,9 @@ def _decided(
     if prediction is None:
         return chosen, field_hz, piece, energy, costs
     costs = _with_prediction(costs, prediction, undecided, steep)
-    other, piece, energy = islands.settle(costs, joins | undecided, field_init.smoothest_choice(costs, chosen, undecided), tesla)
+    other, piece, energy = islands.settle(costs, joins | undecided, smoothest_choice(costs, chosen, undecided), tesla)
     # of a changed field's periodic copies, the one nearest to the predicted field
-    new_hz = prediction.field_hz + _folded(found.field_hz[rows, other] - prediction.field_hz, found.period_hz)
+    new_hz = prediction.field_hz + folded(found.field_hz[rows, other] - prediction.field_hz, found.period_hz)
     return other, np.where(other == chosen, field_hz, new_hz), piece, energy, costs
 
 
@@ -154,7 +150,7 @@ def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
 
 def _near_dark(share: FloatArray, blocks: Blocks) -> Mask:
     """(block,) beside lung, gas or air, where fields change inside a voxel and the misfit says less than it seems to."""
-    return np.asarray(field_init.around(share + 0j, blocks.index).real < _DARK_AROUND)
+    return np.asarray(around(share + 0j, blocks.index).real < _DARK_AROUND)
 
 
 def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -> Mask:
@@ -165,9 +161,7 @@ def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -
 
 def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, steep: Mask) -> Costs:
     """Another term for the undecided blocks: how far each field lies from the predicted one."""
-    away_hz = np.abs(costs.field_hz - prediction.field_hz[:, None])
-    if costs.period_hz < 1e8:
-        away_hz = np.abs(away_hz - costs.period_hz * np.round(away_hz / costs.period_hz))
+    away_hz = np.abs(folded(costs.field_hz - prediction.field_hz[:, None], costs.period_hz))
     price = _PREDICTION_WEIGHT * np.minimum(away_hz / prediction.spread_hz, _MOST_SPREADS)
     worth = np.where(steep, _STEEP_WORTH, 1.0)[:, None]
     return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), worth * costs.unary + price, costs.unary))
@@ -175,7 +169,7 @@ def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, stee
 
 def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:
     """(block,) tissue that fits and gives signal."""
-    joined = trusts > field_init.JOINING_TRUST * trusts.max()
+    joined = trusts > JOINING_TRUST * trusts.max()
     per_voxel = blocks.energy / blocks.n_voxels
     return np.asarray(joined & (per_voxel > _BRIGHT * np.median(per_voxel[joined])))
 
@@ -198,104 +192,18 @@ def steps_often(
     for axis in range(3):
         other = table[:, axis + 3]
         pairs = np.flatnonzero(bright & (other >= 0) & bright[np.maximum(other, 0)])
-        apart_hz = np.abs(_folded(field_hz[pairs] - field_hz[other[pairs]], period_hz))
+        apart_hz = np.abs(folded(field_hz[pairs] - field_hz[other[pairs]], period_hz))
         area = float(np.prod(size_mm)) / float(size_mm[axis])
         faces += area * pairs.size
         stepping += area * float(np.sum(apart_hz > _STEP_HZ_AT_1T5 * field_strength_tesla / 1.5))
     return stepping > _MOST_STEPPING * max(faces, 1e-9)
 
 
-def doubtful_voxels(
-    tissue: Tissue,
-    field_hz: FloatArray,
-    se_hz: FloatArray,
-    residual: FloatArray,
-    linear: ComplexArray,
-    swap_margin: FloatArray,
-    blocks: Blocks,
-) -> IntArray:
-    """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
-
-    Beside gas a block's voxels need not share one minimum.
-    """
-    per_freedom = residual / (2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1))
-    fitted = np.isfinite(residual)
-    typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
-    around = field_init.around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        apart_hz = np.abs(field_hz - around.real / around.imag)
-    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
-    barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
-    swapped = np.zeros(residual.size, bool)
-    swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
-    alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
-    bright = field_init.powers(tissue.signal)[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
-    return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
-
-
-def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:
-    """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
-    tesla, size_mm = tissue.field_strength_tesla, tissue.voxel_size_mm
-    single = field_init.singles(tissue.signal[doubtful], tissue.echo_times_s, tissue.noise_sd, size_mm)
-    found = field_init.candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
-    trusts = field_init.trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
-    table = field_init.neighbour_table(tissue.index)[doubtful]
-    weights = field_init.edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
-    unary, period = field_init.prices(found, trusts), field_init.finite_period_hz(found)
-    field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.sqrt(field_init.powers(tissue.signal)[1])
-    fields = found.field_hz.astype(np.float64)
-    chosen = field_init.settle_voxels(
-        field_hz, doubtful, fields, unary, table, weights, brightness, field_init.truncation_hz(tesla), period
-    )
-    r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
-    return replace(start, field_hz=field_hz, r2star_per_s=r2star)
-
-
-def _folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
-    return difference_hz - period_hz * np.round(difference_hz / period_hz) if np.isfinite(period_hz) else difference_hz
-
-
 def _smooth(values: FloatArray, index: IntArray) -> FloatArray:
     """(block,) mean over the 3 x 3 x 3 blocks around each."""
-    total = field_init.around(np.stack([values, np.ones(values.size)]).T @ np.array([1, 1j]), index)
+    total = around(np.stack([values, np.ones(values.size)]).T @ np.array([1, 1j]), index)
     mean: FloatArray = total.real / total.imag
     return mean
-
-
-def _unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period_hz: float) -> FloatArray:
-    """Whole periods added: along trusted blocks first, then to everything around them.
-
-    The largest connected part of trusted blocks has its median nearest zero, and the others theirs nearest to that: a shim
-    keeps a body, its arms and domes within a period.
-    """
-    if not np.isfinite(period_hz):
-        return field_hz
-    relative = trusts / trusts.max()
-    joins = relative > field_init.JOINING_TRUST
-    inside = (table >= 0) & joins[:, None] & joins[np.maximum(table, 0)]
-    nothing = np.zeros(field_hz.size, bool)
-    trusted_hz, part = field_init.unwrapped(field_hz, np.where(inside, table, -1), relative, period_hz, nothing)
-    _bring_near(trusted_hz, np.where(joins, part, -1), period_hz)
-    result_hz, part = field_init.unwrapped(trusted_hz, table, relative, period_hz, joins)
-    _bring_near(result_hz, np.where(part > 0, part, -1), period_hz)  # part 0 has every trusted block
-    return result_hz
-
-
-def _bring_near(field_hz: FloatArray, part: IntArray, period_hz: float) -> None:
-    """Move each part, in place: the largest's median nearest zero, the others' nearest to that; -1 is left alone."""
-    order = np.argsort(part, kind="stable")
-    order = order[part[order] >= 0]
-    if not order.size:
-        return
-    numbers, starts, sizes = np.unique(part[order], return_index=True, return_counts=True)
-    medians = np.array([np.median(field_hz[order[first : first + n]]) for first, n in zip(starts, sizes, strict=True)])
-    largest = int(sizes.argmax())
-    centre = medians[largest] - period_hz * np.round(medians[largest] / period_hz)
-    periods = np.zeros(int(numbers[-1]) + 1)
-    periods[numbers] = period_hz * np.round((medians - centre) / period_hz)
-    chosen = part >= 0
-    field_hz[chosen] -= periods[part[chosen]]
 
 
 def in_phase_pairs(echo_times_s: FloatArray, fat: ComplexArray) -> list[tuple[int, int]]:
@@ -322,7 +230,7 @@ def _in_phase(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, table
     coherence = np.abs(total) / np.maximum(np.sqrt(power[:, n] * power[:, m]).sum(axis=1), 1e-12)
     field_hz = np.angle(total).astype(np.float64) / (2 * np.pi * lag_s)
     strength = np.sqrt((power[:, n] * power[:, m]).sum(axis=1))
-    return _unwrapped(field_hz, table, coherence * strength / (strength + np.median(strength)), 1 / lag_s)
+    return unwrapped(field_hz, table, coherence * strength / (strength + np.median(strength)), 1 / lag_s)
 
 
 def _sign_is_reversed(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float) -> bool:
@@ -333,7 +241,7 @@ def _sign_is_reversed(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArra
     freedom = part.n_voxels * max(echo_times_s.size - 3, 1)
     misfits: list[AnyArray] = []
     for data in (part, other):
-        best = field_init.candidates(data, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
+        best = candidates(data, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
         misfits.append(np.minimum(best / freedom, 50))
     # blocks that neither sign explains (lung, flow) say nothing, nor do those without fat
     telling = np.minimum(*misfits) < 5

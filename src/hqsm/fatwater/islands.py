@@ -12,7 +12,9 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
-from hqsm.fatwater.field_init import IMPOSSIBLE, Costs, apart
+from hqsm.fatwater.candidates import IMPOSSIBLE
+from hqsm.fatwater.costs import Costs
+from hqsm.fatwater.period import apart, fold
 
 _SAME_PIECE_HZ_AT_1T5 = 20.0
 _N_BINS = 48
@@ -79,11 +81,6 @@ def _pieces(
 
 
 @numba.njit(cache=True)
-def _wrapped(difference: float, period: float) -> float:  # pragma: no cover - compiled
-    return float(difference - period * np.round(difference / period))
-
-
-@numba.njit(cache=True)
 def _settle(
     fields: AnyArray,
     unary: AnyArray,
@@ -116,7 +113,7 @@ def _settle(
             for v in members:
                 for a in range(counts[v]):
                     if a != labels[v]:
-                        d = _wrapped(fields[v, a] - fields[v, labels[v]], period) if period < 1e8 else fields[v, a] - fields[v, labels[v]]
+                        d = fold(fields[v, a] - fields[v, labels[v]], period)
                         k = int((d / reach + 0.5) * _N_BINS)
                         if 0 <= k < _N_BINS:
                             votes[k] += 1
@@ -132,8 +129,7 @@ def _settle(
                     wanted = fields[v, labels[v]] + shift
                     nearest = np.inf
                     for a in range(counts[v]):
-                        d = fields[v, a] - wanted
-                        d = abs(_wrapped(d, period)) if period < 1e8 else abs(d)
+                        d = abs(fold(fields[v, a] - wanted, period))
                         if d < nearest:
                             nearest = d
                             trial[v] = a

@@ -13,8 +13,9 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
-from hqsm.fatwater.field_init import Blocks
+from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.lanes import LANES, evenly, exponential
+from hqsm.fatwater.nodes import around
 from hqsm.fatwater.tissue import Tissue
 
 _FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
@@ -23,6 +24,8 @@ _TOP_PER_S = 4000.0
 _REACH_MM = 5.0
 _NEAR_PER_S = 0.5
 _CHUNK = 4096
+_ALIKE = 1.0
+"""Standard deviations of chi-square up to which two nodes pass for one tissue; at three, places of other iron were let in."""
 _FLOOR = 2.0
 """Mean power of noise, in variances of its real part."""
 _SPREAD2 = np.float32(0.02)
@@ -32,6 +35,8 @@ LARGEST_RELATIVE_SE = 0.35
 """Beyond this ratio of standard error to R2* the estimate is skewed and its interval useless."""
 _NO_DECAY_PER_S = 150.0
 """R2* below which a large relative error is a matter of brightness, not of decay."""
+_NEAR_THE_LIMIT = 0.2
+"""Ratio of standard error to R2* from which a place is near the end of the data."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,7 +106,7 @@ def _pooled(
     width = 8 * ((n_echoes + 7) // 8)
     nx, ny, nz = index.shape
     mean = np.empty((places.shape[0], n_echoes), np.float32)
-    limit = np.float32(n_echoes + 3 * np.sqrt(2.0 * n_echoes))
+    limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
     known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
     for c in numba.prange(n_nodes):
         known[c, :width] = 0
@@ -275,6 +280,26 @@ def _variances(jacobian: ComplexArray) -> FloatArray:
     inverse = np.linalg.pinv(fisher / (size[:, :, None] * size[:, None, :]), rcond=1e-13, hermitian=True)
     variances: FloatArray = np.maximum(np.einsum("rii->ri", inverse), 1e-30) / size**2
     return variances
+
+
+def cautious(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks, first_echo_s: float) -> LocalDecay:
+    """The decay that decides what is given: near the end of the data, one SD above the mean of the blocks around, if that is more.
+
+    Where a neighbourhood's decay came out too slow, by chance or by another tissue in it, every number there would be too low
+    and look certain. How much the neighbourhoods around differ says how likely that is.
+    """
+    rate, of_voxel = decay.r2star_per_s, blocks.of_voxel
+    near = (expected_se_per_s > _NEAR_THE_LIMIT * rate) & (rate > _NO_DECAY_PER_S)
+    n_near = np.bincount(of_voxel, near, blocks.n_voxels.size)
+    there = n_near > 0.5 * blocks.n_voxels
+    mean = np.where(there, np.bincount(of_voxel, near * rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
+    first, second = around(there + 1j * mean, blocks.index), around(mean**2 + 0j, blocks.index).real
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = first.imag / first.real
+        upper = _TOP_PER_S * (centre + np.sqrt(np.maximum(second / first.real - centre**2, 0)))
+    more = np.where(near, np.fmax(upper[of_voxel] - rate, 0), 0)
+    # the first echo stays as bright as it is
+    return LocalDecay(snr=decay.snr * np.exp(more * first_echo_s), r2star_per_s=rate + more)
 
 
 def not_measurable(expected_se_per_s: FloatArray, decay: LocalDecay) -> tuple[Mask, Mask]:

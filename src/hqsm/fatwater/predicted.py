@@ -15,7 +15,7 @@ from scipy import ndimage
 from hqsm import fourier
 from hqsm.arrays import FloatArray, IntArray, Mask
 from hqsm.dipole import DipoleOperator
-from hqsm.fatwater.field_init import Blocks
+from hqsm.fatwater.blocks import Blocks
 from hqsm.units import proton_frequency_hz
 
 _TISSUE_PPM, _LUNG_PPM = (-9.4, 1.0), (-2.4, 1.5)

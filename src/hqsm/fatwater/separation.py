@@ -16,23 +16,26 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
-from hqsm.fatwater.field_init import powers
-from hqsm.fatwater.first_echo import first_echo_phase
+from hqsm.fatwater.blocks import Blocks
+from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
-from hqsm.fatwater.initialisation import InitialField, doubtful_voxels, initialise, settle_voxels
+from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.measurability import (
     R2STAR_RANGE_PER_S,
     ExpectedErrors,
     LocalDecay,
+    cautious,
     expected_errors,
     local_decay,
     not_measurable,
     r2star_limit_per_s,
 )
 from hqsm.fatwater.neighbourhood import field_prior
+from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
+from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.tissue import Tissue, powers
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -44,6 +47,8 @@ _LARGEST_UNEXPLAINED = 0.1
 _N_PRIOR_PASSES = 2
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
+_FIELD_OF_IRON_HZ_S = 0.05
+"""Step of the field at an edge [Hz] for each 1/s of R2* that it steps by: 2.5 ppm for 1,000 1/s at 1.5 T, a third of it."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
@@ -238,7 +243,7 @@ def _many_echoes(
         eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
-            tissue.signal[:, 0] *= np.exp(-1j * eddy)
+            tissue = replace(tissue, signal=without_phase_of_first(tissue.signal, eddy))
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
@@ -246,15 +251,16 @@ def _many_echoes(
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
     decay = local_decay(tissue, start.blocks, with_fat=separable)
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
+    of_r2star = expected.r2star_constrained if separable else expected.r2star_alone
+    deciding = cautious(decay, expected.at(of_r2star, decay), start.blocks, float(tissue.echo_times_s[0]))
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
-        r2star_se = expected.at(expected.r2star_constrained, decay)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
-        r2star_se = expected.at(expected.r2star_alone, decay)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
-    censored, dim = not_measurable(r2star_se, decay)
+    censored, dim = not_measurable(expected.at(of_r2star, deciding), deciding)
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
+    fat_known &= expected.at(expected.pdff_constrained, deciding) <= params.pdff_se_for_no_fat_percent
     maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return _as_wished(maps, echoes, signal, noise_sd, params)
@@ -366,9 +372,11 @@ def _lower_order(
     away[which[dark]] = True
     own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    beside_iron_hz2 = _field_of_iron_beside_hz(decay, start.blocks) ** 2
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], fit.errors[:, 0], good, *geometry, which, tissue.field_strength_tesla)
+        for_others_hz = np.sqrt(fit.errors[:, 0] ** 2 + beside_iron_hz2)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], for_others_hz, good, *geometry, which, tissue.field_strength_tesla)
         if turn == 0:
             prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
@@ -384,11 +392,16 @@ def _lower_order(
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
 
 
-def numbered(usable: AnyArray) -> IntArray:
-    """(x, y, z) number of each usable voxel in raster order, -1 elsewhere."""
-    index = np.full(usable.shape, -1, np.int64)
-    index[usable] = np.arange(int(usable.sum()))
-    return index
+def _field_of_iron_beside_hz(decay: LocalDecay, blocks: Blocks) -> FloatArray:
+    """(voxel,) by how much the field of darker tissue beside it may depart from its own: iron makes a field as it makes a decay.
+
+    Bright tissue knows its field well, and would otherwise say, alone, what the field of the iron-loaded voxels beside it is.
+    """
+    n_voxels = np.bincount(blocks.of_voxel)
+    rate = np.zeros(blocks.index.shape, np.float32)
+    rate[blocks.index >= 0] = np.bincount(blocks.of_voxel, decay.r2star_per_s) / n_voxels
+    darkest = ndimage.maximum_filter(rate, 3)[blocks.index >= 0][blocks.of_voxel]
+    return np.asarray(_FIELD_OF_IRON_HZ_S * np.maximum(darkest - decay.r2star_per_s, 0))
 
 
 def _assemble(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hqsm.arrays import ComplexArray, FloatArray, IntArray
+import numba
+import numpy as np
+
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,3 +40,17 @@ class Tissue:
     voxel_size_mm: FloatArray
     b0_direction: FloatArray
     field_strength_tesla: float
+
+
+@numba.njit(cache=True, parallel=True)
+def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(voxel,) squared signal of all echoes together, and of the brightest."""
+    energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
+    for v in numba.prange(signal.shape[0]):
+        total = most = np.float32(0)
+        for e in range(signal.shape[1]):
+            here = signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag
+            total += here
+            most = max(most, here)
+        energy[v], brightest[v] = total, most
+    return energy, brightest

@@ -1,0 +1,29 @@
+"""Differences of fields that are angles: with evenly spaced echoes a whole period changes no signal.
+
+``period_hz`` is infinite where echoes are uneven: nothing is folded then.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from hqsm.arrays import FloatArray
+
+
+def folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
+    """The differences, whole periods taken off: within half a period of nothing."""
+    return difference_hz - period_hz * np.round(difference_hz / period_hz) if np.isfinite(period_hz) else difference_hz
+
+
+@numba.njit(cache=True, inline="always")
+def fold(difference: float, period: float) -> float:  # pragma: no cover - compiled
+    """One difference, whole periods taken off."""
+    return difference - period * np.round(difference / period) if period < np.inf else difference
+
+
+@numba.njit(cache=True, inline="always")
+def apart(a: float, b: float, period: float) -> float:  # pragma: no cover - compiled
+    """Distance of two fields, both within one period."""
+    difference = abs(a - b)
+    return min(difference, abs(period - difference))

@@ -1,0 +1,130 @@
+"""Voxels that their block's field does not fit, beside gas or fat: decided one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.fatwater.blocks import Blocks, singles
+from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
+from hqsm.fatwater.costs import edge_weights, prices, truncation_hz, trust
+from hqsm.fatwater.initialisation import InitialField
+from hqsm.fatwater.nodes import around, neighbour_table
+from hqsm.fatwater.pdff import pdff_percent
+from hqsm.fatwater.period import fold
+from hqsm.fatwater.tissue import Tissue, powers
+
+_DOUBTFUL_ERRORS = 5.0
+_LEAST_SNR_ALONE = 5.0
+_DOUBTFUL_MISFIT = 2.5
+"""Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
+_DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
+_DOUBTFUL_HZ_AT_1T5 = 50.0
+"""Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
+_VOXEL_SMOOTHNESS = 0.3
+"""Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
+
+
+def doubtful_voxels(
+    tissue: Tissue,
+    field_hz: FloatArray,
+    se_hz: FloatArray,
+    residual: FloatArray,
+    linear: ComplexArray,
+    swap_margin: FloatArray,
+    blocks: Blocks,
+) -> IntArray:
+    """Numbers of the voxels whose fit is poor, whose field stands out, or which are all fat in a block that was hardly decided.
+
+    Beside gas a block's voxels need not share one minimum.
+    """
+    per_freedom = residual / (2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1))
+    fitted = np.isfinite(residual)
+    typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
+    mean = around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart_hz = np.abs(field_hz - mean.real / mean.imag)
+    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
+    barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
+    swapped = np.zeros(residual.size, bool)
+    swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
+    alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
+    bright = powers(tissue.signal)[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
+    return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
+
+
+def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoothness: float) -> InitialField:
+    """The first field with the ``doubtful`` voxels decided one by one, by their own fields and their neighbours'."""
+    tesla, size_mm = tissue.field_strength_tesla, tissue.voxel_size_mm
+    single = singles(tissue.signal[doubtful], tissue.echo_times_s, tissue.noise_sd, size_mm)
+    found = candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
+    trusts = trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
+    table = neighbour_table(tissue.index)[doubtful]
+    weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
+    unary = prices(found, trusts)
+    field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
+    brightness = np.sqrt(powers(tissue.signal)[1])
+    fields = found.field_hz.astype(np.float64)
+    chosen = _settle(field_hz, doubtful, fields, unary, table, weights, brightness, truncation_hz(tesla), found.period_hz)
+    r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
+    return replace(start, field_hz=field_hz, r2star_per_s=r2star)
+
+
+@numba.njit(cache=True)
+def _settle(
+    field: AnyArray,
+    which: AnyArray,
+    fields: AnyArray,
+    unary: AnyArray,
+    table: AnyArray,
+    weights: AnyArray,
+    brightness: AnyArray,
+    truncation: float,
+    period: float,
+) -> AnyArray:  # pragma: no cover - compiled
+    """Iterated conditional modes over the voxels ``which`` of ``field``, forth and back, in place; the minimum each takes.
+
+    Every other voxel keeps its field. A neighbour much darker (lung) has no say. Of a field's periodic copies the one nearest
+    to the neighbours is taken.
+    """
+    chosen = np.zeros(which.size, np.int64)
+    # a doubtful neighbour has no say before it has been looked at: two wrong ones would hold each other up
+    settled = np.ones(field.size, np.bool_)
+    for v in which:
+        settled[v] = False
+    for sweep in range(4):
+        for step in range(which.size):
+            i = step if sweep % 2 == 0 else which.size - 1 - step
+            v = which[i]
+            lowest = np.inf
+            best = field[v]
+            for a in range(fields.shape[1]):
+                if unary[i, a] >= IMPOSSIBLE:
+                    continue
+                cost = unary[i, a]
+                for d in range(6):
+                    u = table[i, d]
+                    if u >= 0 and settled[u] and brightness[u] > 0.3 * brightness[v]:
+                        cost += weights[i, d] * min(abs(fold(field[u] - fields[i, a], period)), truncation)
+                if cost < lowest:
+                    lowest = cost
+                    chosen[i] = a
+                    best = fields[i, a]
+            if period < np.inf:
+                base = best + period * np.round((field[v] - best) / period)
+                nearest = np.inf
+                for k in range(-1, 2):
+                    away = 0.0
+                    for d in range(6):
+                        u = table[i, d]
+                        if u >= 0 and settled[u]:
+                            away += abs(field[u] - base - k * period)
+                    if away < nearest:
+                        nearest = away
+                        best = base + k * period
+            field[v] = best
+            settled[v] = True
+    return chosen
