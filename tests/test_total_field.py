@@ -6,14 +6,15 @@ import pytest
 from conftest import make_grid
 from hqsm.data import TotalField, VoxelGrid
 from hqsm.inversion import total_field
-from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourceModel, SourcePrior, solid_harmonics
+from hqsm.inversion.separable import SolidHarmonics
+from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourceModel, SourcePrior
 from spheres import sphere
 
 
 @pytest.mark.parametrize(("shape", "voxel_size_mm"), [((24, 24, 24), (2, 2, 2)), ((40, 30, 12), (2.5, 2.5, 7.0))])
 def test_what_a_shim_makes_obeys_laplaces_equation(shape: tuple[int, int, int], voxel_size_mm: tuple[float, float, float]) -> None:
     """Third-order polynomials have exact second differences, so that the sum of them is zero to rounding."""
-    fields = solid_harmonics(shape, np.array(voxel_size_mm))
+    fields = SolidHarmonics(shape, np.array(voxel_size_mm)).each()
     assert len(fields) == 16
     flat = np.array([field.ravel() for field in fields])
     assert np.linalg.matrix_rank(flat.astype(float), tol=1e-3) == 16
@@ -34,7 +35,7 @@ def test_what_a_shim_makes_obeys_laplaces_equation(shape: tuple[int, int, int], 
 def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_over_it(kind: str, chi_ppm: float) -> None:
     grid = make_grid(kind, (44, 44, 26))
     share, field = sphere(grid, 16.0, chi_ppm)
-    shims = solid_harmonics(grid.shape, grid.voxel_size_mm)
+    shims = SolidHarmonics(grid.shape, grid.voxel_size_mm).each()
     field = field + 0.3 * shims[8] - 0.2 * shims[4] + 0.1 * shims[2]
     rng = np.random.default_rng(1)
     mask = np.ones(grid.shape, bool)

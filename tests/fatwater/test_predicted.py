@@ -11,6 +11,7 @@ from hqsm.fatwater.candidates import candidates
 from hqsm.fatwater.predicted import fields_of, predicted_field
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.tissue import Tissue
 
 SHAPE, SIZE_MM = (64, 36, 30), np.array([4.0, 4.0, 5.0])
 T = 1e-3 * (1.2 + 1.6 * np.arange(6))
@@ -60,6 +61,19 @@ def off(echoes: MultiEcho, field: np.ndarray, where: np.ndarray) -> float:
     return float(np.mean(~(np.abs(apart - period * np.round(apart / period)) < 75)))
 
 
+def tissue_of(signal: np.ndarray, index: np.ndarray, size_mm: np.ndarray, noise_sd: float) -> Tissue:
+    return Tissue(
+        signal=signal,
+        index=index,
+        echo_times_s=T,
+        fat=fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5),
+        noise_sd=noise_sd,
+        voxel_size_mm=size_mm,
+        b0_direction=tilted().b0_direction,
+        field_strength_tesla=1.5,
+    )
+
+
 def test_the_predicted_field_of_a_ball_in_air_is_a_dipole_s_whatever_the_direction_of_b0() -> None:
     inside, field = ball(*PIECE)
     (found,) = fields_of((inside.astype(np.float32),), SIZE_MM, tilted().b0_direction)
@@ -85,7 +99,7 @@ def test_the_field_of_a_piece_is_predicted_from_the_body_alone(scale: float) -> 
     index = np.full(SHAPE, -1)
     index[body | piece] = np.arange((body | piece).sum())
     signal = np.exp(2j * np.pi * field[body | piece][:, None] * T).astype(np.complex64)
-    blocks = gather(signal, index, T, SIZE_MM, 0.01)
+    blocks = gather(tissue_of(signal, index, SIZE_MM, 0.01))
     inside = body[body | piece]
     nothing = np.full(inside.size, 30.0)
     wrong = np.where(inside, field[body | piece], 500.0)
@@ -132,7 +146,7 @@ def test_blocks_of_a_dark_liver_know_their_field_together_better_than_alone() ->
     rng = np.random.default_rng(4)
     signal = (signal + 2 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))).astype(np.complex64)
     size_mm = np.array([5.0, 5.0, 6.0])
-    together, alone = gather(signal, index, T, size_mm, 2.0), singles(signal, T, 2.0, size_mm)
+    together, alone = gather(tissue_of(signal, index, size_mm, 2.0)), singles(signal, T, 2.0, size_mm)
     assert together.dark[index[1:-1, 1:-1, 1:-1]].mean() > 0.95  # at the volume's edge too few are around
     wrong = []
     for blocks in (together, alone):

@@ -14,7 +14,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater.lanes import evenly
 from hqsm.fatwater.nodes import around, neighbour_table
-from hqsm.fatwater.tissue import powers
+from hqsm.fatwater.tissue import Tissue
 
 BLOCK_MM = 5.0
 EVEN_WITHIN_S = 1e-6
@@ -39,7 +39,8 @@ class Blocks:
     index
         (bx, by, bz) number of each block in raster order, -1 where there is none.
     products
-        (block, echo, echo) sum over the block's voxels of y_n conj(y_m) over the variance of the voxel's misfit.
+        (block, pair) sum over the block's voxels of y_n conj(y_m) over the variance of the voxel's misfit; pairs (n, m) of
+        echoes as of :func:`pairs_of`.
     n_voxels
         (block,) how many voxels it has.
     energy
@@ -62,8 +63,15 @@ class Blocks:
     dark: Mask
 
 
-def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxel_size_mm: FloatArray, noise_sd: float) -> Blocks:
-    """Blocks of the voxels that ``index`` (x, y, z) numbers, none longer than 5 mm unless a voxel is."""
+def pairs_of(n_echoes: int) -> tuple[IntArray, IntArray]:
+    """(pair,) numbers n >= m of the two echoes of each pair: (0, 0), (1, 0), (1, 1), (2, 0) ..."""
+    n, m = np.tril_indices(n_echoes)
+    return n, m
+
+
+def gather(tissue: Tissue) -> Blocks:
+    """Blocks of the tissue's voxels, none longer than 5 mm unless a voxel is."""
+    signal, index, echo_times_s, voxel_size_mm = tissue.signal, tissue.index, tissue.echo_times_s, tissue.voxel_size_mm
     edge = np.maximum(np.floor(BLOCK_MM / voxel_size_mm + 1e-6), 1).astype(np.int64)
     where = np.nonzero(index >= 0)
     shape = -(-np.array(index.shape) // edge)
@@ -84,7 +92,7 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     for axis in np.flatnonzero(edge > 1):
         turns = _steps(signal, later[:, axis], of_voxel, n_blocks, close)
         slope[:, axis] = np.angle(around(turns, number)) / (2 * np.pi * spacing_s)
-    noise, share = 2 * noise_sd**2, _MODEL_ERROR
+    noise, share = 2 * tissue.noise_sd**2, _MODEL_ERROR
     away_hz = np.zeros(of_voxel.size, np.float32)
     for axis in np.flatnonzero(edge > 1):
         from_centre = (np.arange(index.shape[axis]) % edge[axis] - (edge[axis] - 1) / 2).astype(np.float32)
@@ -92,7 +100,7 @@ def gather(signal: ComplexArray, index: IntArray, echo_times_s: FloatArray, voxe
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
     dark = _lend(products, counts.astype(np.float32), number)
-    energy: FloatArray = np.bincount(of_voxel, powers(signal)[0], n_blocks).astype(np.float64)
+    energy: FloatArray = np.bincount(of_voxel, tissue.powers[0], n_blocks).astype(np.float64)
     return Blocks(
         of_voxel=of_voxel,
         index=number,
@@ -147,7 +155,7 @@ def _sums_of_products(
 ) -> AnyArray:  # pragma: no cover - compiled
     """Outer products of each voxel's echoes, the field's slope inside the block taken out, over the misfit's variance."""
     n_echoes = signal.shape[1]
-    sums = np.zeros((n_blocks, n_echoes, n_echoes), np.complex64)
+    sums = np.zeros((n_blocks, n_echoes * (n_echoes + 1) // 2), np.complex64)
     y = np.empty(n_echoes, np.complex64)
     even = evenly(t, EVEN_WITHIN_S)
     for v in range(signal.shape[0]):
@@ -163,10 +171,12 @@ def _sums_of_products(
                 phasor = phasor * turn if even else np.complex64(np.exp(-2j * np.pi * away * (t[n + 1] - t[0])))
         weight = np.float32(1.0 / (noise + share * energy))
         into = sums[b]
+        pair = 0
         for n in range(n_echoes):
             weighted = y[n] * weight
             for m in range(n + 1):
-                into[n, m] += weighted * np.conj(y[m])
+                into[pair] += weighted * np.conj(y[m])
+                pair += 1
     return sums
 
 
@@ -177,18 +187,15 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray: 
     Two echoes fit many fields; in so short a time the fields of neighbours hardly differ.
     """
     nx, ny, nz = index.shape
-    n_blocks, n_echoes = products.shape[0], products.shape[1]
+    n_blocks, n_pairs = products.shape
     dark = np.zeros(n_blocks, np.bool_)
     for b in range(n_blocks):
-        # noise gives 1 for each voxel
-        first, second, third = (
-            products[b, 0, 0].real - n_voxels[b],
-            products[b, 1, 1].real - n_voxels[b],
-            products[b, 2, 2].real - n_voxels[b],
-        )
+        # of the first three echoes with themselves; noise gives 1 for each voxel
+        first, second, third = products[b, 0].real - n_voxels[b], products[b, 2].real - n_voxels[b], products[b, 5].real - n_voxels[b]
         dark[b] = third < _DARK and first > 2 * _DARK and first > _FALLING * second
     lent = np.zeros(n_blocks, np.bool_)
-    own = products.copy()
+    number = np.cumsum(dark) - 1
+    own = products[dark]
     for x in range(nx):
         for y in range(ny):
             for z in range(nz):
@@ -205,15 +212,13 @@ def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray: 
                             if c >= 0 and dark[c]:
                                 total += n_voxels[c]
                                 like += 1
-                                for n in range(n_echoes):
-                                    for m in range(n + 1):
-                                        products[b, n, m] += own[c, n, m]
+                                for pair in range(n_pairs):
+                                    products[b, pair] += own[number[c], pair]
                 if like < _LEAST_LIKE:
-                    products[b] = own[b]
+                    products[b] = own[number[b]]
                     continue
                 lent[b] = True
                 scale = n_voxels[b] / total
-                for n in range(n_echoes):
-                    for m in range(n + 1):
-                        products[b, n, m] *= scale
+                for pair in range(n_pairs):
+                    products[b, pair] *= scale
     return lent

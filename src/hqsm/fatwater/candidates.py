@@ -7,13 +7,14 @@ few decays; each minimum is refined along R2*.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
-from hqsm.fatwater.blocks import EVEN_WITHIN_S, Blocks
-from hqsm.fatwater.lanes import evenly
+from hqsm.fatwater.blocks import EVEN_WITHIN_S, Blocks, pairs_of
+from hqsm.fatwater.lanes import LANES, evenly, exponential, growth
 
 R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
 N_MINIMA = 4
@@ -21,7 +22,7 @@ N_FIELDS = 64
 _CHUNK = 1024
 _LOG_STEP = 0.2
 IMPOSSIBLE = np.float32(1e6)
-_FASTEST_FAT_PER_S = 400.0
+_LOG_FASTEST_FAT = np.log(400.0)
 _FAST_FAT_COST = 0.005
 """Share of the signal's energy that a field costs at which the tissue would be fat that decays faster than this: iron is in
 water, and a dark liver whose few echoes fit as fat as well is no fat."""
@@ -64,121 +65,325 @@ def candidates(
     decay = np.exp(-np.outer(R2STAR_CANDIDATES_PER_S, echo_times_s))
     columns = [decay + 0j, decay * fat] if with_fat else [decay + 0j]
     bases = np.linalg.qr(np.stack(columns, axis=2))[0]
-    projectors = np.einsum("bni,bmi->nmb", bases, bases.conj())
-    differences = np.round((echo_times_s[:, None] - echo_times_s[None, :]) * 1e6).astype(np.int64)
-    lags, lag_of = np.unique(np.where(differences > 0, differences, differences.max()), return_inverse=True)
-    both_s = echo_times_s[:, None] + echo_times_s[None, :]
+    n, m = pairs_of(fat.size)
+    projectors = np.einsum("bpi,bpi->pb", bases[:, n], bases[:, m].conj())
+    apart_us = np.round((echo_times_s[n] - echo_times_s[m]) * 1e6).astype(np.int64)
+    lags_us, lag_of = np.unique(np.where(apart_us > 0, apart_us, apart_us.max()), return_inverse=True)
+    both_s = echo_times_s[n] + echo_times_s[m]
     sum_of = np.unique(np.round(both_s * 1e6).astype(np.int64), return_inverse=True)[1].ravel()
-    sums_s = np.bincount(sum_of, both_s.ravel()) / np.bincount(sum_of)
-    turns = 2 * np.pi * np.outer(lags * 1e-6, raster_hz)
-    step_hz = float(raster_hz[1] - raster_hz[0])
+    sums_s = np.bincount(sum_of, both_s) / np.bincount(sum_of)
+    turns = 2 * np.pi * np.outer(lags_us * 1e-6, raster_hz)
     fat_or_none = fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128)
     field, misfit, r2star = _minima(
         blocks.products,
         np.stack([projectors.real, projectors.imag]).astype(np.float32),
-        lag_of.reshape(differences.shape),
-        np.cos(turns).astype(np.float32),
-        np.sin(turns).astype(np.float32),
+        np.where(n == m, -1, lag_of.ravel()),
+        np.stack([np.cos(turns), np.sin(turns)]).astype(np.float32),
         bool(np.isfinite(period_hz)),
         np.asarray(echo_times_s, np.float64),
         sums_s,
-        sum_of.reshape(differences.shape),
+        np.stack([n, m, sum_of], axis=1),
+        _factors(fat_or_none, n, m),
+        sum_of[n == m],
         fat_or_none,
-        *_pairs(fat_or_none, sum_of.reshape(differences.shape)),
-        float(raster_hz[0]),
-        step_hz,
+        raster_hz,
         np.log(np.array(R2STAR_CANDIDATES_PER_S)),
         one_phase and with_fat,
     )
     return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
 
 
-def _pairs(fat: ComplexArray, sum_of: IntArray) -> tuple[IntArray, FloatArray]:
-    """(pair, 3) numbers n >= m of two echoes and of the sum of their times; (pair, 7) what :func:`_at_field` multiplies by."""
-    which, factors = [], []
-    for n in range(fat.size):
-        for m in range(n + 1):
-            cn, cm = fat[n], fat[m]
-            both = np.conj(cn) * cm
-            half = 0.5 if n == m else 1.0
-            which.append((n, m, sum_of[n, m]))
-            mine = (2, cm.real + cn.real, cm.imag - cn.imag, cm.imag + cn.imag, cm.real - cn.real, 2 * both.real, 2 * both.imag)
-            factors.append([half * float(factor) for factor in mine])
-    return np.array(which), np.array(factors)
+def _factors(fat: ComplexArray, n: IntArray, m: IntArray) -> FloatArray:
+    """(pair, 7) what :func:`_terms` multiplies by: a pair and its transpose, which is its conjugate, at once."""
+    both = np.conj(fat[n]) * fat[m]
+    plus, minus = fat[m] + fat[n], fat[m] - fat[n]
+    factors = np.stack([np.full(n.size, 2.0), plus.real, minus.imag, plus.imag, minus.real, 2 * both.real, 2 * both.imag], axis=1)
+    weighted: FloatArray = np.where(n == m, 0.5, 1.0)[:, None] * factors
+    return weighted
+
+
+@numba.njit(cache=True, parallel=True)
+def _minima(
+    products: AnyArray,
+    projectors: AnyArray,
+    lag_of: AnyArray,
+    turns: AnyArray,
+    periodic: bool,
+    t: AnyArray,
+    sums_s: AnyArray,
+    pairs: AnyArray,
+    factors: AnyArray,
+    sum_of_echo: AnyArray,
+    fat: AnyArray,
+    raster_hz: AnyArray,
+    log_r2stars: AnyArray,
+    one_phase: bool,
+) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Fields [Hz], misfits and R2* [1/s] of each block's lowest minima."""
+    n_blocks = products.shape[0]
+    fields = np.zeros((n_blocks, N_MINIMA))
+    misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
+    decays = np.full((n_blocks, N_MINIMA), 40.0)
+    for chunk in numba.prange((n_blocks + _CHUNK - 1) // _CHUNK):
+        start, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_blocks)
+        mine = products[start:end]
+        energies = _energies(mine, lag_of)
+        block, places = _tried(mine, energies, projectors, lag_of, turns, periodic, raster_hz[0], raster_hz[1] - raster_hz[0], log_r2stars)
+        costs = _refined(block, places, mine, energies, t, sums_s, pairs, factors, sum_of_echo, fat, one_phase)
+        for i in range(block.size):
+            v, slot = start + block[i], N_MINIMA - 1
+            misfit = np.float32(costs[i])
+            if misfit < misfits[v, slot]:
+                while slot > 0 and misfit < misfits[v, slot - 1]:
+                    misfits[v, slot], fields[v, slot], decays[v, slot] = misfits[v, slot - 1], fields[v, slot - 1], decays[v, slot - 1]
+                    slot -= 1
+                misfits[v, slot], fields[v, slot], decays[v, slot] = misfit, places[0, i], np.exp(places[1, i])
+    return fields, misfits, decays
 
 
 @numba.njit(cache=True)
-def _at_field(
-    product: AnyArray, t: AnyArray, even: bool, pairs: AnyArray, factors: AnyArray, field_hz: float, phasor: AnyArray, terms: AnyArray
-) -> None:  # pragma: no cover - compiled
-    """What of a block's products A^H H A needs at any decay once the field is chosen: (4, sum of two echo times) terms.
+def _energies(products: AnyArray, lag_of: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(block,) trace of its products."""
+    energies = np.zeros(products.shape[0], np.float32)
+    for v in range(products.shape[0]):
+        for i in range(lag_of.size):
+            if lag_of[i] < 0:
+                energies[v] += products[v, i].real
+    return energies
+
+
+@numba.njit(cache=True)
+def _tried(
+    products: AnyArray,
+    energies: AnyArray,
+    projectors: AnyArray,
+    lag_of: AnyArray,
+    turns: AnyArray,
+    periodic: bool,
+    first_hz: float,
+    step_hz: float,
+    log_r2stars: AnyArray,
+) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Minima of the raster: number of the block of each, and its field [Hz] and logarithm of R2* by parabolas (2, minimum).
+
+    With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
+    a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
+    """
+    _, n_lags, n_fields = turns.shape
+    n_bases = projectors.shape[2]
+    all_values = np.empty((n_bases, n_fields), np.float32)
+    explained = np.empty(n_fields, np.float32)
+    which = np.empty(n_fields, np.int32)
+    coefficients = np.empty((2, n_lags + 1, n_bases), np.float32)  # the last: of no difference
+    capacity = products.shape[0] * (n_fields // 2 + 1)
+    block, places = np.empty(capacity, np.int32), np.empty((2, capacity))
+    found = 0
+    for v in range(products.shape[0]):
+        energy = energies[v]
+        explained[:] = -1
+        coefficients[:, :, :] = 0
+        for i in range(lag_of.size):
+            k = lag_of[i]
+            # conj(y_n) y_m is the conjugate of the stored product; both orders at once
+            twice = np.float32(1) if k < 0 else np.float32(2)
+            hr, hi = twice * products[v, i].real, twice * products[v, i].imag
+            k = k if k >= 0 else n_lags
+            for b in range(n_bases):
+                pr, pi = projectors[0, i, b], projectors[1, i, b]
+                coefficients[0, k, b] += hr * pr + hi * pi
+                coefficients[1, k, b] += hr * pi - hi * pr
+        for b in range(n_bases):
+            values = all_values[b]
+            values[:] = coefficients[0, n_lags, b]
+            for k in range(n_lags):
+                cr, ci = coefficients[0, k, b], coefficients[1, k, b]
+                for j in range(n_fields):
+                    values[j] += cr * turns[0, k, j] - ci * turns[1, k, j]
+            for j in range(n_fields):
+                if values[j] > explained[j]:
+                    explained[j] = values[j]
+                    which[j] = b
+        for j in range(n_fields):
+            if not (periodic or 0 < j < n_fields - 1):
+                continue
+            before = energy - explained[j - 1 if j > 0 else n_fields - 1]
+            after = energy - explained[j + 1 if j < n_fields - 1 else 0]
+            here = energy - explained[j]
+            if not (here <= before and here < after):
+                continue
+            b = which[j]
+            inner = 0 < b < n_bases - 1
+            shift = _vertex(energy - all_values[b - 1, j], here, energy - all_values[b + 1, j]) if inner else np.float32(0)
+            step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
+            block[found] = v
+            places[0, found] = first_hz + (j + float(_vertex(before, here, after))) * step_hz
+            places[1, found] = log_r2stars[b] + shift * step
+            found += 1
+    return block[:found], places[:, :found]
+
+
+@numba.njit(cache=True, inline="always")
+def _vertex(before: Any, here: Any, after: Any) -> Any:  # pragma: no cover - compiled
+    """Where between -1/2 and 1/2 the parabola through three values has its minimum; 0 where it has none."""
+    curvature = before - 2 * here + after
+    return np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _refined(
+    block: AnyArray,
+    places: AnyArray,
+    products: AnyArray,
+    energies: AnyArray,
+    t: AnyArray,
+    sums_s: AnyArray,
+    pairs: AnyArray,
+    factors: AnyArray,
+    sum_of_echo: AnyArray,
+    fat: AnyArray,
+    one_phase: bool,
+) -> AnyArray:  # pragma: no cover - compiled
+    """Misfit of each minimum, once more along R2*, closer: on a few values alone a swapped minimum can look the better one.
+
+    ``places`` (2, minimum) are its field and logarithm of R2*; that is moved, in place. Minima go through in lanes.
+    """
+    n_minima = block.size
+    even, even_sums = evenly(t, EVEN_WITHIN_S), evenly(sums_s, EVEN_WITHIN_S)
+    misfits = np.empty(n_minima)
+    h, g = np.zeros((2, pairs.shape[0], LANES)), np.zeros((2, t.size, LANES))
+    frequency, middle, rate, nothing = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    decay, scratch = np.zeros((sums_s.size, LANES)), np.zeros((5, LANES))
+    bits = scratch.view(np.int64)
+    left = np.zeros((3, LANES))
+    for first in range(0, n_minima, LANES):
+        count = min(LANES, n_minima - first)
+        for k in range(count):
+            v = block[first + k]
+            frequency[k], middle[k] = places[0, first + k], places[1, first + k]
+            for i in range(pairs.shape[0]):
+                h[0, i, k], h[1, i, k] = products[v, i].real, products[v, i].imag
+        growth(frequency, nothing, nothing, t, even, g, scratch, bits)
+        terms = _terms(h, g, pairs, factors, sums_s.size)
+        for trial in range(3):
+            for k in range(LANES):
+                rate[k] = middle[k] + (trial - 1) * _LOG_STEP
+            s = _equations(terms, rate, sums_s, even_sums, sum_of_echo, fat, decay, scratch, bits)
+            for k in range(count):
+                left[trial, k] = energies[block[first + k]] - s[_EXPLAINED, k]
+        fast = False
+        for k in range(count):
+            low, at, high = left[0, k], left[1, k], left[2, k]
+            fine, best = low - 2 * at + high, at
+            if fine > 0:
+                move = min(max(0.5 * (low - high) / fine, -1.5), 1.5)
+                middle[k] += move * _LOG_STEP
+                best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
+            places[1, first + k] = rate[k] = middle[k]
+            misfits[first + k] = max(min(best, at, low, high), 0.0)
+            fast = fast or middle[k] > _LOG_FASTEST_FAT
+        # three echoes hold no decay beside water, fat and field, that one could go by
+        if not (one_phase or (fast and t.size > 3)):
+            continue
+        s = _equations(terms, rate, sums_s, even_sums, sum_of_echo, fat, decay, scratch, bits)
+        for k in range(count):
+            if one_phase:
+                misfits[first + k] += _lost_by_sharing(s, k)
+            if t.size > 3 and middle[k] > _LOG_FASTEST_FAT and s[_Q22, k] * s[_A11, k] > s[_Q11, k] * s[_A22, k]:
+                misfits[first + k] += _FAST_FAT_COST * energies[block[first + k]]
+    return misfits
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _terms(h: AnyArray, g: AnyArray, pairs: AnyArray, factors: AnyArray, n_sums: int) -> AnyArray:  # pragma: no cover - compiled
+    """What of each lane's A^H H A is needed at any decay once the field is chosen: (sum of two echo times, 4, lane) terms.
 
     Water with water, water with fat (real, imaginary) and fat with fat, without the decay exp(-R2* (t_n + t_m)).
     """
-    phasor[0] = 1
-    turn = np.exp(2j * np.pi * field_hz * (t[1] - t[0]))
-    for n in range(1, t.size):
-        phasor[n] = phasor[n - 1] * turn if even else np.exp(2j * np.pi * field_hz * (t[n] - t[0]))
-    terms[:, :] = 0
+    terms = np.zeros((n_sums, 4, LANES))
     for i in range(pairs.shape[0]):
-        n, m, k = pairs[i, 0], pairs[i, 1], pairs[i, 2]
-        # conj(g_n) H_nm g_m and its transpose, which is its conjugate, at once
-        x = phasor[n].conjugate() * product[n, m] * phasor[m]
-        terms[0, k] += factors[i, 0] * x.real
-        terms[1, k] += factors[i, 1] * x.real - factors[i, 2] * x.imag
-        terms[2, k] += factors[i, 3] * x.real + factors[i, 4] * x.imag
-        terms[3, k] += factors[i, 5] * x.real - factors[i, 6] * x.imag
+        n, m, at = pairs[i, 0], pairs[i, 1], pairs[i, 2]
+        ww, r, ri, ir, i_, fr, fi = factors[i, 0], factors[i, 1], factors[i, 2], factors[i, 3], factors[i, 4], factors[i, 5], factors[i, 6]
+        for k in range(LANES):
+            # conj(g_n) H_nm g_m
+            pr = g[0, n, k] * g[0, m, k] + g[1, n, k] * g[1, m, k]
+            pi = g[0, n, k] * g[1, m, k] - g[1, n, k] * g[0, m, k]
+            xr = h[0, i, k] * pr - h[1, i, k] * pi
+            xi = h[0, i, k] * pi + h[1, i, k] * pr
+            terms[at, 0, k] += ww * xr
+            terms[at, 1, k] += r * xr - ri * xi
+            terms[at, 2, k] += ir * xr + i_ * xi
+            terms[at, 3, k] += fr * xr - fi * xi
+    return terms
 
 
-@numba.njit(cache=True)
+_Q11, _Q22, _Q12R, _Q12I, _A11, _A22, _A12R, _A12I, _DETERMINANT, _EXPLAINED = range(10)
+
+
+@numba.njit(cache=True, error_model="numpy")
 def _equations(
-    terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray
-) -> tuple[float, float, float, float, float, float, complex, float]:  # pragma: no cover - compiled
-    """A^H H A (11, 22, real and imaginary part of 12), A^H A (11, 22, 12) and its determinant at a decay over sums of echo times."""
-    q11 = q22 = q12r = q12i = a11 = a22 = 0.0
-    a12 = 0j
-    for k in range(decay.size):
-        q11 += decay[k] * terms[0, k]
-        q12r += decay[k] * terms[1, k]
-        q12i += decay[k] * terms[2, k]
-        q22 += decay[k] * terms[3, k]
+    terms: AnyArray,
+    log_rate: AnyArray,
+    sums_s: AnyArray,
+    even: bool,
+    sum_of_echo: AnyArray,
+    fat: AnyArray,
+    decay: AnyArray,
+    scratch: AnyArray,
+    bits: AnyArray,
+) -> AnyArray:  # pragma: no cover - compiled
+    """A^H H A, A^H A, its determinant, and the energy tr((A^H A)^-1 A^H H A) that water and fat of each lane's decay explain."""
+    rate = scratch[4]
+    rate[:] = log_rate
+    exponential(rate, scratch, bits)
+    for j in range(sums_s.size):
+        if j < 2 or not even:
+            time = sums_s[j] - sums_s[0] if j == 1 and even else sums_s[j]
+            for k in range(LANES):
+                decay[j, k] = -rate[k] * time
+            exponential(decay[j], scratch, bits)
+    if even:
+        # the second holds what happens from one sum to the next
+        for j in range(2, sums_s.size):
+            before = decay[j - 1] if j > 2 else decay[0]
+            for k in range(LANES):
+                decay[j, k] = before[k] * decay[1, k] * (decay[1, k] if j == 2 else 1.0)
+        for k in range(LANES):
+            decay[1, k] *= decay[0, k]
+    s = np.zeros((10, LANES))
+    for j in range(sums_s.size):
+        for k in range(LANES):
+            s[_Q11, k] += decay[j, k] * terms[j, 0, k]
+            s[_Q12R, k] += decay[j, k] * terms[j, 1, k]
+            s[_Q12I, k] += decay[j, k] * terms[j, 2, k]
+            s[_Q22, k] += decay[j, k] * terms[j, 3, k]
     for n in range(fat.size):
-        d2 = decay[sum_of[n, n]]
-        a11 += d2
-        a12 += d2 * fat[n]
-        a22 += d2 * (fat[n].real ** 2 + fat[n].imag ** 2)
-    return q11, q22, q12r, q12i, a11, a22, a12, a11 * a22 - (a12.real**2 + a12.imag**2)
+        cr, ci = fat[n].real, fat[n].imag
+        for k in range(LANES):
+            d2 = decay[sum_of_echo[n], k]
+            s[_A11, k] += d2
+            s[_A12R, k] += d2 * cr
+            s[_A12I, k] += d2 * ci
+            s[_A22, k] += d2 * (cr * cr + ci * ci)
+    for k in range(LANES):
+        a11, a22, ar, ai = s[_A11, k], s[_A22, k], s[_A12R, k], s[_A12I, k]
+        determinant = a11 * a22 - (ar * ar + ai * ai)
+        both = (a22 * s[_Q11, k] + a11 * s[_Q22, k] - 2 * (ar * s[_Q12R, k] + ai * s[_Q12I, k])) / determinant
+        s[_DETERMINANT, k] = determinant
+        s[_EXPLAINED, k] = both if determinant > 1e-9 * a11 * a22 else s[_Q11, k] / a11
+    return s
 
 
-@numba.njit(cache=True)
-def _unexplained(
-    energy: float, terms: AnyArray, sums_s: AnyArray, even: bool, sum_of: AnyArray, fat: AnyArray, r2star: float, decay: AnyArray
-) -> tuple[float, bool]:  # pragma: no cover - compiled
-    """Energy that water and fat of this decay leave, tr(H) - tr((A^H A)^-1 A^H H A), and whether fat alone explains more than water."""
-    n_sums = sums_s.size
-    decay[0] = np.exp(-r2star * sums_s[0])
-    step = np.exp(-r2star * (sums_s[1] - sums_s[0]))
-    for k in range(1, n_sums):
-        decay[k] = decay[k - 1] * step if even else np.exp(-r2star * sums_s[k])
-    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
-    explained = q11 / a11
-    if determinant > 1e-9 * a11 * a22:
-        explained = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
-    return energy - explained, q22 * a11 > q11 * a22
-
-
-@numba.njit(cache=True)
-def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: AnyArray) -> float:  # pragma: no cover - compiled
-    """Energy that water and fat of one phase, neither below nothing, explain less than they do freely; ``decay`` as last used.
+@numba.njit(cache=True, error_model="numpy")
+def _lost_by_sharing(s: AnyArray, k: int) -> float:  # pragma: no cover - compiled
+    """Energy that a lane's water and fat of one phase, neither below nothing, explain less than they do freely.
 
     The column 1 - p + p c explains N(p) / D(p), two parabolas: the best p in 0..1 is an end or where N' D = N D'.
     """
-    q11, q22, q12r, q12i, a11, a22, a12, determinant = _equations(terms, sum_of, fat, decay)
-    if not determinant > 1e-9 * a11 * a22:
+    q11, q22, q12r, a11, a22, a12r = s[_Q11, k], s[_Q22, k], s[_Q12R, k], s[_A11, k], s[_A22, k], s[_A12R, k]
+    if not s[_DETERMINANT, k] > 1e-9 * a11 * a22:
         return 0.0
-    freely = (a22 * q11 + a11 * q22 - 2 * (a12.real * q12r + a12.imag * q12i)) / determinant
     n1, n2 = 2 * (q12r - q11), q11 - 2 * q12r + q22
-    d1, d2 = 2 * (a12.real - a11), a11 - 2 * a12.real + a22
+    d1, d2 = 2 * (a12r - a11), a11 - 2 * a12r + a22
     best = max(q11 / a11, q22 / a22)
     c0, c1, c2 = n1 * a11 - q11 * d1, 2 * (n2 * a11 - q11 * d2), n2 * d1 - n1 * d2
     root = c1 * c1 - 4 * c0 * c2
@@ -188,130 +393,4 @@ def _lost_by_sharing(terms: AnyArray, sum_of: AnyArray, fat: AnyArray, decay: An
         for share in (half / c2 if c2 != 0 else -1.0, c0 / half if half != 0 else -1.0):
             if 0 < share < 1:
                 best = max(best, (q11 + share * (n1 + share * n2)) / (a11 + share * (d1 + share * d2)))
-    return max(freely - best, 0.0)
-
-
-@numba.njit(cache=True, parallel=True)
-def _minima(
-    products: AnyArray,
-    projectors: AnyArray,
-    lag_of: AnyArray,
-    cosines: AnyArray,
-    sines: AnyArray,
-    periodic: bool,
-    t: AnyArray,
-    sums_s: AnyArray,
-    sum_of: AnyArray,
-    fat: AnyArray,
-    pairs: AnyArray,
-    factors: AnyArray,
-    first_hz: float,
-    step_hz: float,
-    log_r2stars: AnyArray,
-    one_phase: bool,
-) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Fields [Hz], misfits and R2* [1/s] of each block's lowest minima.
-
-    With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
-    a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
-    """
-    n_blocks, n_echoes, _ = products.shape
-    n_lags, n_fields = cosines.shape
-    n_bases = projectors.shape[3]
-    even, even_sums = evenly(t, EVEN_WITHIN_S), evenly(sums_s, EVEN_WITHIN_S)
-    fields = np.zeros((n_blocks, N_MINIMA))
-    misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
-    decays = np.full((n_blocks, N_MINIMA), 40.0)
-    for chunk in numba.prange((n_blocks + _CHUNK - 1) // _CHUNK):
-        all_values = np.empty((n_bases, n_fields), np.float32)
-        explained = np.empty(n_fields, np.float32)
-        which = np.empty(n_fields, np.int32)
-        coefficients = np.empty((2, n_lags, n_bases), np.float32)
-        constants = np.empty(n_bases, np.float32)
-        phasor = np.empty(n_echoes, np.complex128)
-        terms = np.empty((4, sums_s.size))
-        decay = np.empty(sums_s.size)
-        for v in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_blocks)):
-            product = products[v]
-            energy: float = np.float32(0.0)  # type: ignore[assignment]
-            for e in range(n_echoes):
-                energy += product[e, e].real
-            explained[:] = -1
-            coefficients[:, :, :] = 0
-            constants[:] = 0
-            for n in range(n_echoes):
-                for b in range(n_bases):
-                    constants[b] += projectors[0, n, n, b] * product[n, n].real
-                for m in range(n):
-                    # conj(y_n) y_m is the conjugate of the stored product
-                    k = lag_of[n, m]
-                    hr, hi = np.float32(2) * product[n, m].real, np.float32(2) * product[n, m].imag
-                    for b in range(n_bases):
-                        pr, pi = projectors[0, n, m, b], projectors[1, n, m, b]
-                        coefficients[0, k, b] += hr * pr + hi * pi
-                        coefficients[1, k, b] += hr * pi - hi * pr
-            for b in range(n_bases):
-                values = all_values[b]
-                values[:] = constants[b]
-                for k in range(n_lags):
-                    cr = coefficients[0, k, b]
-                    ci = coefficients[1, k, b]
-                    for j in range(n_fields):
-                        values[j] += cr * cosines[k, j] - ci * sines[k, j]
-                for j in range(n_fields):
-                    if values[j] > explained[j]:
-                        explained[j] = values[j]
-                        which[j] = b
-            for k in range(n_fields):
-                if not (periodic or 0 < k < n_fields - 1):
-                    continue
-                before = energy - explained[k - 1 if k > 0 else n_fields - 1]
-                after = energy - explained[k + 1 if k < n_fields - 1 else 0]
-                here = energy - explained[k]
-                if not (here <= before and here < after):
-                    continue
-                curvature = before - 2 * here + after
-                offset = np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0.0)
-                b = which[k]
-                shift = np.float32(0.0)
-                if 0 < b < n_bases - 1:
-                    less = energy - all_values[b - 1, k]
-                    more = energy - all_values[b + 1, k]
-                    bend = less - 2 * here + more
-                    if bend > 0:
-                        shift = np.float32(0.5) * (less - more) / bend
-                # and once more along R2*, closer: on a few values alone a swapped minimum can look the better one
-                field_hz = first_hz + (k + float(offset)) * step_hz
-                step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
-                middle = log_r2stars[b] + shift * step
-                _at_field(product, t, even, pairs, factors, field_hz, phasor, terms)
-                at, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle), decay)
-                low, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle - _LOG_STEP), decay)
-                high, _ = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, np.exp(middle + _LOG_STEP), decay)
-                fine = low - 2 * at + high
-                best = at
-                if fine > 0:
-                    move = min(max(0.5 * (low - high) / fine, -1.5), 1.5)
-                    middle += move * _LOG_STEP
-                    best = at - 0.5 * (low - high) * move + 0.5 * fine * move * move
-                rate = np.exp(middle)
-                misfit = max(np.float32(min(best, at, low, high)), np.float32(0.0))
-                # three echoes hold no decay beside water, fat and field, that one could go by
-                fast = n_echoes > 3 and rate > _FASTEST_FAT_PER_S
-                if one_phase or fast:
-                    _, is_fat = _unexplained(energy, terms, sums_s, even_sums, sum_of, fat, rate, decay)
-                    if one_phase:
-                        misfit += np.float32(_lost_by_sharing(terms, sum_of, fat, decay))
-                    if fast and is_fat:
-                        misfit += np.float32(_FAST_FAT_COST) * energy
-                slot = N_MINIMA - 1
-                if misfit < misfits[v, slot]:
-                    while slot > 0 and misfit < misfits[v, slot - 1]:
-                        misfits[v, slot] = misfits[v, slot - 1]
-                        fields[v, slot] = fields[v, slot - 1]
-                        decays[v, slot] = decays[v, slot - 1]
-                        slot -= 1
-                    misfits[v, slot] = misfit
-                    fields[v, slot] = field_hz
-                    decays[v, slot] = rate
-    return fields, misfits, decays
+    return float(max(s[_EXPLAINED, k] - best, 0.0))

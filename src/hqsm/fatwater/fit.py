@@ -93,15 +93,16 @@ def fit_free(
 
 
 _A11, _A12R, _A12I, _A22, _B1R, _B1I, _B2R, _B2I, _WR, _WI, _FR, _FI, _COST, _PP, _GR, _GI, _Q1R, _Q1I, _Q2R, _Q2I = range(20)
+_DETERMINANT, _P1R, _P1I, _P2R, _P2I, _KNOWN, _GAIN = range(20, 27)
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
-    """W, F, squared residual, and what a step of the rate needs, of each lane at growth ``g``; ``extra`` is 1 without fat.
+    """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
 
     One new array for all, of a size known when compiling: only then does the compiler know that no two rows overlap.
     """
-    s = np.zeros((20, LANES))
+    s = np.zeros((27, LANES))
     for k in range(LANES):
         s[_A22, k] = extra
     for e in range(t.size):
@@ -122,7 +123,8 @@ def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float)
     for k in range(LANES):
         a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
         b1r, b1i, b2r, b2i = s[_B1R, k], s[_B1I, k], s[_B2R, k], s[_B2I, k]
-        inverse = 1 / (a11 * a22 - (ar * ar + ai * ai))
+        s[_DETERMINANT, k] = a11 * a22 - (ar * ar + ai * ai)
+        inverse = 1 / s[_DETERMINANT, k]
         s[_WR, k] = (a22 * b1r - (ar * b2r - ai * b2i)) * inverse
         s[_WI, k] = (a22 * b1i - (ar * b2i + ai * b2r)) * inverse
         s[_FR, k] = (a11 * b2r - (ar * b1r + ai * b1i)) * inverse
@@ -145,7 +147,41 @@ def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float)
             s[_Q1I, k] += zi
             s[_Q2R, k] += cr * zr + ci * zi
             s[_Q2I, k] += cr * zi - ci * zr
+    for k in range(LANES):
+        a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
+        q1r, q1i, q2r, q2i = s[_Q1R, k], s[_Q1I, k], s[_Q2R, k], s[_Q2I, k]
+        inverse = 1 / s[_DETERMINANT, k]
+        p1r, p1i = (a22 * q1r - (ar * q2r - ai * q2i)) * inverse, (a22 * q1i - (ar * q2i + ai * q2r)) * inverse
+        p2r, p2i = (a11 * q2r - (ar * q1r + ai * q1i)) * inverse, (a11 * q2i - (ar * q1i - ai * q1r)) * inverse
+        # what of the field's column water and fat cannot mimic
+        known = s[_PP, k] - (q1r * p1r + q1i * p1i + q2r * p2r + q2i * p2i)
+        s[_P1R, k], s[_P1I, k], s[_P2R, k], s[_P2I, k] = p1r, p1i, p2r, p2i
+        s[_KNOWN, k] = known
+        s[_GAIN, k] = (s[_GR, k] ** 2 + s[_GI, k] ** 2) / known
     return s
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _stepped(s: AnyArray, trial: AnyArray, state: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """Next state of each lane: the trial kept if it is better, the full step from there, damping, cost, and whether it was kept."""
+    new = np.zeros((7, LANES))
+    for k in range(LANES):
+        better = s[_COST, k] <= state[_LOWEST, k] * (1 + 1e-12)
+        new[_FIELD, k] = trial[0, k] if better else state[_FIELD, k]
+        new[_RATE, k] = trial[1, k] if better else state[_RATE, k]
+        # a step of w = 2 pi f + i R2*
+        new[_TO_FIELD, k] = s[_GR, k] / s[_KNOWN, k] / (2 * np.pi) if better else state[_TO_FIELD, k]
+        new[_TO_RATE, k] = s[_GI, k] / s[_KNOWN, k] if better else state[_TO_RATE, k]
+        damping = state[_DAMPING, k]
+        less, more = damping * 0.2, damping * 8
+        less, more = less if less > 1e-7 else 1e-7, more if more > 1e-2 else 1e-2
+        new[_DAMPING, k] = less if better else more
+        new[_LOWEST, k] = s[_COST, k] if better else state[_LOWEST, k]
+        new[_KEPT, k] = 1.0 if better else 0.0
+    return new
+
+
+_FIELD, _RATE, _TO_FIELD, _TO_RATE, _DAMPING, _LOWEST, _KEPT = range(7)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -176,62 +212,45 @@ def _free_chunk(
     bits = scratch.view(np.int64)
     at = np.full(LANES, -1, np.int64)
     count = np.zeros(LANES, np.int64)
-    rate = np.zeros((2, LANES))
-    full = np.zeros((2, LANES))
-    cost = np.zeros(LANES)
-    damping = np.zeros(LANES)
+    state = np.zeros((7, LANES))
     taken = done_with = 0
     while done_with < which.size:
         for k in range(LANES):
             if at[k] < 0 and taken < which.size:
                 _enter(which[taken], signal, y, k)
                 trial[0, k], trial[1, k] = start_field[which[taken]], start_r2star[which[taken]]
-                at[k], count[k], cost[k], damping[k] = taken, 0, np.inf, 1e-4
+                at[k], count[k], state[_LOWEST, k], state[_DAMPING, k] = taken, 0, np.inf, 1e-4
                 taken += 1
         growth(trial[0], trial[1], nothing, t, even, g, scratch, bits)
         s = _project(y, g, t, fat, extra)
+        state = _stepped(s, trial, state)
+        for k in range(LANES):
+            trial[0, k] = state[_FIELD, k] + state[_TO_FIELD, k] / (1 + state[_DAMPING, k])
+            trial[1, k] = state[_RATE, k] + state[_TO_RATE, k] / (1 + state[_DAMPING, k])
         for k in range(LANES):
             if at[k] < 0:
                 continue
             done = False
             i = at[k]
             count[k] += 1
-            if s[_COST, k] <= cost[k] * (1 + 1e-12):
-                a11, a22 = s[_A11, k], s[_A22, k]
-                a12 = complex(s[_A12R, k], s[_A12I, k])
-                q1, q2 = complex(s[_Q1R, k], s[_Q1I, k]), complex(s[_Q2R, k], s[_Q2I, k])
-                determinant = a11 * a22 - (a12.real**2 + a12.imag**2)
-                inverse = 1 / determinant
-                p1 = (a22 * q1 - a12 * q2) * inverse
-                p2 = (a11 * q2 - a12.conjugate() * q1) * inverse
-                # what of the field's column water and fat cannot mimic
-                information = s[_PP, k] - (q1.real * p1.real + q1.imag * p1.imag + q2.real * p2.real + q2.imag * p2.imag)
-                cost[k] = s[_COST, k]
-                rate[0, k], rate[1, k] = trial[0, k], trial[1, k]
-                gain = (s[_GR, k] ** 2 + s[_GI, k] ** 2) / information
-                if not (determinant > 1e-12 * a11 * a22 and information > 0):
+            if state[_KEPT, k] > 0:
+                known, determinant = s[_KNOWN, k], s[_DETERMINANT, k]
+                if not (determinant > 1e-12 * s[_A11, k] * s[_A22, k] and known > 0):
                     done = True
-                elif gain < enough:
+                elif s[_GAIN, k] < enough:
                     done = True
-                    linear[i, 0] = complex(s[_WR, k], s[_WI, k])
-                    linear[i, 1] = complex(s[_FR, k], s[_FI, k])
-                    nonlinear[i, 0], nonlinear[i, 1] = trial[0, k], trial[1, k]
-                    error = sigma / np.sqrt(information)
+                    w, f = complex(s[_WR, k], s[_WI, k]), complex(s[_FR, k], s[_FI, k])
+                    linear[i, 0], linear[i, 1] = w, f
+                    nonlinear[i, 0], nonlinear[i, 1] = state[_FIELD, k], state[_RATE, k]
+                    error = sigma / np.sqrt(known)
                     errors[i, 0], errors[i, 1] = error / (2 * np.pi), error
                     residuals[i] = s[_COST, k]
                     if with_fat:
-                        w, f = complex(s[_WR, k], s[_WI, k]), complex(s[_FR, k], s[_FI, k])
-                        variance = _pdff_variance(w, f, a22 / determinant, a11 / determinant, -a12 / determinant, p1, p2, information)
+                        a12 = complex(s[_A12R, k], s[_A12I, k])
+                        p1, p2 = complex(s[_P1R, k], s[_P1I, k]), complex(s[_P2R, k], s[_P2I, k])
+                        of_known_field = s[_A22, k] / determinant, s[_A11, k] / determinant, -a12 / determinant
+                        variance = _pdff_variance(w, f, *of_known_field, p1, p2, known)
                         errors[i, 2] = 100 * sigma * np.sqrt(max(variance, 0.0))
-                else:
-                    damping[k] = max(damping[k] * 0.2, 1e-7)
-                    # a step of w = 2 pi f + i R2*
-                    full[0, k] = s[_GR, k] / information / (2 * np.pi)
-                    full[1, k] = s[_GI, k] / information
-            else:
-                damping[k] = max(damping[k] * 8, 1e-2)
-            trial[0, k] = rate[0, k] + full[0, k] / (1 + damping[k])
-            trial[1, k] = rate[1, k] + full[1, k] / (1 + damping[k])
             if done or count[k] >= _MAX_ITERATIONS or not abs(trial[1, k]) < 2e4:
                 at[k] = -1
                 done_with += 1
@@ -325,7 +344,7 @@ _S0, _S1, _S2, _S3, _X0R, _X0I, _X1R, _X1I, _X2R, _X2I, _U0, _U1, _R0R, _R0I, _R
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _moments(theta: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+def _moments(state: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Sums over echoes of each lane that hold the Jacobian's products and the residual r.
 
     With m = (1 - p + p c) g and u = (c - 1) g: sums of t^k |m|^2, k = 0 to 3; t^k m* u, 0 to 2; t^k |u|^2, 0 and 1; t^k m* r, 0
@@ -336,7 +355,7 @@ def _moments(theta: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArr
         cr, ci, time = fat[e].real - 1, fat[e].imag, t[e]
         for k in range(LANES):
             gr, gi = g[0, e, k], g[1, e, k]
-            share, size = theta[4, k], theta[3, k]
+            share, size = state[_TRIAL + 4, k], state[_TRIAL + 3, k]
             ur, ui = cr * gr - ci * gi, cr * gi + ci * gr
             mr, mi = gr + share * ur, gi + share * ui
             rr, ri = y[0, e, k] - size * mr, y[1, e, k] - size * mi
@@ -364,55 +383,83 @@ def _moments(theta: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArr
     return s
 
 
-# the information of (field/100, phase), (R2*/100, amplitude) and share, unknowns scaled to like size
-_N_FF, _N_FP, _N_PP, _N_RR, _N_RA, _N_AA, _N_FS, _N_PS, _N_RS, _N_AS, _N_SS = range(11)
+_OFF, _RATE_OFF, _PRECISION, _RATE_PRECISION, _SHARE_FREE, _FITTING = range(6)
+"""Of a lane's voxel: means of the priors on field/100 and R2*/100, their precisions, whether fat is free (1) or not (0), whether it
+is being fitted (1) or only evaluated (0)."""
+# state of a lane: the best unknowns (field/100, R2*/100, phase, amplitude, share) so far and the next to try
+_THETA, _TRIAL = 0, 5
+# the information of (field, phase), (R2*, amplitude) and share there; the slopes; and what the next step gains
+_N_FF, _N_FP, _N_PP, _N_RR, _N_RA, _N_AA, _N_FS, _N_PS, _N_RS, _N_AS, _N_SS = range(10, 21)
+_G_F, _G_R, _G_P, _G_A, _G_S, _COST_SO_FAR, _SQUARES_SO_FAR, _LEVEL, _GAINS, _BETTER = range(21, 31)
+_N_STATES = 31
 _TURN = 200 * np.pi
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _information(s: AnyArray, theta: AnyArray, precision: AnyArray, rate_precision: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """Re(J^H J) of each lane, the priors included: i s and s are at right angles, so half of it is nil."""
-    n = np.zeros((11, LANES))
-    for k in range(LANES):
-        a = theta[3, k]
-        n[_N_FF, k] = _TURN * _TURN * a * a * s[_S2, k] + precision[k]
-        n[_N_FP, k] = _TURN * a * a * s[_S1, k]
-        n[_N_PP, k] = a * a * s[_S0, k]
-        n[_N_RR, k] = 1e4 * a * a * s[_S2, k] + rate_precision[k]
-        n[_N_RA, k] = -100 * a * s[_S1, k]
-        n[_N_AA, k] = s[_S0, k]
-        n[_N_FS, k] = _TURN * a * a * s[_X1I, k]
-        n[_N_PS, k] = a * a * s[_X0I, k]
-        n[_N_RS, k] = -100 * a * a * s[_X1R, k]
-        n[_N_AS, k] = a * s[_X0R, k]
-        n[_N_SS, k] = a * a * s[_U0, k]
-    return n
+def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """Next state of each lane by a step of Levenberg and Marquardt, NaN where the damped information is not positive definite.
 
-
-@numba.njit(cache=True, error_model="numpy")
-def _descent(
-    n: AnyArray, gradient: AnyArray, damping: AnyArray, free_share: AnyArray, step: AnyArray
-) -> None:  # pragma: no cover - compiled
-    """Step of each lane; NaN where the damped information is not positive definite."""
+    Information is Re(J^H J), the priors included: i s and s are at right angles, so half of it is nil. A lane that is only
+    evaluated keeps what it has and gets the information at its trial.
+    """
+    new = np.zeros((_N_STATES, LANES))
     for k in range(LANES):
-        d = 1 + damping[k]
-        ff, pp, fp = n[_N_FF, k] * d + 1e-12, n[_N_PP, k] * d + 1e-12, n[_N_FP, k]
-        rr, aa, ra = n[_N_RR, k] * d + 1e-12, n[_N_AA, k] * d + 1e-12, n[_N_RA, k]
+        fitting, a = given[_FITTING, k] > 0, state[_TRIAL + 3, k]
+        off, rate_off = state[_TRIAL, k] - given[_OFF, k], state[_TRIAL + 1, k] - given[_RATE_OFF, k]
+        p, q = given[_PRECISION, k], given[_RATE_PRECISION, k]
+        cost = s[_SQUARES, k] + p * off * off + q * rate_off * rate_off
+        better = fitting and cost <= state[_COST_SO_FAR, k] * (1 + 1e-12)
+        here = better or not fitting
+        ff = _TURN * _TURN * a * a * s[_S2, k] + p if here else state[_N_FF, k]
+        fp = _TURN * a * a * s[_S1, k] if here else state[_N_FP, k]
+        pp = a * a * s[_S0, k] if here else state[_N_PP, k]
+        rr = 1e4 * a * a * s[_S2, k] + q if here else state[_N_RR, k]
+        ra = -100 * a * s[_S1, k] if here else state[_N_RA, k]
+        aa = s[_S0, k] if here else state[_N_AA, k]
+        fs = _TURN * a * a * s[_X1I, k] if here else state[_N_FS, k]
+        ps = a * a * s[_X0I, k] if here else state[_N_PS, k]
+        rs = -100 * a * a * s[_X1R, k] if here else state[_N_RS, k]
+        sa = a * s[_X0R, k] if here else state[_N_AS, k]
+        ss = a * a * s[_U0, k] if here else state[_N_SS, k]
+        gf = _TURN * a * s[_R1I, k] - p * off if better else state[_G_F, k]
+        gr = -100 * a * s[_R1R, k] - q * rate_off if better else state[_G_R, k]
+        gp = a * s[_R0I, k] if better else state[_G_P, k]
+        ga = s[_R0R, k] if better else state[_G_A, k]
+        gs = a * s[_RU, k] if better else state[_G_S, k]
+        less, more = state[_LEVEL, k] * 0.2, state[_LEVEL, k] * 8
+        less = less if less > 1e-9 else 1e-9
+        level = less if better else (more if fitting else state[_LEVEL, k])
+        new[_N_FF, k], new[_N_FP, k], new[_N_PP, k], new[_N_RR, k], new[_N_RA, k], new[_N_AA, k] = ff, fp, pp, rr, ra, aa
+        new[_N_FS, k], new[_N_PS, k], new[_N_RS, k], new[_N_AS, k], new[_N_SS, k] = fs, ps, rs, sa, ss
+        new[_G_F, k], new[_G_R, k], new[_G_P, k], new[_G_A, k], new[_G_S, k] = gf, gr, gp, ga, gs
+        new[_COST_SO_FAR, k] = cost if better else state[_COST_SO_FAR, k]
+        new[_SQUARES_SO_FAR, k] = s[_SQUARES, k] if better else state[_SQUARES_SO_FAR, k]
+        new[_LEVEL, k], new[_BETTER, k] = level, 1.0 if better else 0.0
+        d, free = 1 + level, given[_SHARE_FREE, k]
+        ff, pp, rr, aa, ss = ff * d + 1e-12, pp * d + 1e-12, rr * d + 1e-12, aa * d + 1e-12, ss * d + 1e-12
+        fs, ps, rs, sa = free * fs, free * ps, free * rs, free * sa
         one, two = 1 / (ff * pp - fp * fp), 1 / (rr * aa - ra * ra)
-        share_free = free_share[k]
-        fs, ps, rs, sa = share_free * n[_N_FS, k], share_free * n[_N_PS, k], share_free * n[_N_RS, k], share_free * n[_N_AS, k]
         # what the share of fat takes of the others, and what is left of it
         bf, bp = (pp * fs - fp * ps) * one, (ff * ps - fp * fs) * one
         br, ba = (aa * rs - ra * sa) * two, (rr * sa - ra * rs) * two
-        left = n[_N_SS, k] * d + 1e-12 - (fs * bf + ps * bp + rs * br + sa * ba)
-        gf, gr, gp, ga, gs = gradient[0, k], gradient[1, k], gradient[2, k], gradient[3, k], gradient[4, k]
-        share = share_free * (gs - (bf * gf + bp * gp + br * gr + ba * ga)) / left
+        left = ss - (fs * bf + ps * bp + rs * br + sa * ba)
+        share = free * (gs - (bf * gf + bp * gp + br * gr + ba * ga)) / left
         bad = 0.0 if one > 0 and two > 0 and left > 0 else np.nan
-        step[0, k] = (pp * gf - fp * gp) * one - bf * share + bad
-        step[1, k] = (aa * gr - ra * ga) * two - br * share
-        step[2, k] = (ff * gp - fp * gf) * one - bp * share
-        step[3, k] = (rr * ga - ra * gr) * two - ba * share
-        step[4, k] = share
+        to_f, to_r = (pp * gf - fp * gp) * one - bf * share + bad, (aa * gr - ra * ga) * two - br * share
+        to_p, to_a = (ff * gp - fp * gf) * one - bp * share, (rr * ga - ra * gr) * two - ba * share
+        new[_GAINS, k] = to_f * gf + to_r * gr + to_p * gp + to_a * ga + share * gs
+        f = state[_TRIAL, k] if better else state[_THETA, k]
+        r = state[_TRIAL + 1, k] if better else state[_THETA + 1, k]
+        phase = state[_TRIAL + 2, k] if better else state[_THETA + 2, k]
+        size = state[_TRIAL + 3, k] if better else state[_THETA + 3, k]
+        part = state[_TRIAL + 4, k] if better else state[_THETA + 4, k]
+        new[_THETA, k], new[_THETA + 1, k], new[_THETA + 2, k], new[_THETA + 3, k], new[_THETA + 4, k] = f, r, phase, size, part
+        new[_TRIAL, k] = f + to_f if fitting else state[_TRIAL, k]
+        new[_TRIAL + 1, k] = r + to_r if fitting else state[_TRIAL + 1, k]
+        new[_TRIAL + 2, k] = phase + to_p if fitting else state[_TRIAL + 2, k]
+        new[_TRIAL + 3, k] = size + to_a if fitting else state[_TRIAL + 3, k]
+        new[_TRIAL + 4, k] = part + share if fitting else state[_TRIAL + 4, k]
+    return new
 
 
 _START, _FIT, _AT_PRIOR, _AT_OWN = range(4)
@@ -445,12 +492,8 @@ def _constrained_chunk(
     g = np.zeros((2, n_echoes, LANES))
     scratch = np.zeros((5, LANES))
     bits = scratch.view(np.int64)
-    physical = np.zeros((3, LANES))
-    trial, theta, step = np.zeros((5, LANES)), np.zeros((5, LANES)), np.zeros((5, LANES))
-    gradient = np.zeros((5, LANES))
-    information = np.zeros((11, LANES))
-    squares, cost, damping = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    precision, rate_precision, free_share = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    physical, given = np.zeros((3, LANES)), np.zeros((6, LANES))
+    state = np.zeros((_N_STATES, LANES))
     at = np.full(LANES, -1, np.int64)
     mode = np.zeros(LANES, np.int64)
     count = np.zeros(LANES, np.int64)
@@ -464,85 +507,64 @@ def _constrained_chunk(
                 i = at[k] = taken
                 taken += 1
                 _enter(which[i], signal, y, k)
-                trial[:, k] = 0
-                trial[0, k], trial[1, k] = start_field[i] / 100, start_r2star[i] / 100
-                mode[k], count[k], failed[k], cost[k], damping[k] = _START, 0, 0, np.inf, 1e-3
-                precision[k] = prior_precision[i] * 1e4 * sigma**2
-                rate_precision[k] = 1e4 * sigma**2 / prior_r2star_sd[i] ** 2
-                free_share[k] = 0.0 if no_fat[i] else 1.0
+                state[:, k] = 0
+                state[_TRIAL, k], state[_TRIAL + 1, k] = start_field[i] / 100, start_r2star[i] / 100
+                mode[k], count[k], failed[k], state[_COST_SO_FAR, k], state[_LEVEL, k] = _START, 0, 0, np.inf, 1e-3
+                given[_OFF, k], given[_PRECISION, k] = prior_field[i] / 100, prior_precision[i] * 1e4 * sigma**2
+                given[_RATE_OFF, k], given[_RATE_PRECISION, k] = prior_r2star[i] / 100, 1e4 * sigma**2 / prior_r2star_sd[i] ** 2
+                given[_SHARE_FREE, k], given[_FITTING, k] = 0.0 if no_fat[i] else 1.0, 0.0
         for k in range(LANES):
-            physical[0, k], physical[1, k], physical[2, k] = 100 * trial[0, k], 100 * trial[1, k], trial[2, k] / (2 * np.pi)
+            physical[0, k], physical[1, k] = 100 * state[_TRIAL, k], 100 * state[_TRIAL + 1, k]
+            physical[2, k] = state[_TRIAL + 2, k] / (2 * np.pi)
         growth(physical[0], physical[1], physical[2], t, even, g, scratch, bits)
-        s = _moments(trial, y, g, t, fat)
-        there = _information(s, trial, precision, rate_precision)
-        for k in range(LANES):
-            i = at[k]
-            if i < 0 or mode[k] != _FIT:
-                continue
-            count[k] += 1
-            off, rate_off = trial[0, k] - prior_field[i] / 100, trial[1, k] - prior_r2star[i] / 100
-            now = s[_SQUARES, k] + precision[k] * off**2 + rate_precision[k] * rate_off**2
-            if now <= cost[k] * (1 + 1e-12):
-                a = trial[3, k]
-                cost[k], squares[k], failed[k] = now, s[_SQUARES, k], 0
-                theta[:, k] = trial[:, k]
-                information[:, k] = there[:, k]
-                gradient[0, k] = _TURN * a * s[_R1I, k] - precision[k] * off
-                gradient[1, k] = -100 * a * s[_R1R, k] - rate_precision[k] * rate_off
-                gradient[2, k] = a * s[_R0I, k]
-                gradient[3, k] = s[_R0R, k]
-                gradient[4, k] = a * s[_RU, k]
-                damping[k] = max(damping[k] * 0.2, 1e-9)
-            else:
-                failed[k] += 1
-                damping[k] *= 8
-        _descent(information, gradient, damping, free_share, step)
+        s = _moments(state, y, g, t, fat)
+        state = _next(s, state, given)
         for k in range(LANES):
             i = at[k]
             if i < 0:
                 continue
             leaves = False
+            leaves = False
             if mode[k] == _START:
                 # in the dark the data's own share of fat is noise: start lean
                 dark = prior_r2star[i] * (t[n_echoes - 1] - t[0]) > 1.6
                 share = 0.0 if no_fat[i] else (0.1 if dark else -1.0)
-                _linear_start(y, g, fat, share, trial, k)
-                mode[k] = _FIT
+                _linear_start(y, g, fat, share, state, k)
+                mode[k], given[_FITTING, k] = _FIT, 1.0
             elif mode[k] == _FIT:
-                gain = 0.0
-                for j in range(5):
-                    gain += step[j, k] * gradient[j, k]
-                    trial[j, k] = theta[j, k] + step[j, k]
-                if failed[k] >= 8 or gain < enough:
-                    mode[k] = _AT_PRIOR
-                    _move(theta, trial, prior_r2star[i] / 100, t[0], k)
-                leaves = count[k] > _MAX_TRIALS or not np.isfinite(cost[k])
+                count[k] += 1
+                failed[k] = 0 if state[_BETTER, k] > 0 else failed[k] + 1
+                if failed[k] >= 8 or state[_GAINS, k] < enough:
+                    mode[k], given[_FITTING, k] = _AT_PRIOR, 0.0
+                    _move(state, prior_r2star[i] / 100, t[0], k)
+                leaves = count[k] > _MAX_TRIALS or not np.isfinite(state[_COST_SO_FAR, k])
             else:
-                own = theta[1, k]
-                known = _inverted(there, k, free_share[k], inverse)
-                apart = abs(own - trial[1, k])
+                own = state[_THETA + 1, k]
+                known = _inverted(state, k, given[_SHARE_FREE, k], inverse)
+                apart = abs(own - state[_TRIAL + 1, k])
                 if mode[k] == _AT_PRIOR and not (known and apart <= COMPATIBLE * sigma * np.sqrt(inverse[1, 1])):
                     mode[k] = _AT_OWN
-                    _move(theta, trial, own, t[0], k)
+                    _move(state, own, t[0], k)
                 else:
                     leaves = True
                     if known:
-                        _second_order_bias(s, trial[3, k], k, inverse, free_share[k], sigma, bias)
-                        _keep(theta, k, bias, inverse, sigma, linear[i], nonlinear[i], errors[i])
-                        residuals[i] = squares[k]
+                        _second_order_bias(s, state[_TRIAL + 3, k], k, inverse, given[_SHARE_FREE, k], sigma, bias)
+                        _keep(state, k, bias, inverse, sigma, linear[i], nonlinear[i], errors[i])
+                        residuals[i] = state[_SQUARES_SO_FAR, k]
                         if no_fat[i]:
                             errors[i, 2] = np.nan
             if leaves:
-                at[k] = -1
+                at[k], given[_FITTING, k] = -1, 0.0
                 done_with += 1
 
 
 @numba.njit(cache=True)
-def _move(theta: AnyArray, trial: AnyArray, rate: float, first_s: float, k: int) -> None:  # pragma: no cover - compiled
+def _move(state: AnyArray, rate: float, first_s: float, k: int) -> None:  # pragma: no cover - compiled
     """The lane's estimate with another R2*, the first echo as bright as it is."""
-    trial[:, k] = theta[:, k]
-    trial[1, k] = rate
-    trial[3, k] = theta[3, k] * np.exp(min(max(100 * (rate - theta[1, k]) * first_s, -3.0), 3.0))
+    for j in range(5):
+        state[_TRIAL + j, k] = state[_THETA + j, k]
+    state[_TRIAL + 1, k] = rate
+    state[_TRIAL + 3, k] *= np.exp(min(max(100 * (rate - state[_THETA + 1, k]) * first_s, -3.0), 3.0))
 
 
 @numba.njit(cache=True)
@@ -559,7 +581,7 @@ def _keep(
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, trial: AnyArray, k: int) -> None:  # pragma: no cover - compiled
+def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, state: AnyArray, k: int) -> None:  # pragma: no cover - compiled
     """Phase, W + F and share of fat of the linear least squares with complex W and F, the share ``fixed`` or within 0 and 1."""
     a11 = a22 = 0.0
     a12 = b1 = b2 = 0j
@@ -582,9 +604,9 @@ def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, trial: 
     # the column of that mixture, projected on the data
     norm = (1 - part) ** 2 * a11 + part**2 * a22 + 2 * part * (1 - part) * a12.real
     product = (1 - part) * b1 + part * b2
-    trial[2, k] = np.arctan2(product.imag, product.real)
-    trial[3, k] = np.sqrt(_power(product)) / norm
-    trial[4, k] = part
+    state[_TRIAL + 2, k] = np.arctan2(product.imag, product.real)
+    state[_TRIAL + 3, k] = np.sqrt(_power(product)) / norm
+    state[_TRIAL + 4, k] = part
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -12,7 +12,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import islands
-from hqsm.fatwater.blocks import Blocks, gather
+from hqsm.fatwater.blocks import Blocks, gather, pairs_of
 from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
 from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust
 from hqsm.fatwater.message_passing import smoothest_choice
@@ -74,7 +74,7 @@ class InitialField:
 def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool) -> InitialField:
     """First field of every voxel; ``with_fat`` where the echo times can tell fat from water."""
     echo_times_s, fat, field_strength_tesla = tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla
-    blocks = gather(tissue.signal, tissue.index, echo_times_s, tissue.voxel_size_mm, tissue.noise_sd)
+    blocks = gather(tissue)
     table = neighbour_table(blocks.index)
     found = candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = trust(blocks, found.misfit, echo_times_s.size)
@@ -222,11 +222,10 @@ def _in_phase(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, table
     if not pairs:
         return None
     n, m = np.array(pairs).T
+    first, second = pairs_of(echo_times_s.size)
+    power = blocks.products[:, first == second].real
     lag_s = float((echo_times_s[n] - echo_times_s[m]).mean())
-    products = blocks.products[:, n, m]
-    total = products.sum(axis=1)
-    echoes = np.arange(echo_times_s.size)
-    power = blocks.products[:, echoes, echoes].real
+    total = blocks.products[:, n * (n + 1) // 2 + m].sum(axis=1)
     coherence = np.abs(total) / np.maximum(np.sqrt(power[:, n] * power[:, m]).sum(axis=1), 1e-12)
     field_hz = np.angle(total).astype(np.float64) / (2 * np.pi * lag_s)
     strength = np.sqrt((power[:, n] * power[:, m]).sum(axis=1))

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
+from hqsm.fatwater.lanes import LANES
 
 _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
@@ -34,10 +35,9 @@ def field_prior(
     own = float(np.prod([k[0, k.shape[1] // 2] for k in kernels]))
     centre_hz = float(np.median(field_hz[good])) if good.any() else 0.0
     sums = _sums(index, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels[1:])
-    places = np.flatnonzero(index >= 0)[wanted]
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
     prior: tuple[FloatArray, FloatArray] = _priors(
-        sums, places, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
+        sums, index, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
     )
     return prior
 
@@ -64,10 +64,10 @@ _IN_Z_TABLE, _IN_Y_TABLE = np.array(_IN_Z), np.array(_IN_Y)
 def _sums(
     index: AnyArray, field: AnyArray, se: AnyArray, good: AnyArray, centre: float, floor2: float, along_y: AnyArray, along_z: AnyArray
 ) -> AnyArray:  # pragma: no cover - compiled
-    """(x, 11, y, z) Gaussian sums over y and z, zero outside."""
+    """(x, 11, y, z) Gaussian sums over y and z, zero outside; z goes on to whole lanes."""
     nx, ny, nz = index.shape
     reach_y, reach_z = along_y.shape[1] // 2, along_z.shape[1] // 2
-    sums = np.zeros((nx, 11, ny, nz), np.float32)
+    sums = np.zeros((nx, 11, ny, (nz + LANES - 1) // LANES * LANES), np.float32)
     for x in numba.prange(nx):
         # a border of zeros along z saves asking where the volume ends
         plain = np.zeros((4, ny, nz + 2 * reach_z), np.float32)
@@ -107,7 +107,7 @@ def _sums(
 @numba.njit(cache=True, parallel=True, error_model="numpy")
 def _priors(
     sums: AnyArray,
-    places: AnyArray,
+    index: AnyArray,
     wanted: AnyArray,
     along_x: AnyArray,
     field: AnyArray,
@@ -118,67 +118,101 @@ def _priors(
     slope_precision: float,
     own: float,
 ) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """The sums along x at the ``wanted`` voxels, the voxel itself taken out, and the plane that follows: its height and precision."""
-    nx, _, ny, nz = sums.shape
+    """Height and precision of the plane through what is around each ``wanted`` voxel, the voxel itself taken out; lanes along z."""
+    nx, ny, nz = index.shape
+    height, precision = np.zeros(wanted.size), np.zeros(wanted.size)
+    place = np.full(field.size, -1, np.int32)
+    for i in range(wanted.size):
+        place[wanted[i]] = i
+    for x in numba.prange(nx):
+        at = np.empty(LANES, np.int32)
+        for y in range(ny):
+            for first in range(0, nz, LANES):
+                count, some = min(LANES, nz - first), False
+                for k in range(count):
+                    v = index[x, y, first + k]
+                    at[k] = place[v] if v >= 0 else -1
+                    some = some or at[k] >= 0
+                if not some:
+                    continue
+                s = _along_x(sums, x, y, first, along_x)
+                for k in range(count):
+                    if at[k] < 0:
+                        continue
+                    v = wanted[at[k]]
+                    if good[v]:
+                        value, noise2 = field[v] - centre, se[v] ** 2
+                        weight = own / (noise2 + floor2)
+                        s[_P000, k] -= weight
+                        s[_Q000, k] -= weight * value
+                        s[_Q2, k] -= weight * value**2
+                        s[_NOISE, k] -= weight * noise2
+                plane = _planes(s, floor2, slope_precision, own)
+                for k in range(count):
+                    if at[k] >= 0 and s[_P000, k] > 1e-9 and plane[1, k] > 0:
+                        height[at[k]], precision[at[k]] = plane[0, k] + centre, plane[1, k]
+    return height, precision
+
+
+# moments of the weights by the powers of the distance along x, y and z; of weight times value; of its square, and noise
+_P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q100, _Q010, _Q001, _Q2, _NOISE = range(16)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(16, lane) moments around the voxels from z on of one row."""
     reach = along_x.shape[1] // 2
-    height = np.zeros(wanted.size)
-    precision = np.zeros(wanted.size)
-    for i in numba.prange(wanted.size):
-        v = wanted[i]
-        x, y, z = places[i] // (ny * nz), (places[i] // nz) % ny, places[i] % nz
-        w000 = w100 = w200 = w010 = w110 = w020 = w001 = w101 = w011 = w002 = v000 = v100 = v010 = v001 = v2 = n = 0.0
-        for m in range(max(x - reach, 0), min(x + reach + 1, nx)):
-            k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
-            w000 += k0 * sums[m, _W00, y, z]
-            w100 += k1 * sums[m, _W00, y, z]
-            w200 += k2 * sums[m, _W00, y, z]
-            w010 += k0 * sums[m, _W10, y, z]
-            w110 += k1 * sums[m, _W10, y, z]
-            w020 += k0 * sums[m, _W20, y, z]
-            w001 += k0 * sums[m, _W01, y, z]
-            w101 += k1 * sums[m, _W01, y, z]
-            w011 += k0 * sums[m, _W11, y, z]
-            w002 += k0 * sums[m, _W02, y, z]
-            v000 += k0 * sums[m, _V00, y, z]
-            v100 += k1 * sums[m, _V00, y, z]
-            v010 += k0 * sums[m, _V10, y, z]
-            v001 += k0 * sums[m, _V01, y, z]
-            v2 += k0 * sums[m, _V2, y, z]
-            n += k0 * sums[m, _N, y, z]
-        if good[v]:
-            value, noise2 = field[v] - centre, se[v] ** 2
-            weight = own / (noise2 + floor2)
-            w000 -= weight
-            v000 -= weight * value
-            v2 -= weight * value**2
-            n -= weight * noise2
-        if not w000 > 1e-9:
-            continue
+    s = np.zeros((16, LANES))
+    for m in range(max(x - reach, 0), min(x + reach + 1, sums.shape[0])):
+        k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
+        for k in range(LANES):
+            s[_P000, k] += k0 * sums[m, _W00, y, z + k]
+            s[_P100, k] += k1 * sums[m, _W00, y, z + k]
+            s[_P200, k] += k2 * sums[m, _W00, y, z + k]
+            s[_P010, k] += k0 * sums[m, _W10, y, z + k]
+            s[_P110, k] += k1 * sums[m, _W10, y, z + k]
+            s[_P020, k] += k0 * sums[m, _W20, y, z + k]
+            s[_P001, k] += k0 * sums[m, _W01, y, z + k]
+            s[_P101, k] += k1 * sums[m, _W01, y, z + k]
+            s[_P011, k] += k0 * sums[m, _W11, y, z + k]
+            s[_P002, k] += k0 * sums[m, _W02, y, z + k]
+            s[_Q000, k] += k0 * sums[m, _V00, y, z + k]
+            s[_Q100, k] += k1 * sums[m, _V00, y, z + k]
+            s[_Q010, k] += k0 * sums[m, _V10, y, z + k]
+            s[_Q001, k] += k0 * sums[m, _V01, y, z + k]
+            s[_Q2, k] += k0 * sums[m, _V2, y, z + k]
+            s[_NOISE, k] += k0 * sums[m, _N, y, z + k]
+    return s
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _planes(s: AnyArray, floor2: float, slope_precision: float, own: float) -> AnyArray:  # pragma: no cover - compiled
+    """(2, lane) height of the plane at the voxel, and its precision; 0 or NaN where there is none."""
+    plane = np.zeros((2, LANES))
+    for k in range(LANES):
+        w000 = s[_P000, k]
         # Cholesky factor of the 4 x 4 moments; the plane solves them for the first moments, e for (1, 0, 0, 0)
         l00 = np.sqrt(w000)
-        l10, l20, l30 = w100 / l00, w010 / l00, w001 / l00
-        l11 = np.sqrt(w200 + slope_precision - l10 * l10)
-        l21, l31 = (w110 - l20 * l10) / l11, (w101 - l30 * l10) / l11
-        l22 = np.sqrt(w020 + slope_precision - l20 * l20 - l21 * l21)
-        l32 = (w011 - l30 * l20 - l31 * l21) / l22
-        l33 = np.sqrt(w002 + slope_precision - l30 * l30 - l31 * l31 - l32 * l32)
-        y0 = v000 / l00
-        y1 = (v100 - l10 * y0) / l11
-        y2 = (v010 - l20 * y0 - l21 * y1) / l22
-        y3 = (v001 - l30 * y0 - l31 * y1 - l32 * y2) / l33
+        l10, l20, l30 = s[_P100, k] / l00, s[_P010, k] / l00, s[_P001, k] / l00
+        l11 = np.sqrt(s[_P200, k] + slope_precision - l10 * l10)
+        l21, l31 = (s[_P110, k] - l20 * l10) / l11, (s[_P101, k] - l30 * l10) / l11
+        l22 = np.sqrt(s[_P020, k] + slope_precision - l20 * l20 - l21 * l21)
+        l32 = (s[_P011, k] - l30 * l20 - l31 * l21) / l22
+        l33 = np.sqrt(s[_P002, k] + slope_precision - l30 * l30 - l31 * l31 - l32 * l32)
+        y0 = s[_Q000, k] / l00
+        y1 = (s[_Q100, k] - l10 * y0) / l11
+        y2 = (s[_Q010, k] - l20 * y0 - l21 * y1) / l22
+        y3 = (s[_Q001, k] - l30 * y0 - l31 * y1 - l32 * y2) / l33
         e0 = 1 / l00
         e1 = -l10 * e0 / l11
         e2 = -(l20 * e0 + l21 * e1) / l22
         e3 = -(l30 * e0 + l31 * e1 + l32 * e2) / l33
         # what the plane explains, its height here, and the variance of that for unit weights
         explained = y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
-        here = y0 * e0 + y1 * e1 + y2 * e2 + y3 * e3
         here_variance = e0 * e0 + e1 * e1 + e2 * e2 + e3 * e3
-        if not here_variance < np.inf:
-            continue
-        spread = max((v2 - explained) / w000, 0.0)
-        spread = max(spread - n / w000, 0.1 * spread)
+        spread = max((s[_Q2, k] - explained) / w000, 0.0)
+        spread = max(spread - s[_NOISE, k] / w000, 0.1 * spread)
         # a Gaussian's squared weights sum to about its central weight times its sum
-        precision[i] = 1 / (floor2 + spread + own * here_variance)
-        height[i] = here + centre
-    return height, precision
+        plane[0, k] = y0 * e0 + y1 * e1 + y2 * e2 + y3 * e3
+        plane[1, k] = 1 / (floor2 + spread + own * here_variance)
+    return plane

@@ -20,32 +20,28 @@ def numbered(there: Mask) -> IntArray:
 
 def neighbour_table(index: IntArray) -> IntArray:
     """(node, 6) neighbours of each numbered node of ``index`` (x, y, z; -1 = none): -x, -y, -z, +x, +y, +z."""
-    table: IntArray = _neighbours(index, int(index.max(initial=-1)) + 1)
-    return table
+    return neighbours_at(np.flatnonzero(index >= 0), index)
 
 
 @numba.njit(cache=True, parallel=True)
-def _neighbours(index: AnyArray, n_nodes: int) -> AnyArray:  # pragma: no cover - compiled
+def neighbours_at(places: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(place, 6) those neighbours at some places, given by their number in the raster."""
     nx, ny, nz = index.shape
-    table = np.full((n_nodes, 6), -1, np.int64)
-    for x in numba.prange(nx):
-        for y in range(ny):
-            for z in range(nz):
-                v = index[x, y, z]
-                if v < 0:
-                    continue
-                if x > 0:
-                    table[v, 0] = index[x - 1, y, z]
-                if y > 0:
-                    table[v, 1] = index[x, y - 1, z]
-                if z > 0:
-                    table[v, 2] = index[x, y, z - 1]
-                if x + 1 < nx:
-                    table[v, 3] = index[x + 1, y, z]
-                if y + 1 < ny:
-                    table[v, 4] = index[x, y + 1, z]
-                if z + 1 < nz:
-                    table[v, 5] = index[x, y, z + 1]
+    table = np.full((places.size, 6), -1, np.int32)
+    for i in numba.prange(places.size):
+        x, y, z = places[i] // (ny * nz), (places[i] // nz) % ny, places[i] % nz
+        if x > 0:
+            table[i, 0] = index[x - 1, y, z]
+        if y > 0:
+            table[i, 1] = index[x, y - 1, z]
+        if z > 0:
+            table[i, 2] = index[x, y, z - 1]
+        if x + 1 < nx:
+            table[i, 3] = index[x + 1, y, z]
+        if y + 1 < ny:
+            table[i, 4] = index[x, y + 1, z]
+        if z + 1 < nz:
+            table[i, 5] = index[x, y, z + 1]
     return table
 
 

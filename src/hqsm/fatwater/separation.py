@@ -35,7 +35,7 @@ from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.fatwater.tissue import Tissue, powers
+from hqsm.fatwater.tissue import Tissue, strongest_echo, with_signal
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -78,13 +78,13 @@ def separate(
     if n_echoes < 2:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
-    strongest = _strongest(echoes.signal)
+    strongest, has_phase = strongest_echo(echoes.signal)
     finite = np.isfinite(strongest)
     signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
     noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
-    usable = _with_signal(strongest, params.signal_threshold * noise_sd)
+    usable = with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
 
@@ -92,7 +92,7 @@ def separate(
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
         return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
 
-    if not np.iscomplexobj(echoes.signal) or not signal.imag.any():
+    if not has_phase:
         return _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
     if n_echoes == 2:
         return _two_echoes(echoes, signal, usable, noise_sd)
@@ -102,38 +102,6 @@ def separate(
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
     return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
-
-
-@numba.njit(cache=True, parallel=True)
-def _strongest(signal: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(x, y, z) magnitude of the brightest echo; NaN where one is not finite."""
-    nx, ny, nz, n_echoes = signal.shape
-    strongest = np.empty((nx, ny, nz), np.float32)
-    for x in numba.prange(nx):
-        for y in range(ny):
-            for z in range(nz):
-                power = 0.0
-                for e in range(n_echoes):
-                    value = signal[x, y, z, e]
-                    here = float(value.real) ** 2 + float(value.imag) ** 2
-                    power = here if here > power or not np.isfinite(here) else power
-                    if not np.isfinite(here):
-                        break
-                strongest[x, y, z] = np.sqrt(power) if np.isfinite(power) else np.nan
-    return strongest
-
-
-def _with_signal(strongest: FloatArray, threshold: float) -> AnyArray:
-    """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
-
-    The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver.
-    """
-    with np.errstate(invalid="ignore"):
-        bright = strongest > threshold
-        company = ndimage.uniform_filter(bright.astype(np.float32), 3)
-        above = ndimage.uniform_filter((strongest > 0.5 * threshold).astype(np.float32), 3)
-    usable: AnyArray = (bright & (company > 0.3)) | (np.isfinite(strongest) & (above > 0.6) & (company > 0))
-    return usable
 
 
 def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd: float) -> WaterFat:
@@ -269,9 +237,8 @@ def _many_echoes(
 def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tuple[InitialField, _Fit]:
     """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
     start = initialise(tissue, params.field_smoothness, params.field_initialisation, with_fat=separable)
-    fit = _Fit.empty(tissue.signal.shape[0])
     everything = np.arange(tissue.signal.shape[0])
-    fit.take(everything, _free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
+    fit = _Fit.of(_free_fit(everything, tissue, start, with_fat=separable), FREE if separable else NO_FAT)
     if separable:
         field_hz, se_hz = fit.nonlinear[:, 0], fit.errors[:, 0]
         doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin, start.blocks)
@@ -289,7 +256,7 @@ def _free_fit(which: IntArray, tissue: Tissue, start: InitialField, *, with_fat:
 
 def _unexplained(residual: FloatArray, tissue: Tissue) -> float:
     """Share of the signal's energy that neither water, fat, field and decay nor noise explains."""
-    energy, _ = powers(tissue.signal)
+    energy, _ = tissue.powers
     noise = 2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1)
     excess = np.maximum(np.where(np.isfinite(residual), residual, energy) - noise, 0)
     return float(excess.sum() / energy.sum(dtype=np.float64))
@@ -322,31 +289,43 @@ class _Fit:
     model: IntArray
 
     @classmethod
-    def empty(cls, n: int) -> _Fit:
-        return cls(
-            np.full((n, 2), np.nan, np.complex128),
-            np.full((n, 2), np.nan),
-            np.full((n, 3), np.nan),
-            np.full(n, np.nan),
-            np.zeros(n, np.int8),
-        )
+    def of(cls, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int) -> _Fit:
+        """A fit of every voxel, nothing before it."""
+        return cls(*result, np.where(np.isfinite(result[3]), model, 0).astype(np.int8))
 
     def take(
-        self,
-        which: IntArray,
-        result: tuple[AnyArray, AnyArray, AnyArray, AnyArray],
-        model: int,
-        *,
-        lowest_r2star_per_s: float = -np.inf,
+        self, which: IntArray, result: tuple[AnyArray, AnyArray, AnyArray, AnyArray], model: int, *, lowest_r2star_per_s: float = -np.inf
     ) -> IntArray:
         """Keep what converged of the voxels ``which``, and return their numbers."""
-        with np.errstate(invalid="ignore"):
-            done = np.isfinite(result[3]) & (result[1][:, 1] > lowest_r2star_per_s)
-        kept: IntArray = which[done]
-        for mine, new in zip((self.linear, self.nonlinear, self.errors, self.residual), result, strict=True):
-            mine[kept] = new[done]
-        self.model[kept] = model
+        mine = (self.linear, self.nonlinear, self.errors, self.residual, self.model)
+        kept: IntArray = which[_replace(which, *result, lowest_r2star_per_s, *mine, model)]
         return kept
+
+
+@numba.njit(cache=True)
+def _replace(
+    which: AnyArray,
+    new_linear: AnyArray,
+    new_nonlinear: AnyArray,
+    new_errors: AnyArray,
+    new_residual: AnyArray,
+    lowest: float,
+    linear: AnyArray,
+    nonlinear: AnyArray,
+    errors: AnyArray,
+    residual: AnyArray,
+    model: AnyArray,
+    number: int,
+) -> AnyArray:  # pragma: no cover - compiled
+    done = np.isfinite(new_residual) & (new_nonlinear[:, 1] > lowest)
+    for i in range(which.size):
+        if done[i]:
+            v = which[i]
+            linear[v, 0], linear[v, 1] = new_linear[i, 0], new_linear[i, 1]
+            nonlinear[v, 0], nonlinear[v, 1] = new_nonlinear[i, 0], new_nonlinear[i, 1]
+            errors[v, 0], errors[v, 1], errors[v, 2] = new_errors[i, 0], new_errors[i, 1], new_errors[i, 2]
+            residual[v], model[v] = new_residual[i], number
+    return done
 
 
 def _lower_order(
@@ -421,7 +400,7 @@ def _assemble(
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
         censored = fitted & (censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
-    energy, brightest = powers(tissue.signal)
+    energy, brightest = tissue.powers
     relative = np.sqrt(fit.residual / energy)
     lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
     decay_known = fitted & ~censored & ~dim
@@ -433,20 +412,13 @@ def _assemble(
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
 
-    places = np.flatnonzero(usable)
+    def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
+        nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
+        return _placed(values, valid, tissue.index, nothing)
 
-    def volume(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
-        full: AnyArray = np.full(usable.shape, np.nan, dtype)
-        full.reshape(-1)[places] = np.where(valid, values, np.nan)
-        return full
-
-    model_volume = np.zeros(usable.shape, np.uint8)
-    model_volume[usable] = np.where(fitted, fit.model, 0)
-    censored_volume = np.zeros(usable.shape, bool)
-    censored_volume[usable] = censored
     return WaterFat(
-        water=volume(linear[:, 0], fitted, np.complex64),
-        fat=volume(linear[:, 1], fat_known, np.complex64),
+        water=volume(linear[:, 0], fitted),
+        fat=volume(linear[:, 1], fat_known),
         pdff_percent=volume(pdff, fat_known),
         r2star_per_s=volume(nonlinear[:, 1], decay_known),
         field_hz=volume(nonlinear[:, 0], lit),
@@ -454,8 +426,8 @@ def _assemble(
         r2star_se_per_s=volume(errors[:, 1], decay_known),
         field_se_hz=volume(errors[:, 0], lit),
         residual=volume(relative, fitted),
-        model=model_volume,
-        censored=censored_volume,
+        model=_placed(fit.model.astype(np.uint8), fitted, tissue.index, np.uint8(0)),
+        censored=_placed(censored, fitted, tissue.index, np.False_),
         swap_margin=volume(start.swap_margin, fitted),
         field_difference_hz=volume(start.difference_hz, fitted),
         r2star_limit_per_s=limit_per_s,
@@ -463,6 +435,20 @@ def _assemble(
         grid=echoes.grid,
         codes=(*(() if separable else ("FAT_NOT_SEPARABLE",)), *start.codes),
     )
+
+
+@numba.njit(cache=True, parallel=True)
+def _placed(values: AnyArray, valid: AnyArray, index: AnyArray, nothing: Any) -> AnyArray:  # pragma: no cover - compiled
+    """(x, y, z) the values of the voxels where they are ``valid``, of the type of ``nothing``, which is elsewhere."""
+    nx, ny, nz = index.shape
+    volume = np.full((nx, ny, nz), nothing)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0 and valid[v]:
+                    volume[x, y, z] = values[v]
+    return volume
 
 
 def _masked(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:

@@ -12,10 +12,10 @@ from hqsm.fatwater.blocks import Blocks, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
 from hqsm.fatwater.costs import edge_weights, prices, truncation_hz, trust
 from hqsm.fatwater.initialisation import InitialField
-from hqsm.fatwater.nodes import around, neighbour_table
+from hqsm.fatwater.nodes import around, neighbours_at
 from hqsm.fatwater.pdff import pdff_percent
 from hqsm.fatwater.period import fold
-from hqsm.fatwater.tissue import Tissue, powers
+from hqsm.fatwater.tissue import Tissue
 
 _DOUBTFUL_ERRORS = 5.0
 _LEAST_SNR_ALONE = 5.0
@@ -52,7 +52,7 @@ def doubtful_voxels(
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
     alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
-    bright = powers(tissue.signal)[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
+    bright = tissue.powers[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
     return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
 
 
@@ -62,11 +62,11 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     single = singles(tissue.signal[doubtful], tissue.echo_times_s, tissue.noise_sd, size_mm)
     found = candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
     trusts = trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
-    table = neighbour_table(tissue.index)[doubtful]
+    table = neighbours_at(tissue.places[doubtful], tissue.index)
     weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
     unary = prices(found, trusts)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.sqrt(powers(tissue.signal)[1])
+    brightness = np.sqrt(tissue.powers[1])
     fields = found.field_hz.astype(np.float64)
     chosen = _settle(field_hz, doubtful, fields, unary, table, weights, brightness, truncation_hz(tesla), found.period_hz)
     r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]

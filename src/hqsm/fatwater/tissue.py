@@ -1,8 +1,9 @@
-"""What is fitted: the voxels that hold signal, taken out of their volume."""
+"""What is fitted: which voxels hold signal, and they taken out of their volume."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -41,9 +42,78 @@ class Tissue:
     b0_direction: FloatArray
     field_strength_tesla: float
 
+    @cached_property
+    def powers(self) -> tuple[FloatArray, FloatArray]:
+        """(voxel,) squared signal of all echoes together, and of the brightest."""
+        found: tuple[FloatArray, FloatArray] = _powers(self.signal)
+        return found
+
+    @cached_property
+    def places(self) -> IntArray:
+        """(voxel,) number of each voxel in the raster of the volume."""
+        return np.flatnonzero(self.index >= 0)
+
 
 @numba.njit(cache=True, parallel=True)
-def powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+def strongest_echo(signal: AnyArray) -> tuple[AnyArray, bool]:  # pragma: no cover - compiled
+    """(x, y, z) magnitude of the brightest echo, NaN where one is not finite; and whether any voxel has a phase."""
+    nx, ny, nz, n_echoes = signal.shape
+    strongest = np.empty((nx, ny, nz), np.float32)
+    phase = np.zeros(nx, np.bool_)
+    for x in numba.prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                power = 0.0
+                for e in range(n_echoes):
+                    value = signal[x, y, z, e]
+                    here = float(value.real) ** 2 + float(value.imag) ** 2
+                    power = here if here > power or not np.isfinite(here) else power
+                    if not np.isfinite(here):
+                        break
+                    if value.imag != 0:
+                        phase[x] = True
+                strongest[x, y, z] = np.sqrt(power) if np.isfinite(power) else np.nan
+    return strongest, phase.sum() > 0
+
+
+_MUCH, _SOME = np.uint16(1), np.uint16(64)
+
+
+@numba.njit(cache=True, parallel=True)
+def with_signal(strongest: AnyArray, threshold: float) -> AnyArray:  # pragma: no cover - compiled
+    """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
+
+    The second rule is for iron: keeping only what is bright would keep the lucky voxels of a dark liver. Of the 27 voxels
+    around, more than 0.3 are bright, or more than 0.6 half as bright and one of them bright; the volume's edge is its own neighbour.
+    """
+    nx, ny, nz = strongest.shape
+    # both counts in one number: bright voxels below 64, half as bright ones above
+    planes = np.zeros((nx, ny, nz), np.uint16)
+    for x in numba.prange(nx):
+        rows = np.zeros((ny, nz), np.uint16)
+        for y in range(ny):
+            for z in range(nz):
+                for k in (max(z - 1, 0), z, min(z + 1, nz - 1)):
+                    here = strongest[x, y, k]
+                    rows[y, z] += (_MUCH if here > threshold else np.uint16(0)) + (_SOME if here > 0.5 * threshold else np.uint16(0))
+        for y in range(ny):
+            before, after = max(y - 1, 0), min(y + 1, ny - 1)
+            for z in range(nz):
+                planes[x, y, z] = rows[before, z] + rows[y, z] + rows[after, z]
+    usable = np.zeros((nx, ny, nz), np.bool_)
+    for x in numba.prange(nx):
+        before, after = max(x - 1, 0), min(x + 1, nx - 1)
+        for y in range(ny):
+            for z in range(nz):
+                counts = planes[before, y, z] + planes[x, y, z] + planes[after, y, z]
+                bright, half = counts % 64, counts // 64
+                here = strongest[x, y, z]
+                usable[x, y, z] = (here > threshold and bright > 8) or (here >= 0 and half > 16 and bright > 0)
+    return usable
+
+
+@numba.njit(cache=True, parallel=True)
+def _powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """(voxel,) squared signal of all echoes together, and of the brightest."""
     energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
     for v in numba.prange(signal.shape[0]):

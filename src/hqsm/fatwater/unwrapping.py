@@ -8,6 +8,8 @@ import numpy as np
 from hqsm.arrays import AnyArray, FloatArray, IntArray
 from hqsm.fatwater.costs import JOINING_TRUST
 
+_STEPS_OF_TRUST = 65535
+
 
 def unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period_hz: float) -> FloatArray:
     """Whole periods added: along trusted blocks first, then to everything around them.
@@ -19,50 +21,46 @@ def unwrapped(field_hz: FloatArray, table: IntArray, trusts: FloatArray, period_
         return field_hz
     relative = trusts / trusts.max()
     joins = relative > JOINING_TRUST
-    inside = (table >= 0) & joins[:, None] & joins[np.maximum(table, 0)]
-    nothing = np.zeros(field_hz.size, bool)
-    trusted_hz, part = _grown(field_hz, np.where(inside, table, -1), relative, period_hz, nothing)
-    _bring_near(trusted_hz, np.where(joins, part, -1), period_hz)
-    result_hz, part = _grown(trusted_hz, table, relative, period_hz, joins)
-    _bring_near(result_hz, np.where(part > 0, part, -1), period_hz)  # part 0 has every trusted block
+    # ordered by so many steps of trust: a stable sort of small integers is one by counting
+    order = np.argsort(np.round(_STEPS_OF_TRUST * (1 - relative)).astype(np.uint16), kind="stable")
+    everything, nothing = np.ones(field_hz.size, bool), np.zeros(field_hz.size, bool)
+    trusted_hz, visited, starts = _grow(field_hz, table, relative, order, period_hz, joins, nothing)
+    _bring_near(trusted_hz, visited, starts[1:], period_hz)
+    result_hz, visited, starts = _grow(trusted_hz, table, relative, order, period_hz, everything, joins)
+    _bring_near(result_hz, visited, starts[1:], period_hz)
     return result_hz
 
 
-def _bring_near(field_hz: FloatArray, part: IntArray, period_hz: float) -> None:
-    """Move each part, in place: the largest's median nearest zero, the others' nearest to that; -1 is left alone."""
-    order = np.argsort(part, kind="stable")
-    order = order[part[order] >= 0]
-    if not order.size:
+def _bring_near(field_hz: FloatArray, nodes: IntArray, starts: IntArray, period_hz: float) -> None:
+    """Move each part, in place: the largest's median nearest zero, the others' nearest to that.
+
+    Part p is ``nodes[starts[p] : starts[p + 1]]``.
+    """
+    if starts.size < 2:
         return
-    numbers, starts, sizes = np.unique(part[order], return_index=True, return_counts=True)
-    medians = np.array([np.median(field_hz[order[first : first + n]]) for first, n in zip(starts, sizes, strict=True)])
+    sizes = np.diff(starts)
+    medians = np.array([np.median(field_hz[nodes[first:end]]) for first, end in zip(starts[:-1], starts[1:], strict=True)])
     largest = int(sizes.argmax())
     centre = medians[largest] - period_hz * np.round(medians[largest] / period_hz)
-    periods = np.zeros(int(numbers[-1]) + 1)
-    periods[numbers] = period_hz * np.round((medians - centre) / period_hz)
-    chosen = part >= 0
-    field_hz[chosen] -= periods[part[chosen]]
-
-
-def _grown(field: FloatArray, neighbours: IntArray, trusts: FloatArray, period: float, frozen: AnyArray) -> tuple[FloatArray, IntArray]:
-    """Fields with whole periods added so that neighbours agree, and the connected part that each node belongs to.
-
-    Grown from trusted nodes outwards, the smallest step first (Prim), each part from its most trusted node; ``frozen`` nodes
-    keep their field, and growth starts from all of them.
-    """
-    found: tuple[FloatArray, IntArray] = _grow(field, neighbours, trusts, np.argsort(-trusts, kind="stable"), period, frozen)
-    return found
+    field_hz[nodes[starts[0] : starts[-1]]] -= np.repeat(period_hz * np.round((medians - centre) / period_hz), sizes)
 
 
 @numba.njit(cache=True)
 def _grow(
-    field: AnyArray, neighbours: AnyArray, trusts: AnyArray, order: AnyArray, period: float, frozen: AnyArray
-) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    field: AnyArray, neighbours: AnyArray, trusts: AnyArray, order: AnyArray, period: float, inside: AnyArray, frozen: AnyArray
+) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Fields with whole periods added so that neighbours agree; the nodes ``inside`` part by part, and where each part starts there.
+
+    Grown from trusted nodes outwards, the smallest step first (Prim), each part from its most trusted node; ``frozen`` nodes
+    keep their field; the first part is what grows from all of them, and may be empty.
+    """
     n = field.size
     n_buckets = 512
     out = field.copy()
-    part = np.full(n, -1, np.int64)
-    done = np.zeros(n, np.bool_)
+    done = ~inside
+    visited = np.empty(n, np.int64)
+    starts = np.zeros(n + 2, np.int64)
+    n_visited = 0
     head = np.full(n_buckets, -1, np.int32)
     capacity = 6 * n + 1
     following = np.empty(capacity, np.int32)
@@ -83,14 +81,12 @@ def _grow(
         while True:
             if turn < 0 and queue < n:
                 # every frozen node first
-                v = queue
+                v = queue if frozen[queue] else -1
                 queue += 1
-                if not frozen[v]:
-                    continue
-                u = -1
             if v >= 0 and not done[v]:
                 done[v] = True
-                part[v] = n_parts
+                visited[n_visited] = v
+                n_visited += 1
                 if u >= 0:
                     out[v] = field[v] + period * np.round((out[u] - field[v]) / period)
                 for d in range(6):
@@ -118,4 +114,5 @@ def _grow(
             v = target[top]
             u = source[top]
         n_parts += 1
-    return out, part
+        starts[n_parts] = n_visited
+    return out, visited, starts[: n_parts + 1]
