@@ -200,14 +200,18 @@ def _refined(
 def _on_larger_voxels(
     total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, larger: CoarseGrid
 ) -> tuple[TotalField, FloatArray, SourcePrior]:
-    """Data and prior on larger voxels; errors that neighbours share stay, noise is counted as one."""
+    """Data and prior on larger voxels; errors that neighbours share stay, noise is counted as one.
+
+    A plain mean, as the modelled field is one: weighted by the finer voxels' noise it would be the field of another place,
+    by tenths of a ppm beside a strong source, where noise changes from voxel to voxel.
+    """
     if larger.is_same:
         return total, noise_ppm, prior
     data = total.mask.astype(np.float32)
-    inverse_variance = data / np.where(total.mask, noise_ppm, 1) ** 2
-    share, weight2 = larger.mean(data), np.maximum(larger.mean(inverse_variance), 1e-12)
+    share = larger.mean(data)
     mask = share > 0.5
-    field = np.where(mask, larger.mean(inverse_variance * total.field_ppm) / weight2, 0).astype(np.float32)
-    noise = np.where(mask, np.sqrt(np.maximum(share, 1e-12) / weight2), 1).astype(np.float32)
+    held = np.maximum(share, 1e-12)
+    field = np.where(mask, larger.mean(data * total.field_ppm) / held, 0).astype(np.float32)
+    noise = np.where(mask, np.sqrt(larger.mean(data * noise_ppm**2) / held), 1).astype(np.float32)
     coarse = TotalField(field_ppm=field, weight=mask.astype(np.float32), mask=mask, grid=larger.grid)
     return coarse, noise, _changed(prior, larger.mean)
