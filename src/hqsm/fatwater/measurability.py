@@ -288,18 +288,20 @@ def cautious(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks, f
     Where a neighbourhood's decay came out too slow, by chance or by another tissue in it, every number there would be too low
     and look certain. How much the neighbourhoods around differ says how likely that is.
     """
-    rate, of_voxel = decay.r2star_per_s, blocks.of_voxel
-    near = (expected_se_per_s > _NEAR_THE_LIMIT * rate) & (rate > _NO_DECAY_PER_S)
-    n_near = np.bincount(of_voxel, near, blocks.n_voxels.size)
+    near = np.flatnonzero((expected_se_per_s > _NEAR_THE_LIMIT * decay.r2star_per_s) & (decay.r2star_per_s > _NO_DECAY_PER_S))
+    block, rate = blocks.of_voxel[near], decay.r2star_per_s[near]
+    n_near = np.bincount(block, minlength=blocks.n_voxels.size)
     there = n_near > 0.5 * blocks.n_voxels
-    mean = np.where(there, np.bincount(of_voxel, near * rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
+    mean = np.where(there, np.bincount(block, rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
     first, second = around(there + 1j * mean, blocks.index), around(mean**2 + 0j, blocks.index).real
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = first.imag / first.real
         upper = _TOP_PER_S * (centre + np.sqrt(np.maximum(second / first.real - centre**2, 0)))
-    more = np.where(near, np.fmax(upper[of_voxel] - rate, 0), 0)
-    # the first echo stays as bright as it is
-    return LocalDecay(snr=decay.snr * np.exp(more * first_echo_s), r2star_per_s=rate + more)
+    more = np.fmax(upper[block] - rate, 0)
+    deciding = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())
+    deciding.r2star_per_s[near] += more
+    deciding.snr[near] *= np.exp(more * first_echo_s)  # the first echo stays as bright as it is
+    return deciding
 
 
 def not_measurable(expected_se_per_s: FloatArray, decay: LocalDecay) -> tuple[Mask, Mask]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from hqsm import r2star
@@ -406,14 +405,25 @@ def _field_steps_hz(decay: LocalDecay, blocks: Blocks) -> tuple[FloatArray, Floa
     the iron-loaded voxels beside it is.
     """
     there = blocks.index >= 0
-    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / np.bincount(blocks.of_voxel)
+    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / blocks.n_voxels
     rate = np.zeros(blocks.index.shape, np.float32)
     rate[there] = mean
-    darkest = ndimage.maximum_filter(rate, 3)[there]
+    darkest = _of_27(np.maximum, rate)[there]
     rate[~there] = np.inf
-    brightest = ndimage.minimum_filter(rate, 3)[there]
+    brightest = _of_27(np.minimum, rate)[there]
     darker, brighter = _FIELD_OF_IRON_HZ_S * (darkest - mean), _FIELD_INSIDE_IRON_HZ_S * (mean - brightest)
     return darker[blocks.of_voxel], brighter[blocks.of_voxel]
+
+
+def _of_27(larger: np.ufunc, values: FloatArray) -> FloatArray:
+    """The largest (or smallest) of the 3 x 3 x 3 values around each."""
+    for axis in range(3):
+        before = np.moveaxis(values, axis, 0)
+        values = values.copy()
+        after = np.moveaxis(values, axis, 0)
+        larger(after[1:], before[:-1], out=after[1:])
+        larger(after[:-1], before[1:], out=after[:-1])
+    return values
 
 
 def _assemble(
