@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CORES ?= all
+# processes of make test; each needs up to 2 GB
+TEST_PROCESSES ?= 2
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-clean study test test-fast test-load lint format lock schema dag vendor
@@ -35,10 +38,10 @@ study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
 test: $(STAMP) lint ## Lint and run the tests (all but test-load)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slurm and not faults"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slurm and not faults"
 
 test-fast: $(STAMP) ## Tests without whole simulated studies
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not slurm and not faults"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm and not faults"
 
 test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on this machine (root; tests/slurm/cluster.sh install)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_faults.py tests/workflow/test_generic_profile.py tests/slurm

@@ -22,3 +22,22 @@ def test_an_iteration_that_did_not_arrive_says_so() -> None:
     solution = conjugate_gradient(lambda x: matrix @ x, np.ones(50), tolerance=1e-12, max_iterations=3)
     assert not solution.converged
     assert solution.n_iterations == 3
+
+
+def test_a_variance_needs_only_the_steps_that_still_add_to_it() -> None:
+    """b'x grows from zero to b'A^-1 b; where ten steps add little, little is missing."""
+    rng = np.random.default_rng(1)
+    basis, _ = np.linalg.qr(rng.standard_normal((200, 200)))
+    matrix = basis @ np.diag(np.geomspace(1, 1e3, 200)) @ basis.T
+    b = rng.standard_normal(200)
+    exact = float(b @ np.linalg.solve(matrix, b))
+    values = [
+        conjugate_gradient(lambda x: matrix @ x, b, tolerance=1e-9, energy_tolerance=share, max_iterations=2000)
+        for share in (0.3, 0.03, 1e-6)
+    ]
+    found = [float(b @ solution.x) / exact for solution in values]
+    assert all(solution.converged for solution in values)
+    assert found == sorted(found)
+    assert 0.9 < found[1] < 1
+    assert abs(found[2] - 1) < 1e-4
+    assert values[0].n_iterations < values[1].n_iterations < values[2].n_iterations

@@ -73,7 +73,7 @@ def main() -> None:
                     f"  {name:<12} n {chosen.sum():2d}  slope {slope:.3f}  intercept {intercept:+.3f} ppm  scatter {scatter:.3f} ppm"
                     f"  RMSE {np.sqrt(np.mean((g - t)[chosen] ** 2)):.3f}  covered {100 * covered:.0f} %"
                 )
-        print(f"  CPU {np.mean(seconds):.1f} s")
+        print(f"  errors over standard error: SD {np.sqrt(np.mean(((g - t) / e) ** 2)):.2f}  CPU {np.mean(seconds):.1f} s")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from hqsm.liver_share import moved
 from hqsm.phantom.forward import LiverState, ScanProtocol, TruthMaps, simulate_abdomen, simulate_explant
 
 _ECHO_TIMES_S = {1.5: tuple(1.2e-3 + 1.6e-3 * n for n in range(6)), 3.0: tuple(1.0e-3 + 1.0e-3 * n for n in range(6))}
+_LEVELS_PPM = (0.0, 0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 LIC_PER_PPM = 3.33 / (1.30 * 1.051)
 
 
@@ -86,19 +87,18 @@ def develop() -> list[Case]:
 
 def judge() -> list[Case]:
     """Visits of other anatomies; the widths of some priors and of the interval were settled with them."""
-    return _drawn("j", 20_260_101)
+    return _drawn("j", 20_260_101, _LEVELS_PPM)
 
 
 def confirm() -> list[Case]:
     """Visits that nothing was chosen with: drawn anew whenever something was."""
-    return _drawn("c", 20_261_253)
+    return _drawn("c", 20_261_326, (*_LEVELS_PPM, 0.2, 1.1))
 
 
-def _drawn(prefix: str, seed: int) -> list[Case]:
+def _drawn(prefix: str, seed: int, levels_ppm: tuple[float, ...]) -> list[Case]:
     rng = np.random.default_rng(seed)
     cases = []
-    levels = (0.0, 0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-    for n, chi in enumerate(levels):
+    for n, chi in enumerate(levels_ppm):
         thickness = float(rng.choice([3.5, 4.5, 6.0]))
         length = float(rng.choice([110.0, 150.0, 170.0]))
         tissue = (
@@ -137,9 +137,9 @@ def explants_develop() -> list[Case]:
 
 def explants() -> list[Case]:
     """Blocks of liver in a container at 20 degrees that nothing was chosen with."""
-    rng = np.random.default_rng(20_261_254)
+    rng = np.random.default_rng(20_261_327)
     cases = []
-    for n, chi in enumerate((0.1, 0.4, 0.8, 1.3, 2.0, 3.0, 4.0)):
+    for n, chi in enumerate((0.1, 0.4, 0.8, 1.3, 2.0, 2.5, 3.0, 4.0)):
         voxel_mm = ((2.3, 2.3, 5.4), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0))[int(rng.integers(3))]
         cases.append(_block(f"x{n}", chi, int(rng.integers(1000, 9000)), float(rng.choice([1.5, 3.0])), voxel_mm, rng.uniform(-15, 15)))
     return cases

@@ -19,3 +19,12 @@ def read_only(array: AnyArray) -> AnyArray:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def box_around(mask: Mask) -> tuple[slice, ...]:
+    """The smallest box that holds all that is set; one voxel at the first corner where nothing is."""
+    box = []
+    for axis in range(mask.ndim):
+        found = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 1))
+    return tuple(box)

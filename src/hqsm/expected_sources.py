@@ -47,8 +47,8 @@ _TISSUE_R2STAR_PER_S_AT_1T5 = 30.0
 """Of what lies around the liver."""
 _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
-_ONE_VOXEL_FROM_A_SURFACE_PPM = 0.3
-"""Error of the modelled field one (largest) voxel edge from a surface of air."""
+_ONE_VOXEL_FROM_A_SURFACE = 0.032
+"""Error of the modelled field one (largest) voxel edge from a surface, over its step of susceptibility: 0.3 ppm from one of air."""
 _PPM_S_AT_1T5, _PPM_S_AT_3T, _NO_IRON_PPM = 0.0107, 0.0055, 0.05
 """Susceptibility over R2*: 0.41 ppm per mg/g (Curie) times 0.026 and 0.0135 mg/g per 1/s (Hernando 2023). A width, not a
 value; its own numbers, so that another calibration does not change a susceptibility map."""
@@ -158,7 +158,11 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         without_data=without_data,
         liver_is_dark=dark,
         liver_edge_seen=found.seen,
-        field_error_ppm=np.hypot(_near_surface(air.surface, grid), _MIXED * contrast_ppm * _mixed(share)),
+        field_error_ppm=np.sqrt(
+            _near_surface(air.surface, grid, AIR_PPM) ** 2
+            + _near_surface(_surface(share > 0.5), grid, contrast_ppm) ** 2
+            + (_MIXED * contrast_ppm * _mixed(share)) ** 2
+        ),
     )
 
 
@@ -307,12 +311,12 @@ def _shared(mask: Mask, sd_ppm: float, spacing_mm: float) -> Smooth:
     return Smooth(sd_ppm=mask * np.float32(sd_ppm), spacing_mm=spacing_mm)
 
 
-def _near_surface(surface: Mask, grid: VoxelGrid) -> FloatArray:
-    """Error of the modelled field [ppm] near a surface: a source misplaced inside a voxel, whose field falls with distance."""
-    if not surface.any():
+def _near_surface(surface: Mask, grid: VoxelGrid, step_ppm: float) -> FloatArray:
+    """Error of the modelled field [ppm] near a surface with such a step: a source misplaced in a voxel, whose field falls with distance."""
+    if step_ppm == 0 or not surface.any():
         return np.zeros(surface.shape, np.float32)
     distance = ndimage.distance_transform_edt(~surface, sampling=grid.voxel_size_mm / grid.voxel_size_mm.max())
-    error: FloatArray = (_ONE_VOXEL_FROM_A_SURFACE_PPM / np.maximum(distance, 0.3) ** 2).astype(np.float32)
+    error: FloatArray = (_ONE_VOXEL_FROM_A_SURFACE * step_ppm / np.maximum(distance, 0.3) ** 2).astype(np.float32)
     return error
 
 

@@ -26,8 +26,9 @@ _KELVIN = 273.15
 class LicCalibration:
     """LIC [mg/g dry] = intercept + slope * x, x being R2* [1/s] or susceptibility [ppm].
 
-    ``slope_sd`` is relative, ``residual_sd_mg_g`` the scatter of single livers where it is published, else 0;
-    ``field_strength_tesla`` is 0 where the calibration holds at any; ``highest_mg_g`` ends its range.
+    ``slope_sd`` is relative; ``field_strength_tesla`` is 0 where the calibration holds at any; ``highest_mg_g`` ends its range.
+    A line from susceptibility belongs to the maps that it was made with: to their ``reference_tissue`` (empty: not known) and
+    ``reconstruction_digest`` (empty: another program's or not known; None: it holds for any map that is right).
     """
 
     name: str
@@ -37,6 +38,17 @@ class LicCalibration:
     field_strength_tesla: float
     highest_mg_g: float
     source: str
+    reference_tissue: str = ""
+    reconstruction_digest: str | None = ""
+
+    def mismatch(self, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:
+        """Codes of what a susceptibility map is that this line was not made for."""
+        codes = []
+        if self.reference_tissue and reference_tissue != self.reference_tissue:
+            codes.append("CALIBRATION_OTHER_REFERENCE")
+        if self.reconstruction_digest is not None and reconstruction_digest and reconstruction_digest != self.reconstruction_digest:
+            codes.append("CALIBRATION_OTHER_RECONSTRUCTION")
+        return tuple(codes)
 
 
 R2STAR_CALIBRATIONS: tuple[LicCalibration, ...] = (
@@ -148,6 +160,7 @@ def physical_calibration(temperature_celsius: float, scale_sd: float) -> LicCali
         field_strength_tesla=0,
         highest_mg_g=60,
         source="Schenck 1992 (iron), PMID 3579513 (density), 70 % water (wet to dry)",
+        reconstruction_digest=None,
     )
 
 
@@ -173,7 +186,7 @@ def liver_iron(
     Where several readers drew the liver, a value is the mean of their medians; ``details["regions"]`` keeps each one's,
     those of the liver's parts and those of every reference tissue.
 
-    ``reconstruction_digest`` names code and parameters of the susceptibility map; the study's own calibration holds for one.
+    ``reconstruction_digest`` names code and parameters of the susceptibility map; an empirical calibration holds for one.
     """
     codes: list[str] = []
     liver = regions.liver
@@ -195,12 +208,12 @@ def liver_iron(
         if lic_r2star[0] > calibration.highest_mg_g:
             codes.append("LIC_BEYOND_CALIBRATION")
             lic_r2star = nan3
-    physical = _hqsm_calibration(params, temperature_celsius)
-    mismatch = calibration_mismatch(params, chi.reference_name, reconstruction_digest)
+    from_chi = hqsm_calibration(params, temperature_celsius)
+    mismatch = from_chi.mismatch(chi.reference_name, reconstruction_digest)
     codes.extend(mismatch)
     lic_hqsm = nan3
     if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
-        lic_hqsm = apply_calibration(physical, susceptibility.median, _total_error(susceptibility.standard_error, chi.liver_se_ppm))
+        lic_hqsm = apply_calibration(from_chi, susceptibility.median, _total_error(susceptibility.standard_error, chi.liver_se_ppm))
     lowest = params.lowest_plausible_mg_g
     if min((v for v in (lic_hqsm[0], lic_r2star[0]) if np.isfinite(v)), default=lowest) < lowest:
         codes.append("LIC_IMPLAUSIBLE")
@@ -220,7 +233,7 @@ def liver_iron(
         pdff_percent=pdff.median,
         liver_volume_ml=float(regions.liver_whole.sum()) * regions.grid.voxel_volume_ml,
         n_voxels=r2star.n_voxels,
-        calibration_hqsm=physical.name,
+        calibration_hqsm=from_chi.name,
         calibration_r2star=calibration.name if calibration else "none",
         codes=tuple(codes),
         details={
@@ -328,19 +341,8 @@ def _model_rows(maps: WaterFat, regions: Regions) -> list[dict[str, Any]]:
     ]
 
 
-def calibration_mismatch(params: LicParams, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:
-    """Codes of what the study's own calibration was not made for; a published one says so in its source."""
-    if params.hqsm_calibration != "own":
-        return ()
-    codes = []
-    if params.own_reference_tissue and reference_tissue != params.own_reference_tissue:
-        codes.append("CALIBRATION_OTHER_REFERENCE")
-    if reconstruction_digest and reconstruction_digest != params.own_reconstruction_digest:
-        codes.append("CALIBRATION_OTHER_RECONSTRUCTION")
-    return tuple(codes)
-
-
-def _hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibration:
+def hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibration:
+    """The line from susceptibility that the configuration names."""
     if params.hqsm_calibration == "physical":
         return physical_calibration(temperature_celsius, params.physical_scale_sd)
     if params.hqsm_calibration == "own":
@@ -352,5 +354,7 @@ def _hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalib
             field_strength_tesla=0,
             highest_mg_g=60,
             source=params.own_source,
+            reference_tissue=params.own_reference_tissue,
+            reconstruction_digest=params.own_reconstruction_digest,
         )
     return HQSM_CALIBRATIONS[params.hqsm_calibration]

@@ -9,6 +9,9 @@ import numpy as np
 from hqsm.arrays import FloatArray
 from hqsm.data import Solution
 
+_LAST = 10
+"""Steps whose gain says how much is still to come."""
+
 
 def conjugate_gradient(
     apply: Callable[[FloatArray], FloatArray],
@@ -17,9 +20,10 @@ def conjugate_gradient(
     start: FloatArray | None = None,
     precondition: Callable[[FloatArray], FloatArray] | None = None,
     tolerance: float,
+    energy_tolerance: float | None = None,
     max_iterations: int,
 ) -> Solution:
-    """Solve A x = b for a symmetric positive definite operator (Hestenes and Stiefel 1952).
+    """Solve A x = b for a symmetric positive definite operator (Hestenes and Stiefel, J Res NBS 1952;49:409).
 
     Parameters
     ----------
@@ -33,6 +37,9 @@ def conjugate_gradient(
         r -> M r, M symmetric positive definite and near A's inverse; none if None.
     tolerance
         Arrived when |b - A x| <= tolerance * |b| in the preconditioner's norm.
+    energy_tolerance
+        Arrived as well when the last ten steps have added no more than this share to b'x, which grows with each step from
+        zero to b'A^-1 b (Strakos and Tichy, ETNA 2002;13:56); for a start of zero. None: that is not asked.
     max_iterations
         Iterations at most.
     """
@@ -46,8 +53,8 @@ def conjugate_gradient(
     bb = _inner(b, near_inverse(b))
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
-    iteration = 0
-    while rz > tolerance**2 * bb and iteration < max_iterations:
+    iteration, gains, settled = 0, list[float](), False
+    while rz > tolerance**2 * bb and not settled and iteration < max_iterations:
         ap = apply(p)
         step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p
@@ -55,10 +62,12 @@ def conjugate_gradient(
         z = near_inverse(r)
         new = _inner(r, z)
         p = z + b.dtype.type(new / rz) * p
-        rz = new
         iteration += 1
+        gains.append(step * rz)
+        settled = energy_tolerance is not None and iteration > _LAST and sum(gains[-_LAST:]) <= energy_tolerance * sum(gains)
+        rz = new
     relative = float(np.sqrt(rz / bb))
-    return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=relative <= tolerance)
+    return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=settled or relative <= tolerance)
 
 
 def _inner(a: FloatArray, b: FloatArray) -> float:

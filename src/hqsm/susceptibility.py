@@ -16,13 +16,13 @@ from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
-_LIVER_ERROR = 0.03
+_LIVER_ERROR = {"in_vivo": 0.02, "in_vitro": 0.01}
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
-_MODEL_ERROR_PPM = 0.03
-"""What the model lacks: voxels are not points, and reference tissues vary (measured: docs/susceptibility.md)."""
+_MODEL_ERROR_PPM = {"in_vivo": 0.02, "in_vitro": 0.01}
+"""What the model lacks: voxels are not points, and reference tissues vary, a medium does not (measured: docs/susceptibility.md)."""
 _UNSEEN_EDGE_PPM = 0.07
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
-_DOUBT_PPM = 0.1
+_DOUBT_PPM = 0.06
 """Added to the standard error for each of the codes below."""
 _DOUBTS = ("CHI_BODY_CUT", "CHI_LIVER_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
 _LIVER_CUT_SHARE = 0.4
@@ -95,7 +95,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     name, reference_codes = _chosen_reference(levels, params, specimen)
     reference_ppm = levels.get(name, 0.0)
     doubt_ppm = _DOUBT_PPM * float(np.sqrt(sum(code in _DOUBTS for code in codes)))
-    opinion = _second_opinion(posterior, chi, regions, name, float(np.hypot(doubt_ppm, mask_ppm))) if posterior else {}
+    lacking_ppm = float(np.sqrt(_MODEL_ERROR_PPM[specimen] ** 2 + doubt_ppm**2 + mask_ppm**2))
+    opinion = _second_opinion(posterior, chi, regions, name, lacking_ppm, _LIVER_ERROR[specimen]) if posterior else {}
     return Susceptibility(
         chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
@@ -121,9 +122,12 @@ def _chosen_reference(levels: dict[str, float], params: SusceptibilityParams, sp
 
 
 def _second_opinion(
-    posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str, doubt_ppm: float
+    posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str, lacking_ppm: float, lacking_share: float
 ) -> dict[str, float]:
-    """Standard error of liver minus reference, and the same difference by regions alone."""
+    """Standard error of liver minus reference, and the same difference by regions alone.
+
+    ``lacking_ppm`` and ``lacking_share`` (of the difference) are errors that the posterior does not know of.
+    """
     liver = regions.liver_for_susceptibility
     if not liver.any() or reference == "none":
         return {}
@@ -131,7 +135,7 @@ def _second_opinion(
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     difference = _level(chi, liver) - _level(chi, tissue)
     known = posterior.standard_deviation_ppm(weights) ** 2
-    error = np.sqrt(known + (_LIVER_ERROR * difference) ** 2 + _MODEL_ERROR_PPM**2 + doubt_ppm**2)
+    error = np.sqrt(known + (lacking_share * difference) ** 2 + lacking_ppm**2)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
     return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
 

@@ -5,7 +5,7 @@ import pytest
 
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
-from hqsm.data import MultiEcho
+from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import singles
@@ -126,6 +126,36 @@ def test_one_echo_is_refused_and_fat_that_no_spacing_can_separate_is_not_numbere
     fit = separate(two_domes(t=same_phase)[0], FatWaterParams())
     assert "FAT_NOT_SEPARABLE" in fit.codes
     assert np.isnan(fit.pdff_percent).all()
+
+
+def test_echoes_too_close_together_give_a_field_and_no_number_that_they_cannot_know() -> None:
+    echoes, _, tissue = two_domes(t=1e-3 * np.array([1.2, 1.25, 1.3, 1.35]))
+    fit = separate(echoes, FatWaterParams())
+    assert "FAT_NOT_SEPARABLE" in fit.codes
+    assert np.isfinite(fit.field_hz[tissue]).mean() > 0.95
+    assert np.isnan(fit.pdff_percent).all()
+    assert np.isnan(fit.r2star_per_s).all()
+
+
+@pytest.mark.parametrize("what", ["zero", "nan", "noise"])
+def test_echoes_that_hold_nothing_are_left_out_and_one_that_is_left_is_refused(what: str) -> None:
+    echoes, field, tissue = two_domes()
+
+    def only_first(n: int) -> WaterFat:
+        signal = echoes.signal.copy()
+        rng = np.random.default_rng(2)
+        noise = rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape)
+        signal[..., n:] = {"zero": 0, "nan": np.nan, "noise": echoes.noise_sd * noise[..., n:]}[what]
+        return separate(dataclasses.replace(echoes, signal=signal), FatWaterParams())
+
+    with pytest.raises(InputError, match="Only one echo"):
+        only_first(1)
+    two = only_first(2)
+    assert {"ECHO_EMPTY", "TWO_ECHOES_NO_FAT"} <= set(two.codes)
+    assert np.isnan(two.pdff_percent).all()
+    five = only_first(5)
+    assert "ECHO_EMPTY" in five.codes
+    assert np.mean(np.abs((five.field_hz - field)[tissue]) > 20) < 0.01
 
 
 def test_echo_times_that_do_not_grow_are_refused() -> None:

@@ -12,7 +12,7 @@ from hqsm.cli import main
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import load_config
 from hqsm.errors import ProcessingError
-from hqsm.lic import calibration_mismatch
+from hqsm.lic import hqsm_calibration
 from hqsm.statistics.calibration import balance_slope, from_balance, from_explants
 from hqsm.statistics.power import Design, power_rows, simulate_study
 from hqsm.tables import read_frame, write_rows
@@ -182,9 +182,10 @@ def test_the_block_that_is_printed_is_a_configuration_that_holds_for_its_reconst
     lic = load_config(yaml.safe_load(capsys.readouterr().out)).lic
     assert lic.own_slope_mg_g_per_ppm == pytest.approx(SLOPE, rel=0.05)
     assert 0 < lic.own_slope_relative_sd < 0.1
-    assert calibration_mismatch(lic, "muscle", "abc123def456") == ()
-    assert calibration_mismatch(lic, "fat", "abc123def456") == ("CALIBRATION_OTHER_REFERENCE",)
-    assert calibration_mismatch(lic, "muscle", "000000000000") == ("CALIBRATION_OTHER_RECONSTRUCTION",)
+    calibration = hqsm_calibration(lic, 37.0)
+    assert calibration.mismatch("muscle", "abc123def456") == ()
+    assert calibration.mismatch("fat", "abc123def456") == ("CALIBRATION_OTHER_REFERENCE",)
+    assert calibration.mismatch("muscle", "000000000000") == ("CALIBRATION_OTHER_RECONSTRUCTION",)
     assert len(read_frame(study / "calibration.tsv", "calibration")) == 2
 
 
@@ -199,7 +200,8 @@ def test_a_baseline_of_healthy_livers_feeds_the_intercept_when_the_configuration
     assert "healthy" in lic.own_source
 
 
-def test_a_calibration_that_does_not_say_its_reconstruction_is_flagged_and_a_published_one_is_not() -> None:
-    unbound = load_config({"lic": {"hqsm_calibration": "own"}}).lic
-    assert calibration_mismatch(unbound, "muscle", "abc") == ("CALIBRATION_OTHER_RECONSTRUCTION",)
-    assert calibration_mismatch(load_config({}).lic, "muscle", "abc") == ()
+def test_a_calibration_of_another_or_an_unknown_reconstruction_is_flagged_and_the_physical_one_holds_for_any() -> None:
+    for name in ("own", "buelo2025", "lin2018", "tipirneni2021"):
+        calibration = hqsm_calibration(load_config({"lic": {"hqsm_calibration": name}}).lic, 37.0)
+        assert calibration.mismatch("muscle", "abc") == ("CALIBRATION_OTHER_RECONSTRUCTION",), name
+    assert hqsm_calibration(load_config({}).lic, 37.0).mismatch("muscle", "abc") == ()

@@ -35,7 +35,7 @@ from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.fatwater.tissue import Tissue, strongest_echo, with_signal
+from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_echo, with_signal
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.gating.noise import noise_sd_from_background
 
@@ -51,12 +51,16 @@ _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
 _FIELD_OF_IRON_HZ_S = 0.05
 """Step of the field at an edge [Hz] for each 1/s of R2* that it steps by: 2.5 ppm for 1,000 1/s at 1.5 T, a third of it."""
+_FIELD_INSIDE_IRON_HZ_S = 0.01
+"""What of that step a plane through the neighbours does not foresee, in the darker tissue itself."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
 _DARK_FIELD_HZ_AT_1T5 = 15.0
 """What the field changes by over the blocks that share their echoes (SD)."""
+_FAT_HZ_AT_1T5, _WORTH_OF_MARGIN = 217.0, 1.5
+"""How far apart the fields lie that two echoes fit alike, and the log of odds that a block's swap margin of 1 is (it is a mean of many)."""
 _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
@@ -69,26 +73,45 @@ def separate(
     Of a specimen (``setting`` ``in_vitro``) the shift of water is estimated, starting from its temperature.
 
     With two echoes only the field (and a decay that fat confounds) can be had; with echo times that cannot separate
-    fat, R2* and field of a single species. Both say so in ``codes``.
+    fat, R2* and field of a single species. Both say so in ``codes``, as do echoes that hold nothing and are left out.
 
     Raises
     ------
     InputError
-        With one echo, or without a voxel above the noise.
+        With fewer than two echoes that hold anything but noise, or without a voxel above the noise.
     """
     n_echoes = echoes.echo_times_s.size
-    if n_echoes < 2:
+    holds = holds_something(echoes.signal)
+    if n_echoes < 2 or holds.sum() == 1:
         raise InputError("Only one echo: a field map needs at least two.", remedy="Acquire more echoes.", code="ECHOES_TOO_FEW")
+
+    def of_those(kept: AnyArray) -> WaterFat:
+        part = replace(echoes, signal=echoes.signal[..., kept], echo_times_s=echoes.echo_times_s[kept])
+        maps = separate(part, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=n_threads)
+        return replace(maps, codes=(*maps.codes, "ECHO_EMPTY"))
+
+    if holds.any() and not holds.all():
+        return of_those(holds)
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
     strongest, has_phase = strongest_echo(echoes.signal)
     finite = np.isfinite(strongest)
     signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
-    noise_sd = echoes.noise_sd if np.isfinite(echoes.noise_sd) else noise_sd_from_background(signal)
+    noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
     usable = with_signal(strongest, params.signal_threshold * noise_sd)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
+    stands = stands_out(signal, usable, params.signal_threshold * noise_sd)
+    if stands.sum() < 2:
+        late_ms = " ms, ".join(f"{1e3 * t:g}" for t in echoes.echo_times_s[~stands])
+        raise InputError(
+            f"Only one echo rises above the noise; nothing but noise at {late_ms} ms.",
+            remedy="Look at the images: echoes that failed, a wrong folder, or iron that these echo times cannot show.",
+            code="ECHOES_TOO_FEW",
+        )
+    if not stands.all():
+        return of_those(stands)
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
@@ -229,6 +252,7 @@ def _many_echoes(
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
     censored, dim = not_measurable(expected.at(of_r2star, deciding), deciding)
+    dim |= ~censored & (limit == 0)  # echoes so close together that no decay shows
     fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
     fat_known &= expected.at(expected.pdff_constrained, deciding) <= params.pdff_se_for_no_fat_percent
     maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
@@ -354,11 +378,13 @@ def _lower_order(
     own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
     before_hz: FloatArray = np.zeros(which.size)
-    beside_iron_hz2 = _field_of_iron_beside_hz(decay, start.blocks) ** 2
+    darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
+    rim_hz2 = brighter_hz[which] ** 2
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        for_others_hz = np.sqrt(fit.errors[:, 0] ** 2 + beside_iron_hz2)
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], for_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+        to_others_hz = np.hypot(fit.errors[:, 0], darker_hz)
+        prior_hz, precision = field_prior(fit.nonlinear[:, 0], to_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+        precision /= 1 + precision * rim_hz2
         if turn == 0:
             prior_hz[dark], precision[dark] = of_blocks
         own_hz, own_r2star = fit.nonlinear[which].T
@@ -376,18 +402,25 @@ def _lower_order(
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
+    other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * start.swap_margin[which], -50, 50)))
+    fit.errors[which, 0] = np.hypot(fit.errors[which, 0], _FAT_HZ_AT_1T5 * scale * np.sqrt(other_field))
 
 
-def _field_of_iron_beside_hz(decay: LocalDecay, blocks: Blocks) -> FloatArray:
-    """(voxel,) by how much the field of darker tissue beside it may depart from its own: iron makes a field as it makes a decay.
+def _field_steps_hz(decay: LocalDecay, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
+    """(voxel,) by how much a darker neighbour's field may depart from this one's, and this one's from a brighter neighbour's.
 
-    Bright tissue knows its field well, and would otherwise say, alone, what the field of the iron-loaded voxels beside it is.
+    Iron makes a field as it makes a decay. Bright tissue knows its field well, and would otherwise say, alone, what the field of
+    the iron-loaded voxels beside it is.
     """
-    n_voxels = np.bincount(blocks.of_voxel)
+    there = blocks.index >= 0
+    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / np.bincount(blocks.of_voxel)
     rate = np.zeros(blocks.index.shape, np.float32)
-    rate[blocks.index >= 0] = np.bincount(blocks.of_voxel, decay.r2star_per_s) / n_voxels
-    darkest = ndimage.maximum_filter(rate, 3)[blocks.index >= 0][blocks.of_voxel]
-    return np.asarray(_FIELD_OF_IRON_HZ_S * np.maximum(darkest - decay.r2star_per_s, 0))
+    rate[there] = mean
+    darkest = ndimage.maximum_filter(rate, 3)[there]
+    rate[~there] = np.inf
+    brightest = ndimage.minimum_filter(rate, 3)[there]
+    darker, brighter = _FIELD_OF_IRON_HZ_S * (darkest - mean), _FIELD_INSIDE_IRON_HZ_S * (mean - brightest)
+    return darker[blocks.of_voxel], brighter[blocks.of_voxel]
 
 
 def _assemble(

@@ -10,6 +10,9 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 
+_N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
+"""Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tissue:
@@ -52,6 +55,23 @@ class Tissue:
     def places(self) -> IntArray:
         """(voxel,) number of each voxel in the raster of the volume."""
         return np.flatnonzero(self.index >= 0)
+
+
+def holds_something(signal: AnyArray) -> AnyArray:
+    """(echo,) whether it has a value that is finite and not zero."""
+
+    def anything(part: AnyArray) -> bool:
+        return bool((np.isfinite(part) & (part != 0)).any())
+
+    # one voxel in twenty tells of nearly every echo
+    return np.array([anything(signal[::3, ::3, ::2, e]) or anything(signal[..., e]) for e in range(signal.shape[3])])
+
+
+def stands_out(signal: AnyArray, usable: AnyArray, threshold: float) -> AnyArray:
+    """(echo,) whether more of the ``usable`` voxels are brighter than ``threshold`` than noise makes so."""
+    places = np.flatnonzero(usable)
+    some = signal[np.unravel_index(places[:: max(1, places.size // _N_FOR_NOISE)], usable.shape)]
+    return np.asarray((np.abs(some) > threshold).mean(axis=0) > _LEAST_STANDING_OUT)
 
 
 @numba.njit(cache=True, parallel=True)

@@ -13,18 +13,22 @@ The standard deviations make this the preconditioner of Liu et al., MRM 2017;78:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import linalg, ndimage
 
 from hqsm import fourier
-from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
+from hqsm.arrays import FloatArray, IntArray, Mask, box_around
 from hqsm.data import TotalField
 from hqsm.dipole import DipoleOperator
+from hqsm.inversion.separable import Separable, SolidHarmonics
 
 _LEAST_SD_PPM = 0.02
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
+_PART = 4096
+"""Voxels whose weighted fields are held at a time."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
 SURELY_AIR_PPM = 8.5
@@ -107,31 +111,48 @@ class SourcePrior:
     beyond: Beyond = Beyond()
 
 
+class _Column:
+    """A volume that one unknown moves, in the box where it is not zero."""
+
+    def __init__(self, volume: FloatArray) -> None:
+        self.box = box_around(volume != 0)
+        self.values = np.ascontiguousarray(volume[self.box])
+
+    def add_to(self, chi_ppm: FloatArray, unknown: np.float32) -> None:
+        chi_ppm[self.box] += unknown * self.values
+
+    def transposed(self, chi_ppm: FloatArray) -> float:
+        return float(np.einsum("ijk,ijk->", self.values, chi_ppm[self.box]))
+
+
 class _Nodes:
-    """Interpolation between nodes times a standard deviation, and its transpose."""
+    """Interpolation between nodes times a standard deviation, and its transpose, in the box where there is any.
+
+    Attributes
+    ----------
+    hats
+        Per axis (n, nodes) the weights of the nodes that the box reaches, along the whole axis.
+    """
 
     def __init__(self, sd_ppm: FloatArray, voxel_size_mm: FloatArray, spacing_mm: float) -> None:
-        self.sd_ppm = sd_ppm
-        self.hats = [_hats(n, float(d), spacing_mm) for n, d in zip(sd_ppm.shape, voxel_size_mm, strict=True)]
-        self.shape = tuple(hat.shape[1] for hat in self.hats)
-        self.size = int(np.prod(self.shape))
+        self.box = box_around(sd_ppm != 0)
+        self.sd_ppm = np.ascontiguousarray(sd_ppm[self.box])
+        self.hats = []
+        for n, d, where in zip(sd_ppm.shape, voxel_size_mm, self.box, strict=True):
+            hats = _hats(n, float(d), spacing_mm)
+            reached = np.flatnonzero(hats[where].any(axis=0))
+            self.hats.append(hats[:, reached[0] : reached[-1] + 1])
+        hx, hy, hz = (np.ascontiguousarray(hats[where]) for hats, where in zip(self.hats, self.box, strict=True))
+        self._inside = Separable((hx, hy, hz))
+        self.shape, self.size = self._inside.shape, self._inside.size
 
     def add_to(self, chi_ppm: FloatArray, nodes: FloatArray) -> None:
-        hx, hy, hz = self.hats
-        cx, cy, cz = self.shape
-        along_x = (hx @ nodes.reshape(cx, cy * cz)).reshape(-1, cy, cz)
-        along_xy = np.matmul(hy, along_x)
-        whole = (along_xy.reshape(-1, cz) @ hz.T).reshape(chi_ppm.shape)
-        whole *= self.sd_ppm
-        chi_ppm += whole
+        deviation = self._inside.volume(nodes)
+        deviation *= self.sd_ppm
+        chi_ppm[self.box] += deviation
 
     def transposed(self, chi_ppm: FloatArray) -> FloatArray:
-        hx, hy, hz = self.hats
-        _, cy, cz = self.shape
-        along_z = ((self.sd_ppm * chi_ppm).reshape(-1, chi_ppm.shape[2]) @ hz).reshape(chi_ppm.shape[0], chi_ppm.shape[1], cz)
-        along_yz = np.matmul(hy.T, along_z)
-        nodes: FloatArray = (hx.T @ along_yz.reshape(-1, cy * cz)).ravel()
-        return nodes
+        return self._inside.transposed(self.sd_ppm * chi_ppm[self.box])
 
 
 def _hats(n: int, d_mm: float, spacing_mm: float) -> FloatArray:
@@ -165,25 +186,23 @@ class SourceModel:
         self.sd_ppm = self._extended(prior.sd_ppm)
         self.sd_ppm[unknown] = np.maximum(self.sd_ppm[unknown], prior.beyond.sd_ppm)
         self.organs = [
-            np.float32(organ.level_sd_ppm) * (self._extended(organ.share) if organ.goes_on else self._padded(organ.share))
+            _Column(np.float32(organ.level_sd_ppm) * (self._extended(organ.share) if organ.goes_on else self.padded(organ.share)))
             for organ in prior.organs
         ]
-        self.nodes = [_Nodes(self._padded(part.sd_ppm), voxel_mm, part.spacing_mm) for part in prior.smooth if part.sd_ppm.any()]
+        self.nodes = [_Nodes(self.padded(part.sd_ppm), voxel_mm, part.spacing_mm) for part in prior.smooth if part.sd_ppm.any()]
         if unknown.any():
             outside_sd = np.where(unknown, np.float32(prior.beyond.smooth_sd_ppm), np.float32(0))
             self.nodes.append(_Nodes(outside_sd, voxel_mm, prior.beyond.spacing_mm))
-        self.harmonics = [np.float32(prior.beyond.harmonic_sd_ppm) * h for h in solid_harmonics(n, voxel_mm)]
+        self.harmonics = SolidHarmonics(n, voxel_mm, prior.beyond.harmonic_sd_ppm)
         self.n_voxels = int(np.prod(self.shape))
-        self.n_unknowns = self.n_voxels + len(self.organs) + sum(nodes.size for nodes in self.nodes) + len(self.harmonics)
+        self.n_unknowns = self.n_voxels + len(self.organs) + sum(nodes.size for nodes in self.nodes) + self.harmonics.size
         self.set_noise(total.mask, noise_ppm)
-        measured = np.zeros(self.shape, np.float32)
-        measured[self.inside] = np.where(total.mask, total.field_ppm, 0)
-        self.unexplained_ppm = measured - self.dipole(self.mean_ppm - self.mean_ppm[0, 0, 0])
+        expected = self.dipole(self.mean_ppm - self.mean_ppm[0, 0, 0])[self.inside]
+        self.unexplained_ppm = np.where(total.mask, total.field_ppm, 0).astype(np.float32) - expected
 
     def set_noise(self, mask: Mask, noise_ppm: FloatArray) -> None:
         """Voxels with data, and their standard error [ppm]."""
-        self.weight2 = np.zeros(self.shape, np.float32)
-        self.weight2[self.inside] = np.where(mask, 1 / np.where(mask, noise_ppm, 1) ** 2, 0)
+        self.weight2 = np.where(mask, 1 / np.where(mask, noise_ppm, 1) ** 2, 0).astype(np.float32)
 
     def susceptibility_ppm(self, unknowns: FloatArray) -> FloatArray:
         """Susceptibility [ppm] of the images' voxels (x, y, z)."""
@@ -191,7 +210,7 @@ class SourceModel:
 
     def residual_ppm(self, unknowns: FloatArray) -> FloatArray:
         """Measured minus modelled field [ppm] on the images' grid."""
-        return (self.unexplained_ppm - self._field(unknowns))[self.inside]
+        return self.unexplained_ppm - self._field(unknowns)
 
     def right_hand_side(self) -> FloatArray:
         """A' w^2 (f - D m)."""
@@ -199,39 +218,52 @@ class SourceModel:
 
     def normal(self, unknowns: FloatArray) -> FloatArray:
         """(A' w^2 A + 1) applied."""
-        return self._adjoint(self.weight2 * self._field(unknowns)) + unknowns
+        field = self._field(unknowns)
+        field *= self.weight2
+        applied = self._adjoint(field)
+        applied += unknowns
+        return applied
 
     def functional(self, weights: FloatArray) -> FloatArray:
         """The sum over the images' voxels of ``weights`` times susceptibility, as a vector over the unknowns."""
-        return np.concatenate([*self._deviation_adjoint(self._padded(weights)), np.zeros(len(self.harmonics), np.float32)])
+        out = np.zeros(self.n_unknowns, np.float32)
+        self._deviation_adjoint(self.padded(weights), out)
+        return out
 
     def _field(self, unknowns: FloatArray) -> FloatArray:
-        field = self.dipole(self._deviation(unknowns))
-        for c, harmonic in zip(unknowns[-len(self.harmonics) :], self.harmonics, strict=True):
-            field[self.inside] += c * harmonic
-        return field
+        field = self.dipole(self._deviation(unknowns))[self.inside]
+        return np.add(field, self.harmonics.field(unknowns[-self.harmonics.size :]))
 
     def _adjoint(self, field: FloatArray) -> FloatArray:
-        inside = field[self.inside]
-        harmonic_parts = np.array([np.vdot(h, inside) for h in self.harmonics], np.float32)
-        return np.concatenate([*self._deviation_adjoint(self.dipole(field)), harmonic_parts])
+        out = np.empty(self.n_unknowns, np.float32)
+        self._deviation_adjoint(self.dipole(self.padded(field)), out)
+        out[-self.harmonics.size :] = self.harmonics.transposed(field)
+        return out
 
     def _deviation(self, unknowns: FloatArray) -> FloatArray:
         chi: FloatArray = self.sd_ppm * unknowns[: self.n_voxels].reshape(self.shape)
         k = self.n_voxels
         for column in self.organs:
-            chi += unknowns[k] * column
+            column.add_to(chi, unknowns[k])
             k += 1
         for nodes in self.nodes:
             nodes.add_to(chi, unknowns[k : k + nodes.size])
             k += nodes.size
         return chi
 
-    def _deviation_adjoint(self, chi: FloatArray) -> list[FloatArray]:
-        parts: list[AnyArray] = [(self.sd_ppm * chi).ravel(), np.array([np.vdot(column, chi) for column in self.organs], np.float32)]
-        return parts + [nodes.transposed(chi) for nodes in self.nodes]
+    def _deviation_adjoint(self, chi: FloatArray, out: FloatArray) -> None:
+        """Into ``out``, all but the harmonics."""
+        k = self.n_voxels
+        np.multiply(self.sd_ppm, chi, out=out[:k].reshape(self.shape))
+        for column in self.organs:
+            out[k] = column.transposed(chi)
+            k += 1
+        for nodes in self.nodes:
+            out[k : k + nodes.size] = nodes.transposed(chi)
+            k += nodes.size
 
-    def _padded(self, volume: FloatArray) -> FloatArray:
+    def padded(self, volume: FloatArray) -> FloatArray:
+        """The images' voxels (x, y, z) in zeros, on the padded grid."""
         return np.pad(volume.astype(np.float32), self._margins)
 
     def _extended(self, volume: FloatArray) -> FloatArray:
@@ -272,64 +304,89 @@ class Reduced:
         self._factors = tuple(max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm)
         self._kept = tuple(n // f * f for n, f in zip(model.shape, self._factors, strict=True))
         small = tuple(n // f for n, f in zip(self._kept, self._factors, strict=True))
-        self._shape = (small[0] + small[0] % 2, small[1] + small[1] % 2, small[2] + small[2] % 2)
+        self._shape = fourier.fast_shape((small[0], small[1], small[2]))
         self._small = tuple(slice(0, n) for n in small)
         size_mm = model.grid.voxel_size_mm * np.array(self._factors)
         self._dipole = DipoleOperator(self._shape, size_mm, model.grid.b0_direction)
-        self._data = self._mean(model.weight2) > 0
-        fields, self.places = self._columns()
-        self._fields = np.array(fields)
+        self._data = self._mean(model.padded(model.weight2)) > 0
+        self._fields, self.places = self._columns()
         self.reweigh()
 
     def reweigh(self) -> None:
         """Take the model's weights anew: its sources are the same, and what had no data before has none now."""
-        weight2 = self._mean(self.model.weight2)[self._data] * np.float32(np.prod(self._factors))
-        matrix = self._fields * np.sqrt(weight2)
-        self.inverse = np.linalg.inv((matrix @ matrix.T).astype(np.float64) + np.eye(len(matrix)))
+        weight = np.sqrt(self._weights(self.model.weight2))
+        n = len(self._fields)
+        matrix = np.eye(n)
+        # in parts: the weighted fields as a whole would be the largest array there is
+        for part in np.array_split(np.arange(weight.size), max(1, weight.size // _PART)):
+            some = slice(part[0], part[-1] + 1) if part.size else slice(0, 0)
+            weighted = self._fields[:, some] * weight[some]
+            matrix += weighted @ weighted.T
+        self.inverse = _inverse(matrix)
 
     def solve(self) -> FloatArray:
         """Posterior mean of its unknowns from its own data, as the whole vector (voxels at zero)."""
         model = self.model
-        weighted = self._mean(model.weight2 * model.unexplained_ppm)[self._data] * np.float32(np.prod(self._factors))
+        weighted = self._weights(model.weight2 * model.unexplained_ppm)
         unknowns = np.zeros(model.n_unknowns, np.float32)
         unknowns[model.n_voxels + self.places] = self.inverse @ (self._fields @ weighted)
         return unknowns
 
-    def _columns(self) -> tuple[list[FloatArray], IntArray]:
-        model = self.model
-        columns, places, place = [], [], 0
-        for organ in model.organs:
-            columns.append(self._field(self._mean(organ)))
-            places.append(place)
-            place += 1
-        for nodes in model.nodes:
-            sd = self._mean(nodes.sd_ppm)
-            hats = [h[:n].reshape(n // f, f, -1).mean(axis=1) for h, n, f in zip(nodes.hats, self._kept, self._factors, strict=True)]
-            for index in np.ndindex(nodes.shape):
-                hx, hy, hz = (h[:, i] for h, i in zip(hats, index, strict=True))
-                column = np.zeros(self._shape, np.float32)
-                where = tuple(slice(int(np.flatnonzero(h)[0]), int(np.flatnonzero(h)[-1]) + 1) for h in (hx, hy, hz))
-                column[where] = sd[where] * np.einsum("i,j,k->ijk", hx[where[0]], hy[where[1]], hz[where[2]])
-                if column.max() > _LEAST_SD_PPM:
-                    columns.append(self._field(column))
-                    places.append(place)
-                place += 1
-        for harmonic in model.harmonics:
-            whole = np.zeros(model.shape, np.float32)
-            whole[model.inside] = harmonic
-            columns.append(self._mean(whole)[self._data])
-            places.append(place)
-            place += 1
-        return columns, np.array(places)
+    def _weights(self, volume: FloatArray) -> FloatArray:
+        """Sums over its voxels that have data of a volume on the images' grid."""
+        return np.asarray(self._mean(self.model.padded(volume))[self._data] * np.float32(np.prod(self._factors)))
 
-    def _field(self, chi: FloatArray) -> FloatArray:
-        return np.asarray(self._dipole(chi)[self._data], np.float32)
+    def _columns(self) -> tuple[FloatArray, IntArray]:
+        model = self.model
+        n = model.n_unknowns - model.n_voxels
+        fields, places = np.empty((n, int(self._data.sum())), np.float32), list[int]()
+        for place, source in enumerate(self._sources()):
+            if source is not None:
+                fields[len(places)] = self._dipole(source)[self._data]
+                places.append(place)
+        for place, harmonic in enumerate(model.harmonics.each(), start=n - model.harmonics.size):
+            fields[len(places)] = self._mean(model.padded(harmonic))[self._data]
+            places.append(place)
+        return fields[: len(places)], np.array(places)
+
+    def _sources(self) -> Iterator[FloatArray | None]:
+        """What each organ and node adds to the susceptibility; None for a node that hardly does."""
+        for organ in self.model.organs:
+            whole = np.zeros(self.model.shape, np.float32)
+            whole[organ.box] = organ.values
+            yield self._mean(whole)
+        for nodes in self.model.nodes:
+            whole = np.zeros(self.model.shape, np.float32)
+            whole[nodes.box] = nodes.sd_ppm
+            sd = self._mean(whole)
+            hats = [h[:n].reshape(n // f, f, -1).mean(axis=1) for h, n, f in zip(nodes.hats, self._kept, self._factors, strict=True)]
+            spans = [[box_around(column > 0)[0] for column in h.T] for h in hats]
+            for i, j, k in np.ndindex(nodes.shape):
+                where = (spans[0][i], spans[1][j], spans[2][k])
+                column = sd[where] * np.einsum("i,j,k->ijk", hats[0][where[0], i], hats[1][where[1], j], hats[2][where[2], k])
+                if column.max() > _LEAST_SD_PPM:
+                    source = np.zeros(self._shape, np.float32)
+                    source[where] = column
+                    yield source
+                else:
+                    yield None
 
     def _mean(self, volume: FloatArray) -> FloatArray:
         a, b, c = self._kept
         out = np.zeros(self._shape, np.float32)
         out[self._small] = block_mean(volume[:a, :b, :c], self._factors)
         return out
+
+
+def _inverse(matrix: FloatArray) -> FloatArray:
+    """Inverse of a symmetric positive definite matrix (n, n) in double precision, in its place, by its Cholesky factor."""
+    # the transpose is the same matrix in the order of axes that LAPACK can overwrite
+    factor, failed = linalg.lapack.dpotrf(matrix.T, lower=True, clean=True, overwrite_a=True)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix of organs and shared deviations is not positive definite")
+    inverse, _ = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
+    inverse += np.tril(inverse, -1).T
+    return np.asarray(inverse)
 
 
 class Preconditioner:
@@ -341,7 +398,7 @@ class Preconditioner:
     def __init__(self, model: SourceModel, reduced: Reduced) -> None:
         impulse = np.zeros(model.shape, np.float32)
         impulse[0, 0, 0] = 1
-        spectrum = fourier.forward(model.dipole(impulse) ** 2) * fourier.forward(model.weight2)
+        spectrum = fourier.forward(model.dipole(impulse) ** 2) * fourier.forward(model.padded(model.weight2))
         energy = np.maximum(fourier.inverse(spectrum, model.shape), 0)
         self._diagonal = 1 / (1 + model.sd_ppm**2 * energy).ravel()
         self._places = model.n_voxels + reduced.places
@@ -353,22 +410,3 @@ class Preconditioner:
         out[: self._diagonal.size] *= self._diagonal
         out[self._places] = self._inverse @ residual[self._places]
         return out
-
-
-def solid_harmonics(shape: tuple[int, ...], voxel_size_mm: FloatArray) -> list[FloatArray]:
-    """The sixteen solid harmonics up to third order around the images' centre, about 1 at their ends.
-
-    A shim makes those up to second order; the body that goes on far beyond the modelled volume makes the third as well.
-    Distances are in mm over one common length: with a length per axis they would not obey Laplace's equation and could
-    pass for the field of a susceptibility that is spread over the body.
-    """
-    extent_mm = np.array(shape) * np.asarray(voxel_size_mm)
-    axes = [
-        ((np.arange(n) - (n - 1) / 2) * d / (extent_mm.max() / 2)).astype(np.float32) for n, d in zip(shape, voxel_size_mm, strict=True)
-    ]
-    u, v, w = np.meshgrid(*axes, indexing="ij")
-    second = [u * v, u * w, v * w, u**2 - v**2, 2 * w**2 - u**2 - v**2]
-    along = 4 * w**2 - u**2 - v**2
-    third = [w * (2 * w**2 - 3 * u**2 - 3 * v**2), u * along, v * along, w * (u**2 - v**2), u * v * w]
-    third += [u * (u**2 - 3 * v**2), v * (3 * u**2 - v**2)]
-    return [np.ones_like(u), u, v, w, *second, *third]

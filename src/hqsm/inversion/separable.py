@@ -1,0 +1,90 @@
+"""Volumes made from small tables by one matrix per axis: interpolation between nodes, and the fields of shim and far body."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hqsm.arrays import FloatArray
+
+_DEGREE = 3
+Polynomial = dict[tuple[int, int, int], float]
+_SOLID_HARMONICS: tuple[Polynomial, ...] = (
+    {(0, 0, 0): 1},
+    {(1, 0, 0): 1},
+    {(0, 1, 0): 1},
+    {(0, 0, 1): 1},
+    {(1, 1, 0): 1},
+    {(1, 0, 1): 1},
+    {(0, 1, 1): 1},
+    {(2, 0, 0): 1, (0, 2, 0): -1},
+    {(0, 0, 2): 2, (2, 0, 0): -1, (0, 2, 0): -1},
+    {(0, 0, 3): 2, (2, 0, 1): -3, (0, 2, 1): -3},
+    {(1, 0, 2): 4, (3, 0, 0): -1, (1, 2, 0): -1},
+    {(0, 1, 2): 4, (2, 1, 0): -1, (0, 3, 0): -1},
+    {(2, 0, 1): 1, (0, 2, 1): -1},
+    {(1, 1, 1): 1},
+    {(3, 0, 0): 1, (1, 2, 0): -3},
+    {(2, 1, 0): 3, (0, 3, 0): -1},
+)
+"""Coefficients of u^i v^j w^k by their exponents."""
+
+
+class Separable:
+    """A volume from a table (i, j, k) by one matrix per axis, (x, i), (y, j) and (z, k), and the transpose; float32."""
+
+    def __init__(self, matrices: tuple[FloatArray, FloatArray, FloatArray]) -> None:
+        self.matrices = matrices
+        self.shape = tuple(matrix.shape[1] for matrix in matrices)
+        self.size = int(np.prod(self.shape))
+
+    def volume(self, table: FloatArray) -> FloatArray:
+        """(x, y, z) of a table, which may be flat."""
+        mx, my, mz = self.matrices
+        cx, cy, cz = self.shape
+        along_x = (mx @ table.reshape(cx, cy * cz)).reshape(-1, cy, cz)
+        along_xy = np.matmul(my, along_x)
+        return np.asarray((along_xy.reshape(-1, cz) @ mz.T).reshape(len(mx), len(my), len(mz)))
+
+    def transposed(self, volume: FloatArray) -> FloatArray:
+        """The flat table of a volume (x, y, z)."""
+        mx, my, mz = self.matrices
+        _, cy, cz = self.shape
+        along_z = (volume.reshape(-1, len(mz)) @ mz).reshape(len(mx), len(my), cz)
+        along_yz = np.matmul(my.T, along_z)
+        return np.asarray((mx.T @ along_yz.reshape(-1, cy * cz)).ravel())
+
+
+class SolidHarmonics:
+    """The sixteen solid harmonics up to third order around the images' centre, about 1 at their ends, each times ``sd_ppm``.
+
+    A shim makes those up to second order; the body that goes on far beyond the modelled volume makes the third as well.
+    Distances are in mm over one common length: with a length per axis they would not obey Laplace's equation and could
+    pass for the field of a susceptibility that is spread over the body.
+    """
+
+    size = len(_SOLID_HARMONICS)
+
+    def __init__(self, shape: tuple[int, ...], voxel_size_mm: FloatArray, sd_ppm: float = 1.0) -> None:
+        half_mm = float((np.array(shape) * np.asarray(voxel_size_mm)).max()) / 2
+        ux, uy, uz = (
+            (((np.arange(n) - (n - 1) / 2) * float(d) / half_mm)[:, None] ** np.arange(_DEGREE + 1)).astype(np.float32)
+            for n, d in zip(shape, voxel_size_mm, strict=True)
+        )
+        self._powers = Separable((ux, uy, uz))
+        coefficients = np.zeros((self.size, *self._powers.shape), np.float32)
+        for table, polynomial in zip(coefficients, _SOLID_HARMONICS, strict=True):
+            for exponents, factor in polynomial.items():
+                table[exponents] = sd_ppm * factor
+        self._coefficients = coefficients.reshape(self.size, -1)
+
+    def field(self, amounts: FloatArray) -> FloatArray:
+        """(x, y, z) of so much of each."""
+        return self._powers.volume(amounts @ self._coefficients)
+
+    def transposed(self, field: FloatArray) -> FloatArray:
+        """(size,) sum over the voxels of each times ``field``."""
+        return np.asarray(self._coefficients @ self._powers.transposed(field))
+
+    def each(self) -> list[FloatArray]:
+        """Every one of them (x, y, z)."""
+        return [self._powers.volume(table) for table in self._coefficients]
