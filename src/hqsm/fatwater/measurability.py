@@ -181,7 +181,7 @@ def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArr
     bits = scratch.view(np.int64)
     decay, factor = np.zeros(LANES), np.zeros(LANES)
     for f in range(templates.shape[0]):
-        here = start.copy()
+        here = start.copy() if f == 0 else best[:2].copy()
         s = np.zeros((7, LANES))
         for _ in range(_N_ITERATIONS):
             s = np.zeros((7, LANES))
@@ -251,10 +251,20 @@ class ExpectedErrors:
 
     def at(self, errors: FloatArray, decay: LocalDecay) -> FloatArray:
         """(voxel,) one of the errors at each voxel's local R2* and SNR."""
-        logarithm = np.interp(decay.r2star_per_s, self.r2star_per_s, np.log(errors))
-        with np.errstate(divide="ignore"):
-            expected: FloatArray = np.exp(logarithm) / decay.snr
+        expected: FloatArray = _interpolated(decay.r2star_per_s, decay.snr, np.log(errors), float(self.r2star_per_s[1]))
         return expected
+
+
+@numba.njit(cache=True, parallel=True, error_model="numpy")
+def _interpolated(r2star: AnyArray, snr: AnyArray, log_errors: AnyArray, step: float) -> AnyArray:  # pragma: no cover - compiled
+    """(voxel,) error of unit SNR, its logarithm linear between the steps of R2*, over the SNR."""
+    expected = np.empty(r2star.size)
+    for v in numba.prange(r2star.size):
+        at = min(max(r2star[v] / step, 0.0), log_errors.size - 1.0)
+        before = min(int(at), log_errors.size - 2)
+        share = at - before
+        expected[v] = np.exp((1 - share) * log_errors[before] + share * log_errors[before + 1]) / snr[v]
+    return expected
 
 
 def expected_errors(echo_times_s: FloatArray, fat: ComplexArray) -> ExpectedErrors:

@@ -44,6 +44,8 @@ _ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 
 _LARGEST_UNEXPLAINED = 0.1
 """Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
 _N_PRIOR_PASSES = 2
+_HARDLY_MOVED = 1.0
+"""Standard deviations of the prior."""
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
 _FIELD_OF_IRON_HZ_S = 0.05
@@ -374,6 +376,7 @@ def _lower_order(
     away[which[dark]] = True
     own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
     for turn in range(_N_PRIOR_PASSES):
@@ -386,11 +389,15 @@ def _lower_order(
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
-        begin_hz = np.where(from_prior, prior_hz, own_hz)
-        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.clip(own_r2star, 0, 1500))
+        # what the prior has hardly moved goes on from where it arrived
+        on = (fit.model[which] == CONSTRAINED) & (np.abs(prior_hz - before_hz) * np.sqrt(precision) < _HARDLY_MOVED)
+        begin_hz = np.where(from_prior & ~on, prior_hz, own_hz)
+        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.where(on, own_r2star, np.clip(own_r2star, 0, 1500)))
+        begin_linear = np.where(on[:, None], fit.linear[which], np.nan)
         result = fit_constrained(
-            which, *data, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
+            which, *data, begin_hz, begin_r2star, begin_linear, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
+        before_hz = prior_hz
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
