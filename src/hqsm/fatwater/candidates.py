@@ -335,20 +335,13 @@ def _equations(
     rate = scratch[4]
     rate[:] = log_rate
     exponential(rate, scratch, bits)
-    for j in range(sums_s.size):
-        if j < 2 or not even:
-            time = sums_s[j] - sums_s[0] if j == 1 and even else sums_s[j]
-            for k in range(LANES):
-                decay[j, k] = -rate[k] * time
-            exponential(decay[j], scratch, bits)
-    if even:
-        # the second holds what happens from one sum to the next
-        for j in range(2, sums_s.size):
-            before = decay[j - 1] if j > 2 else decay[0]
-            for k in range(LANES):
-                decay[j, k] = before[k] * decay[1, k] * (decay[1, k] if j == 2 else 1.0)
+    for j in range(2 if even else sums_s.size):
+        time = sums_s[1] - sums_s[0] if even and j == 1 else sums_s[j]
         for k in range(LANES):
-            decay[1, k] *= decay[0, k]
+            decay[j, k] = -rate[k] * time
+        exponential(decay[j], scratch, bits)
+    if even:
+        _powers_of_second(decay)
     s = np.zeros((10, LANES))
     for j in range(sums_s.size):
         for k in range(LANES):
@@ -371,6 +364,16 @@ def _equations(
         s[_DETERMINANT, k] = determinant
         s[_EXPLAINED, k] = both if determinant > 1e-9 * a11 * a22 else s[_Q11, k] / a11
     return s
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _powers_of_second(decay: AnyArray) -> None:  # pragma: no cover - compiled
+    """Decays over evenly spaced times, in place, from the first row and what happens from one to the next, in the second."""
+    for k in range(LANES):
+        step, here = decay[1, k], decay[0, k]
+        for j in range(1, decay.shape[0]):
+            here *= step
+            decay[j, k] = here
 
 
 @numba.njit(cache=True, error_model="numpy")

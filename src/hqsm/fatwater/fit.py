@@ -296,6 +296,7 @@ def fit_constrained(
     fat: AnyArray,
     start_field: AnyArray,
     start_r2star: AnyArray,
+    start_linear: AnyArray,
     prior_field: AnyArray,
     prior_precision: AnyArray,
     no_fat: AnyArray,
@@ -307,6 +308,8 @@ def fit_constrained(
 
     Parameters as :func:`fit_free`, but for ``which`` all of the voxels fitted, (n,), and
 
+    start_linear
+        (n, 2) W and F to start at; NaN where linear least squares at the start are to give them.
     prior_field, prior_precision
         (n,) mean [Hz] and inverse variance [1/Hz2] of the field's prior; precision 0 is no prior.
     no_fat
@@ -326,6 +329,7 @@ def fit_constrained(
             fat,
             start_field[part],
             start_r2star[part],
+            start_linear[part],
             prior_field[part],
             prior_precision[part],
             no_fat[part],
@@ -473,6 +477,7 @@ def _constrained_chunk(
     fat: AnyArray,
     start_field: AnyArray,
     start_r2star: AnyArray,
+    start_linear: AnyArray,
     prior_field: AnyArray,
     prior_precision: AnyArray,
     no_fat: AnyArray,
@@ -513,6 +518,11 @@ def _constrained_chunk(
                 given[_OFF, k], given[_PRECISION, k] = prior_field[i] / 100, prior_precision[i] * 1e4 * sigma**2
                 given[_RATE_OFF, k], given[_RATE_PRECISION, k] = prior_r2star[i] / 100, 1e4 * sigma**2 / prior_r2star_sd[i] ** 2
                 given[_SHARE_FREE, k], given[_FITTING, k] = 0.0 if no_fat[i] else 1.0, 0.0
+                whole = complex(start_linear[i, 0] + start_linear[i, 1])
+                if _power(whole) > 0:
+                    state[_TRIAL + 2, k], state[_TRIAL + 3, k] = np.arctan2(whole.imag, whole.real), np.sqrt(_power(whole))
+                    state[_TRIAL + 4, k] = (complex(start_linear[i, 1]) * whole.conjugate()).real / _power(whole)
+                    mode[k], given[_FITTING, k] = _FIT, 1.0
         for k in range(LANES):
             physical[0, k], physical[1, k] = 100 * state[_TRIAL, k], 100 * state[_TRIAL + 1, k]
             physical[2, k] = state[_TRIAL + 2, k] / (2 * np.pi)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import Blocks, gather, pairs_of
 from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
@@ -96,7 +96,7 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
         graph_hz, table, bright, blocks.size_mm, period_hz, field_strength_tesla
     ):
         codes.append("SWAP_POSSIBLE")
-    if with_fat and _sign_is_reversed(blocks, echo_times_s, fat, field_strength_tesla):
+    if with_fat and _sign_is_reversed(blocks, found, echo_times_s, fat, field_strength_tesla):
         codes.append("PHASE_SIGN")
     of_voxel = blocks.of_voxel
     return InitialField(
@@ -232,16 +232,13 @@ def _in_phase(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, table
     return unwrapped(field_hz, table, coherence * strength / (strength + np.median(strength)), 1 / lag_s)
 
 
-def _sign_is_reversed(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float) -> bool:
+def _sign_is_reversed(blocks: Blocks, found: Candidates, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float) -> bool:
     """Whether the conjugate of the data is explained clearly better: then phase runs against the convention."""
     sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_FOR_SIGN, blocks.n_voxels.size)).astype(int))
-    part = replace(blocks, products=blocks.products[sample], n_voxels=blocks.n_voxels[sample], energy=blocks.energy[sample])
-    other = replace(part, products=part.products.conj())
-    freedom = part.n_voxels * max(echo_times_s.size - 3, 1)
-    misfits: list[AnyArray] = []
-    for data in (part, other):
-        best = candidates(data, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
-        misfits.append(np.minimum(best / freedom, 50))
+    conjugate = replace(blocks, products=blocks.products[sample].conj())
+    other = candidates(conjugate, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
+    freedom = blocks.n_voxels[sample] * max(echo_times_s.size - 3, 1)
+    misfits = [np.minimum(misfit / freedom, 50) for misfit in (found.misfit[sample, 0], other)]
     # blocks that neither sign explains (lung, flow) say nothing, nor do those without fat
     telling = np.minimum(*misfits) < 5
     return bool(telling.any() and misfits[0][telling].sum() > _SIGN_RATIO * misfits[1][telling].sum())

@@ -17,7 +17,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray
 
-LANES = 16
+LANES = 32
 _ROUND = 6755399441055744.0
 """1.5 * 2^52: a number added to it loses its fraction, and its integer is in the lowest bits."""
 _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi

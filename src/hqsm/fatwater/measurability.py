@@ -181,7 +181,7 @@ def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArr
     bits = scratch.view(np.int64)
     decay, factor = np.zeros(LANES), np.zeros(LANES)
     for f in range(templates.shape[0]):
-        here = start.copy()
+        here = start.copy() if f == 0 else best[:2].copy()
         s = np.zeros((7, LANES))
         for _ in range(_N_ITERATIONS):
             s = np.zeros((7, LANES))
@@ -251,10 +251,20 @@ class ExpectedErrors:
 
     def at(self, errors: FloatArray, decay: LocalDecay) -> FloatArray:
         """(voxel,) one of the errors at each voxel's local R2* and SNR."""
-        logarithm = np.interp(decay.r2star_per_s, self.r2star_per_s, np.log(errors))
-        with np.errstate(divide="ignore"):
-            expected: FloatArray = np.exp(logarithm) / decay.snr
+        expected: FloatArray = _interpolated(decay.r2star_per_s, decay.snr, np.log(errors), float(self.r2star_per_s[1]))
         return expected
+
+
+@numba.njit(cache=True, parallel=True, error_model="numpy")
+def _interpolated(r2star: AnyArray, snr: AnyArray, log_errors: AnyArray, step: float) -> AnyArray:  # pragma: no cover - compiled
+    """(voxel,) error of unit SNR, its logarithm linear between the steps of R2*, over the SNR."""
+    expected = np.empty(r2star.size)
+    for v in numba.prange(r2star.size):
+        at = min(max(r2star[v] / step, 0.0), log_errors.size - 1.0)
+        before = min(int(at), log_errors.size - 2)
+        share = at - before
+        expected[v] = np.exp((1 - share) * log_errors[before] + share * log_errors[before + 1]) / snr[v]
+    return expected
 
 
 def expected_errors(echo_times_s: FloatArray, fat: ComplexArray) -> ExpectedErrors:
@@ -288,18 +298,20 @@ def cautious(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks, f
     Where a neighbourhood's decay came out too slow, by chance or by another tissue in it, every number there would be too low
     and look certain. How much the neighbourhoods around differ says how likely that is.
     """
-    rate, of_voxel = decay.r2star_per_s, blocks.of_voxel
-    near = (expected_se_per_s > _NEAR_THE_LIMIT * rate) & (rate > _NO_DECAY_PER_S)
-    n_near = np.bincount(of_voxel, near, blocks.n_voxels.size)
+    near = np.flatnonzero((expected_se_per_s > _NEAR_THE_LIMIT * decay.r2star_per_s) & (decay.r2star_per_s > _NO_DECAY_PER_S))
+    block, rate = blocks.of_voxel[near], decay.r2star_per_s[near]
+    n_near = np.bincount(block, minlength=blocks.n_voxels.size)
     there = n_near > 0.5 * blocks.n_voxels
-    mean = np.where(there, np.bincount(of_voxel, near * rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
+    mean = np.where(there, np.bincount(block, rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
     first, second = around(there + 1j * mean, blocks.index), around(mean**2 + 0j, blocks.index).real
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = first.imag / first.real
         upper = _TOP_PER_S * (centre + np.sqrt(np.maximum(second / first.real - centre**2, 0)))
-    more = np.where(near, np.fmax(upper[of_voxel] - rate, 0), 0)
-    # the first echo stays as bright as it is
-    return LocalDecay(snr=decay.snr * np.exp(more * first_echo_s), r2star_per_s=rate + more)
+    more = np.fmax(upper[block] - rate, 0)
+    deciding = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())
+    deciding.r2star_per_s[near] += more
+    deciding.snr[near] *= np.exp(more * first_echo_s)  # the first echo stays as bright as it is
+    return deciding
 
 
 def not_measurable(expected_se_per_s: FloatArray, decay: LocalDecay) -> tuple[Mask, Mask]:

@@ -10,6 +10,7 @@ from hqsm.fatwater.lanes import LANES
 
 _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
+_ONE_IN = 29
 _SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 _LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
 
@@ -33,7 +34,8 @@ def field_prior(
     floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
     kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]
     own = float(np.prod([k[0, k.shape[1] // 2] for k in kernels]))
-    centre_hz = float(np.median(field_hz[good])) if good.any() else 0.0
+    some_hz = field_hz[::_ONE_IN][good[::_ONE_IN]]
+    centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0  # so that sums of squares keep their digits
     sums = _sums(index, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels[1:])
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
     prior: tuple[FloatArray, FloatArray] = _priors(
@@ -124,10 +126,10 @@ def _priors(
     place = np.full(field.size, -1, np.int32)
     for i in range(wanted.size):
         place[wanted[i]] = i
-    for x in numba.prange(nx):
+    for y in numba.prange(ny):
         at = np.empty(LANES, np.int32)
-        for y in range(ny):
-            for first in range(0, nz, LANES):
+        for first in range(0, nz, LANES):
+            for x in range(nx):  # innermost: what one voxel needs, the next one needs again
                 count, some = min(LANES, nz - first), False
                 for k in range(count):
                     v = index[x, y, first + k]
@@ -162,7 +164,7 @@ _P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q1
 def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(16, lane) moments around the voxels from z on of one row."""
     reach = along_x.shape[1] // 2
-    s = np.zeros((16, LANES))
+    s = np.zeros((16, LANES), np.float32)
     for m in range(max(x - reach, 0), min(x + reach + 1, sums.shape[0])):
         k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
         for k in range(LANES):
@@ -190,28 +192,28 @@ def _planes(s: AnyArray, floor2: float, slope_precision: float, own: float) -> A
     """(2, lane) height of the plane at the voxel, and its precision; 0 or NaN where there is none."""
     plane = np.zeros((2, LANES))
     for k in range(LANES):
-        w000 = s[_P000, k]
-        # Cholesky factor of the 4 x 4 moments; the plane solves them for the first moments, e for (1, 0, 0, 0)
-        l00 = np.sqrt(w000)
-        l10, l20, l30 = s[_P100, k] / l00, s[_P010, k] / l00, s[_P001, k] / l00
-        l11 = np.sqrt(s[_P200, k] + slope_precision - l10 * l10)
-        l21, l31 = (s[_P110, k] - l20 * l10) / l11, (s[_P101, k] - l30 * l10) / l11
-        l22 = np.sqrt(s[_P020, k] + slope_precision - l20 * l20 - l21 * l21)
-        l32 = (s[_P011, k] - l30 * l20 - l31 * l21) / l22
-        l33 = np.sqrt(s[_P002, k] + slope_precision - l30 * l30 - l31 * l31 - l32 * l32)
-        y0 = s[_Q000, k] / l00
-        y1 = (s[_Q100, k] - l10 * y0) / l11
-        y2 = (s[_Q010, k] - l20 * y0 - l21 * y1) / l22
-        y3 = (s[_Q001, k] - l30 * y0 - l31 * y1 - l32 * y2) / l33
-        e0 = 1 / l00
-        e1 = -l10 * e0 / l11
-        e2 = -(l20 * e0 + l21 * e1) / l22
-        e3 = -(l30 * e0 + l31 * e1 + l32 * e2) / l33
+        w000 = float(s[_P000, k])
+        # Cholesky factor of the 4 x 4 moments (i: one over its diagonal); the plane solves them for the first moments, e for (1, 0, 0, 0)
+        i0 = 1 / np.sqrt(w000)
+        l10, l20, l30 = s[_P100, k] * i0, s[_P010, k] * i0, s[_P001, k] * i0
+        i1 = 1 / np.sqrt(s[_P200, k] + slope_precision - l10 * l10)
+        l21, l31 = (s[_P110, k] - l20 * l10) * i1, (s[_P101, k] - l30 * l10) * i1
+        i2 = 1 / np.sqrt(s[_P020, k] + slope_precision - l20 * l20 - l21 * l21)
+        l32 = (s[_P011, k] - l30 * l20 - l31 * l21) * i2
+        i3 = 1 / np.sqrt(s[_P002, k] + slope_precision - l30 * l30 - l31 * l31 - l32 * l32)
+        y0 = s[_Q000, k] * i0
+        y1 = (s[_Q100, k] - l10 * y0) * i1
+        y2 = (s[_Q010, k] - l20 * y0 - l21 * y1) * i2
+        y3 = (s[_Q001, k] - l30 * y0 - l31 * y1 - l32 * y2) * i3
+        e0 = i0
+        e1 = -l10 * e0 * i1
+        e2 = -(l20 * e0 + l21 * e1) * i2
+        e3 = -(l30 * e0 + l31 * e1 + l32 * e2) * i3
         # what the plane explains, its height here, and the variance of that for unit weights
         explained = y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
         here_variance = e0 * e0 + e1 * e1 + e2 * e2 + e3 * e3
-        spread = max((s[_Q2, k] - explained) / w000, 0.0)
-        spread = max(spread - s[_NOISE, k] / w000, 0.1 * spread)
+        spread = max((s[_Q2, k] - explained) * i0 * i0, 0.0)
+        spread = max(spread - s[_NOISE, k] * i0 * i0, 0.1 * spread)
         # a Gaussian's squared weights sum to about its central weight times its sum
         plane[0, k] = y0 * e0 + y1 * e1 + y2 * e2 + y3 * e3
         plane[1, k] = 1 / (floor2 + spread + own * here_variance)

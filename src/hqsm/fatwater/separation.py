@@ -8,7 +8,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from scipy import ndimage
 from skimage.restoration import unwrap_phase
 
 from hqsm import r2star
@@ -45,6 +44,8 @@ _ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 
 _LARGEST_UNEXPLAINED = 0.1
 """Beyond this share of the energy the phase follows no field: echoes whose phases were altered one by one."""
 _N_PRIOR_PASSES = 2
+_HARDLY_MOVED = 1.0
+"""Standard deviations of the prior."""
 _R2STAR_SPREAD = 1.0
 _LEAST_R2STAR_SPREAD_PER_S = 200.0
 _FIELD_OF_IRON_HZ_S = 0.05
@@ -375,6 +376,7 @@ def _lower_order(
     away[which[dark]] = True
     own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
     for turn in range(_N_PRIOR_PASSES):
@@ -387,11 +389,15 @@ def _lower_order(
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
-        begin_hz = np.where(from_prior, prior_hz, own_hz)
-        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.clip(own_r2star, 0, 1500))
+        # what the prior has hardly moved goes on from where it arrived
+        on = (fit.model[which] == CONSTRAINED) & (np.abs(prior_hz - before_hz) * np.sqrt(precision) < _HARDLY_MOVED)
+        begin_hz = np.where(from_prior & ~on, prior_hz, own_hz)
+        begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.where(on, own_r2star, np.clip(own_r2star, 0, 1500)))
+        begin_linear = np.where(on[:, None], fit.linear[which], np.nan)
         result = fit_constrained(
-            which, *data, begin_hz, begin_r2star, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
+            which, *data, begin_hz, begin_r2star, begin_linear, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
+        before_hz = prior_hz
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
@@ -406,14 +412,25 @@ def _field_steps_hz(decay: LocalDecay, blocks: Blocks) -> tuple[FloatArray, Floa
     the iron-loaded voxels beside it is.
     """
     there = blocks.index >= 0
-    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / np.bincount(blocks.of_voxel)
+    mean = np.bincount(blocks.of_voxel, decay.r2star_per_s) / blocks.n_voxels
     rate = np.zeros(blocks.index.shape, np.float32)
     rate[there] = mean
-    darkest = ndimage.maximum_filter(rate, 3)[there]
+    darkest = _of_27(np.maximum, rate)[there]
     rate[~there] = np.inf
-    brightest = ndimage.minimum_filter(rate, 3)[there]
+    brightest = _of_27(np.minimum, rate)[there]
     darker, brighter = _FIELD_OF_IRON_HZ_S * (darkest - mean), _FIELD_INSIDE_IRON_HZ_S * (mean - brightest)
     return darker[blocks.of_voxel], brighter[blocks.of_voxel]
+
+
+def _of_27(larger: np.ufunc, values: FloatArray) -> FloatArray:
+    """The largest (or smallest) of the 3 x 3 x 3 values around each."""
+    for axis in range(3):
+        before = np.moveaxis(values, axis, 0)
+        values = values.copy()
+        after = np.moveaxis(values, axis, 0)
+        larger(after[1:], before[:-1], out=after[1:])
+        larger(after[:-1], before[1:], out=after[:-1])
+    return values
 
 
 def _assemble(
