@@ -216,7 +216,11 @@ def _tissue_maps(
     slope = liver_r2star_per_s(1, protocol.field_strength_tesla) - liver_r2star_per_s(0, protocol.field_strength_tesla)
     r2star[inside] = liver_r2star_per_s(0, protocol.field_strength_tesla) + slope * lic
     chi_tissue = 0.6 * fat_fraction
-    chi[inside] = chi_tissue + liver_chi_ppm(1, protocol.temperature_celsius) * lic
+    ppm_per_mg_g = liver_chi_ppm(1, protocol.temperature_celsius)
+    chi[inside] = chi_tissue + ppm_per_mg_g * lic
+    # iron of a spleen is seen in its decay as that of a liver is
+    spleen = labels == LABELS["spleen"]
+    r2star[spleen] += slope / ppm_per_mg_g * np.maximum(chi[spleen] - TISSUES[LABELS["spleen"]].chi_ppm, 0)
     return density, fat, r2star, chi
 
 
