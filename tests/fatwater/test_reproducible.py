@@ -1,5 +1,6 @@
 """The same echoes give the same bytes, whether the fit is compiled in this process or was compiled before."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import hqsm
+from hqsm import compiled
+from hqsm.compiled import sources
 
 PACKAGE = Path(hqsm.__file__).parent
 FIT = """
@@ -44,6 +47,40 @@ def test_the_run_that_compiles_gives_the_bytes_of_those_after_it(tmp_path: Path)
 
 def test_nothing_is_compiled_so_that_sums_may_change_their_order() -> None:
     """What `fastmath` allows depends on how often the compiler looks at a loop."""
-    compiled = [path for path in PACKAGE.rglob("*.py") if "numba.njit" in path.read_text(encoding="utf-8")]
-    assert len(compiled) > 5
-    assert not [path.name for path in compiled if "fastmath=" in path.read_text(encoding="utf-8")]
+    assert len(sources()) > 5
+    assert not [path.name for path in sources() if "fastmath=" in path.read_text(encoding="utf-8")]
+    elsewhere = [path.name for path in PACKAGE.rglob("*.py") if path not in sources() and "njit(" in path.read_text(encoding="utf-8")]
+    assert not elsewhere, "compiled without hqsm.compiled"
+
+
+@pytest.mark.parametrize("changed", ["lanes.py", "period.py"])
+def test_a_change_of_any_file_that_compiles_gives_all_of_them_a_new_cache(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copied = compiled.cache_folder(), sources()
+    monkeypatch.setattr(compiled, "_PACKAGE", tmp_path)
+    for path in copied:
+        copy = tmp_path / path.relative_to(PACKAGE)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    assert compiled.cache_folder().name == before.name
+    with (tmp_path / "fatwater" / changed).open("a", encoding="utf-8") as file:
+        file.write("# another constant\n")
+    assert compiled.cache_folder().name != before.name
+
+
+def test_compiled_code_takes_nothing_from_a_file_that_does_not_count_for_its_cache() -> None:
+    """A number or function of another file is frozen into what is compiled."""
+    counted = {"hqsm." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sources()}
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        foreign = {
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hqsm") and node.module not in counted
+            for alias in node.names
+        }
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and any("njit" in ast.unparse(d) for d in node.decorator_list):
+                used = {name.id for statement in node.body for name in ast.walk(statement) if isinstance(name, ast.Name)}
+                assert not used & foreign, f"{path.name}: {node.name}"

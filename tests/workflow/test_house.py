@@ -22,6 +22,7 @@ EDGES = {
     "commands",
     "config_documentation",
     "code_digest",
+    "compiled",
     "cohort_tables",
     "decisions",
     "derivatives",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.compiled import njit
 from hqsm.fatwater.lanes import evenly
 from hqsm.fatwater.nodes import around, neighbour_table
 from hqsm.fatwater.tissue import Tissue
@@ -131,7 +131,7 @@ def singles(signal: ComplexArray, echo_times_s: FloatArray, noise_sd: float, vox
     )
 
 
-@numba.njit(cache=True)
+@njit()
 def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, close: AnyArray) -> AnyArray:  # pragma: no cover
     """(block,) phasor by which neighbouring voxels of the block turn against each other from one echo to the next."""
     sums = np.zeros(n_blocks, np.complex64)
@@ -149,7 +149,7 @@ def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, cl
     return sums
 
 
-@numba.njit(cache=True)
+@njit()
 def _sums_of_products(
     signal: AnyArray, block: AnyArray, away_hz: AnyArray, t: AnyArray, n_blocks: int, noise: float, share: float
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -180,7 +180,7 @@ def _sums_of_products(
     return sums
 
 
-@numba.njit(cache=True)
+@njit()
 def _lend(products: AnyArray, n_voxels: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Blocks that are in the noise from the third echo on get the mean of the like blocks around, in place; which they are.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.compiled import njit, prange
 from hqsm.fatwater.blocks import EVEN_WITHIN_S, Blocks, pairs_of
 from hqsm.fatwater.lanes import LANES, evenly, exponential, growth
 
@@ -102,7 +102,7 @@ def _factors(fat: ComplexArray, n: IntArray, m: IntArray) -> FloatArray:
     return weighted
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _minima(
     products: AnyArray,
     projectors: AnyArray,
@@ -124,7 +124,7 @@ def _minima(
     fields = np.zeros((n_blocks, N_MINIMA))
     misfits = np.full((n_blocks, N_MINIMA), IMPOSSIBLE, np.float32)
     decays = np.full((n_blocks, N_MINIMA), 40.0)
-    for chunk in numba.prange((n_blocks + _CHUNK - 1) // _CHUNK):
+    for chunk in prange((n_blocks + _CHUNK - 1) // _CHUNK):
         start, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_blocks)
         mine = products[start:end]
         energies = _energies(mine, lag_of)
@@ -141,7 +141,7 @@ def _minima(
     return fields, misfits, decays
 
 
-@numba.njit(cache=True)
+@njit()
 def _energies(products: AnyArray, lag_of: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(block,) trace of its products."""
     energies = np.zeros(products.shape[0], np.float32)
@@ -152,7 +152,7 @@ def _energies(products: AnyArray, lag_of: AnyArray) -> AnyArray:  # pragma: no c
     return energies
 
 
-@numba.njit(cache=True)
+@njit()
 def _tried(
     products: AnyArray,
     energies: AnyArray,
@@ -222,14 +222,14 @@ def _tried(
     return block[:found], places[:, :found]
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _vertex(before: Any, here: Any, after: Any) -> Any:  # pragma: no cover - compiled
     """Where between -1/2 and 1/2 the parabola through three values has its minimum; 0 where it has none."""
     curvature = before - 2 * here + after
     return np.float32(0.5) * (before - after) / curvature if curvature > 0 else np.float32(0)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _refined(
     block: AnyArray,
     places: AnyArray,
@@ -293,7 +293,7 @@ def _refined(
     return misfits
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _terms(h: AnyArray, g: AnyArray, pairs: AnyArray, factors: AnyArray, n_sums: int) -> AnyArray:  # pragma: no cover - compiled
     """What of each lane's A^H H A is needed at any decay once the field is chosen: (sum of two echo times, 4, lane) terms.
 
@@ -319,7 +319,7 @@ def _terms(h: AnyArray, g: AnyArray, pairs: AnyArray, factors: AnyArray, n_sums:
 _Q11, _Q22, _Q12R, _Q12I, _A11, _A22, _A12R, _A12I, _DETERMINANT, _EXPLAINED = range(10)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _equations(
     terms: AnyArray,
     log_rate: AnyArray,
@@ -366,7 +366,7 @@ def _equations(
     return s
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _powers_of_second(decay: AnyArray) -> None:  # pragma: no cover - compiled
     """Decays over evenly spaced times, in place, from the first row and what happens from one to the next, in the second."""
     for k in range(LANES):
@@ -376,7 +376,7 @@ def _powers_of_second(decay: AnyArray) -> None:  # pragma: no cover - compiled
             decay[j, k] = here
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _lost_by_sharing(s: AnyArray, k: int) -> float:  # pragma: no cover - compiled
     """Energy that a lane's water and fat of one phase, neither below nothing, explain less than they do freely.
 

@@ -15,10 +15,10 @@ information included. Voxels run through both in :mod:`hqsm.fatwater.lanes`.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray
+from hqsm.compiled import njit, prange
 from hqsm.fatwater.lanes import LANES, evenly, growth
 
 FREE, CONSTRAINED, NO_FAT = 1, 2, 3
@@ -31,13 +31,13 @@ COMPATIBLE = 2.5
 _CHUNK = 4096
 
 
-@numba.njit(cache=True)
+@njit()
 def _nothing_yet(n: int) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
     """What the fits return of ``n`` voxels, all NaN."""
     return np.full((n, 2), np.nan + 0j, np.complex64), np.full((n, 2), np.nan), np.full((n, 3), np.nan), np.full(n, np.nan)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def fit_free(
     which: AnyArray,
     signal: AnyArray,
@@ -73,7 +73,7 @@ def fit_free(
     """
     n = which.size
     linear, nonlinear, errors, residuals = _nothing_yet(n)
-    for c in numba.prange((n + _CHUNK - 1) // _CHUNK):
+    for c in prange((n + _CHUNK - 1) // _CHUNK):
         part = slice(c * _CHUNK, min((c + 1) * _CHUNK, n))
         _free_chunk(
             which[part],
@@ -96,7 +96,7 @@ _A11, _A12R, _A12I, _A22, _B1R, _B1I, _B2R, _B2I, _WR, _WI, _FR, _FI, _COST, _PP
 _DETERMINANT, _P1R, _P1I, _P2R, _P2I, _KNOWN, _GAIN = range(20, 27)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
     """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
 
@@ -161,7 +161,7 @@ def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float)
     return s
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _stepped(s: AnyArray, trial: AnyArray, state: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Next state of each lane: the trial kept if it is better, the full step from there, damping, cost, and whether it was kept."""
     new = np.zeros((7, LANES))
@@ -184,7 +184,7 @@ def _stepped(s: AnyArray, trial: AnyArray, state: AnyArray) -> AnyArray:  # prag
 _FIELD, _RATE, _TO_FIELD, _TO_RATE, _DAMPING, _LOWEST, _KEPT = range(7)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _free_chunk(
     which: AnyArray,
     signal: AnyArray,
@@ -256,14 +256,14 @@ def _free_chunk(
                 done_with += 1
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _enter(voxel: int, signal: AnyArray, y: AnyArray, k: int) -> None:  # pragma: no cover - compiled
     for e in range(y.shape[1]):
         y[0, e, k] = signal[voxel, e].real
         y[1, e, k] = signal[voxel, e].imag
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _pdff_variance(
     w: complex, f: complex, i11: float, i22: float, i12: complex, p1: complex, p2: complex, information: float
 ) -> float:  # pragma: no cover - compiled
@@ -283,12 +283,12 @@ def _pdff_variance(
     return float(variance + _power(gw.conjugate() * p1 + gf.conjugate() * p2) / information)
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _power(z: complex) -> float:  # pragma: no cover - compiled
     return z.real * z.real + z.imag * z.imag
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def fit_constrained(
     which: AnyArray,
     signal: AnyArray,
@@ -320,7 +320,7 @@ def fit_constrained(
     """
     n = which.size
     linear, nonlinear, errors, residuals = _nothing_yet(n)
-    for c in numba.prange((n + _CHUNK - 1) // _CHUNK):
+    for c in prange((n + _CHUNK - 1) // _CHUNK):
         part = slice(c * _CHUNK, min((c + 1) * _CHUNK, n))
         _constrained_chunk(
             which[part],
@@ -347,7 +347,7 @@ def fit_constrained(
 _S0, _S1, _S2, _S3, _X0R, _X0I, _X1R, _X1I, _X2R, _X2I, _U0, _U1, _R0R, _R0I, _R1R, _R1I, _RU, _SQUARES = range(18)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _moments(state: AnyArray, y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Sums over echoes of each lane that hold the Jacobian's products and the residual r.
 
@@ -399,7 +399,7 @@ _N_STATES = 31
 _TURN = 200 * np.pi
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """Next state of each lane by a step of Levenberg and Marquardt, NaN where the damped information is not positive definite.
 
@@ -469,7 +469,7 @@ def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma:
 _START, _FIT, _AT_PRIOR, _AT_OWN = range(4)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _constrained_chunk(
     which: AnyArray,
     signal: AnyArray,
@@ -568,7 +568,7 @@ def _constrained_chunk(
                 done_with += 1
 
 
-@numba.njit(cache=True)
+@njit()
 def _move(state: AnyArray, rate: float, first_s: float, k: int) -> None:  # pragma: no cover - compiled
     """The lane's estimate with another R2*, the first echo as bright as it is."""
     for j in range(5):
@@ -577,7 +577,7 @@ def _move(state: AnyArray, rate: float, first_s: float, k: int) -> None:  # prag
     state[_TRIAL + 3, k] *= np.exp(min(max(100 * (rate - state[_THETA + 1, k]) * first_s, -3.0), 3.0))
 
 
-@numba.njit(cache=True)
+@njit()
 def _keep(
     theta: AnyArray, k: int, bias: AnyArray, inverse: AnyArray, sigma: float, linear: AnyArray, nonlinear: AnyArray, errors: AnyArray
 ) -> None:  # pragma: no cover - compiled
@@ -590,7 +590,7 @@ def _keep(
     errors[2] = 100 * sigma * np.sqrt(inverse[4, 4])
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, state: AnyArray, k: int) -> None:  # pragma: no cover - compiled
     """Phase, W + F and share of fat of the linear least squares with complex W and F, the share ``fixed`` or within 0 and 1."""
     a11 = a22 = 0.0
@@ -619,7 +619,7 @@ def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, state: 
     state[_TRIAL + 4, k] = part
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _inverted(n: AnyArray, k: int, free_share: float, v: AnyArray) -> bool:  # pragma: no cover - compiled
     """(5, 5) inverse of a lane's information; False where it is not positive definite. Unknowns: f, R2*, phase, amplitude, share."""
     ff, pp, fp = n[_N_FF, k], n[_N_PP, k], n[_N_FP, k]
@@ -649,7 +649,7 @@ def _inverted(n: AnyArray, k: int, free_share: float, v: AnyArray) -> bool:  # p
     return True
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _second_order_bias(
     s: AnyArray, a: float, k: int, v: AnyArray, free_share: float, sigma: float, bias: AnyArray
 ) -> None:  # pragma: no cover - compiled

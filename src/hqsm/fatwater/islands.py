@@ -8,10 +8,10 @@ the piece's margin: how firmly its field stands.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
+from hqsm.compiled import njit
 from hqsm.fatwater.candidates import IMPOSSIBLE
 from hqsm.fatwater.costs import Costs
 from hqsm.fatwater.period import apart, fold
@@ -47,7 +47,7 @@ def settle(of: Costs, joins: Mask, chosen: IntArray, field_strength_tesla: float
     return labels, piece, margin
 
 
-@numba.njit(cache=True)
+@njit()
 def _pieces(
     fields: AnyArray, labels: AnyArray, table: AnyArray, period: float, limit: float, joins: AnyArray
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
@@ -80,7 +80,7 @@ def _pieces(
     return piece, order, starts[: count + 1]
 
 
-@numba.njit(cache=True)
+@njit()
 def _settle(
     fields: AnyArray,
     unary: AnyArray,

@@ -12,10 +12,10 @@ have the bytes of the second.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray
+from hqsm.compiled import njit
 
 LANES = 32
 _ROUND = 6755399441055744.0
@@ -23,7 +23,7 @@ _ROUND = 6755399441055744.0
 _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def evenly(t: AnyArray, within_s: float = 1e-9) -> bool:  # pragma: no cover - compiled
     """Whether times are so evenly spaced that what happens from one to the next happens again."""
     worst = 0.0
@@ -32,14 +32,14 @@ def evenly(t: AnyArray, within_s: float = 1e-9) -> bool:  # pragma: no cover - c
     return worst < within_s
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _small(y: float) -> float:  # pragma: no cover - compiled
     """exp(y) for |y| < 0.35."""
     tail = 1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880))))
     return 1 + y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * tail))))
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover - compiled
     """exp(x) of each lane, in place; ``bits`` is ``scratch`` as integers."""
     for k in range(LANES):
@@ -53,7 +53,7 @@ def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # prag
         x[k] *= scratch[1, k]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _phasor(
     frequency: AnyArray, rate: AnyArray, offset: AnyArray, time: float, real: AnyArray, imag: AnyArray, scratch: AnyArray, bits: AnyArray
 ) -> None:  # pragma: no cover - compiled
@@ -79,7 +79,7 @@ def _phasor(
         imag[k] *= scratch[1, k]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def growth(
     frequency: AnyArray, rate: AnyArray, offset: AnyArray, t: AnyArray, even: bool, into: AnyArray, scratch: AnyArray, bits: AnyArray
 ) -> None:  # pragma: no cover - compiled

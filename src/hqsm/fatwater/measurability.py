@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.compiled import njit, prange
 from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.lanes import LANES, evenly, exponential
 from hqsm.fatwater.nodes import around
@@ -77,7 +77,7 @@ def _voxels_per_block(index: IntArray, blocks: Blocks) -> IntArray:
     return ratio
 
 
-@numba.njit(cache=True)
+@njit()
 def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(block,) whether its voxels differ by more than their noise."""
     n_blocks, n_echoes = powers.shape
@@ -94,7 +94,7 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _pooled(
     powers: AnyArray, n_voxels: AnyArray, index: AnyArray, places: AnyArray, reach: AnyArray, without_itself: bool
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -108,14 +108,14 @@ def _pooled(
     mean = np.empty((places.shape[0], n_echoes), np.float32)
     limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
     known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
-    for c in numba.prange(n_nodes):
+    for c in prange(n_nodes):
         known[c, :width] = 0
         for e in range(n_echoes):
             power = powers[c, e]
             known[c, e] = power
             noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_voxels[c]
             known[c, width + e] = noise + np.float32(0.5) * _SPREAD2 * power * power
-    for chunk in numba.prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
+    for chunk in prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
         sums = np.empty(width, np.float32)
         mine = np.empty(2 * width, np.float32)
         for p in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, places.shape[0])):
@@ -143,7 +143,7 @@ def _pooled(
     return mean
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """Squared SNR at TE = 0 and R2* of each node: Gauss-Newton on (log A^2, R2*) for each share of fat, the best kept.
 
@@ -152,7 +152,7 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
     n_nodes, n_echoes = powers.shape
     amplitude2 = np.empty(n_nodes, np.float32)
     r2star = np.empty(n_nodes, np.float32)
-    for chunk in numba.prange((n_nodes + _CHUNK - 1) // _CHUNK):
+    for chunk in prange((n_nodes + _CHUNK - 1) // _CHUNK):
         start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
         for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
             count = min(LANES, n_nodes - first)
@@ -170,7 +170,7 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
     return amplitude2, r2star
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(2, lane) log A^2 and R2* of the share of fat that fits best."""
     n_echoes = t.size
@@ -255,11 +255,11 @@ class ExpectedErrors:
         return expected
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _interpolated(r2star: AnyArray, snr: AnyArray, log_errors: AnyArray, step: float) -> AnyArray:  # pragma: no cover - compiled
     """(voxel,) error of unit SNR, its logarithm linear between the steps of R2*, over the SNR."""
     expected = np.empty(r2star.size)
-    for v in numba.prange(r2star.size):
+    for v in prange(r2star.size):
         at = min(max(r2star[v] / step, 0.0), log_errors.size - 1.0)
         before = min(int(at), log_errors.size - 2)
         share = at - before

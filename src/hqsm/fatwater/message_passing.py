@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, IntArray, Mask
+from hqsm.compiled import njit
 from hqsm.fatwater.candidates import IMPOSSIBLE
 from hqsm.fatwater.costs import Costs
 from hqsm.fatwater.period import apart
@@ -30,7 +30,7 @@ def smoothest_choice(of: Costs, chosen: IntArray | None = None, open_: Mask | No
     return result
 
 
-@numba.njit(cache=True)
+@njit()
 def _of_open_blocks(
     fields: AnyArray,
     unary: AnyArray,
@@ -65,7 +65,7 @@ def _of_open_blocks(
     return field, cost, counts[open_], neighbours, weight
 
 
-@numba.njit(cache=True)
+@njit()
 def _message_passing(
     fields: AnyArray,
     unary: AnyArray,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
+from hqsm.compiled import njit, prange
 from hqsm.fatwater.lanes import LANES
 
 _SIGMA_MM = 3.5
@@ -62,7 +62,7 @@ _IN_Y = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0),
 _IN_Z_TABLE, _IN_Y_TABLE = np.array(_IN_Z), np.array(_IN_Y)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _sums(
     index: AnyArray, field: AnyArray, se: AnyArray, good: AnyArray, centre: float, floor2: float, along_y: AnyArray, along_z: AnyArray
 ) -> AnyArray:  # pragma: no cover - compiled
@@ -70,7 +70,7 @@ def _sums(
     nx, ny, nz = index.shape
     reach_y, reach_z = along_y.shape[1] // 2, along_z.shape[1] // 2
     sums = np.zeros((nx, 11, ny, (nz + LANES - 1) // LANES * LANES), np.float32)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         # a border of zeros along z saves asking where the volume ends
         plain = np.zeros((4, ny, nz + 2 * reach_z), np.float32)
         some = False
@@ -106,7 +106,7 @@ def _sums(
     return sums
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _priors(
     sums: AnyArray,
     index: AnyArray,
@@ -126,7 +126,7 @@ def _priors(
     place = np.full(field.size, -1, np.int32)
     for i in range(wanted.size):
         place[wanted[i]] = i
-    for y in numba.prange(ny):
+    for y in prange(ny):
         at = np.empty(LANES, np.int32)
         for first in range(0, nz, LANES):
             for x in range(nx):  # innermost: what one voxel needs, the next one needs again
@@ -160,7 +160,7 @@ def _priors(
 _P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q100, _Q010, _Q001, _Q2, _NOISE = range(16)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(16, lane) moments around the voxels from z on of one row."""
     reach = along_x.shape[1] // 2
@@ -187,7 +187,7 @@ def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyAr
     return s
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _planes(s: AnyArray, floor2: float, slope_precision: float, own: float) -> AnyArray:  # pragma: no cover - compiled
     """(2, lane) height of the plane at the voxel, and its precision; 0 or NaN where there is none."""
     plane = np.zeros((2, LANES))

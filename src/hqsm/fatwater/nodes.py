@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, IntArray, Mask
+from hqsm.compiled import njit, prange
 
 
 def numbered(there: Mask) -> IntArray:
@@ -23,12 +23,12 @@ def neighbour_table(index: IntArray) -> IntArray:
     return neighbours_at(np.flatnonzero(index >= 0), index)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def neighbours_at(places: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(place, 6) those neighbours at some places, given by their number in the raster."""
     nx, ny, nz = index.shape
     table = np.full((places.size, 6), -1, np.int32)
-    for i in numba.prange(places.size):
+    for i in prange(places.size):
         x, y, z = places[i] // (ny * nz), (places[i] // nz) % ny, places[i] % nz
         if x > 0:
             table[i, 0] = index[x - 1, y, z]
@@ -51,12 +51,12 @@ def around(values: ComplexArray, index: IntArray) -> ComplexArray:
     return mean
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     nx, ny, nz = index.shape
     mean = np.zeros(values.size, np.complex64)
     planes = np.zeros((nx, ny, nz), np.complex64)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         rows = np.zeros((ny, nz + 2), np.complex64)
         for y in range(ny):
             for z in range(nz):
@@ -66,7 +66,7 @@ def _around(values: AnyArray, index: AnyArray) -> AnyArray:  # pragma: no cover 
             for m in range(max(y - 1, 0), min(y + 2, ny)):
                 for z in range(nz):
                     planes[x, y, z] += rows[m, z] + rows[m, z + 1] + rows[m, z + 2]
-    for x in numba.prange(nx):
+    for x in prange(nx):
         for y in range(ny):
             for z in range(nz):
                 v = index[x, y, z]

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import FloatArray
+from hqsm.compiled import njit
 
 
 def folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
@@ -16,13 +16,13 @@ def folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
     return difference_hz - period_hz * np.round(difference_hz / period_hz) if np.isfinite(period_hz) else difference_hz
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def fold(difference: float, period: float) -> float:  # pragma: no cover - compiled
     """One difference, whole periods taken off."""
     return difference - period * np.round(difference / period) if period < np.inf else difference
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def apart(a: float, b: float, period: float) -> float:  # pragma: no cover - compiled
     """Distance of two fields, both within one period."""
     difference = abs(a - b)

@@ -12,6 +12,7 @@ from skimage.restoration import unwrap_phase
 
 from hqsm import r2star
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
@@ -327,7 +328,7 @@ class _Fit:
         return kept
 
 
-@numba.njit(cache=True)
+@njit()
 def _replace(
     which: AnyArray,
     new_linear: AnyArray,
@@ -487,12 +488,12 @@ def _assemble(
     )
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _placed(values: AnyArray, valid: AnyArray, index: AnyArray, nothing: Any) -> AnyArray:  # pragma: no cover - compiled
     """(x, y, z) the values of the voxels where they are ``valid``, of the type of ``nothing``, which is elsewhere."""
     nx, ny, nz = index.shape
     volume = np.full((nx, ny, nz), nothing)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         for y in range(ny):
             for z in range(nz):
                 v = index[x, y, z]

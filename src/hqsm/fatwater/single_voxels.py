@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.compiled import njit
 from hqsm.fatwater.blocks import Blocks, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
 from hqsm.fatwater.costs import edge_weights, prices, truncation_hz, trust
@@ -73,7 +73,7 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
 
 
-@numba.njit(cache=True)
+@njit()
 def _settle(
     field: AnyArray,
     which: AnyArray,

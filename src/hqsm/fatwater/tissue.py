@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.compiled import njit, prange
 
 _N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
 """Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
@@ -74,13 +74,13 @@ def stands_out(signal: AnyArray, usable: AnyArray, threshold: float) -> AnyArray
     return np.asarray((np.abs(some) > threshold).mean(axis=0) > _LEAST_STANDING_OUT)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def strongest_echo(signal: AnyArray) -> tuple[AnyArray, bool]:  # pragma: no cover - compiled
     """(x, y, z) magnitude of the brightest echo, NaN where one is not finite; and whether any voxel has a phase."""
     nx, ny, nz, n_echoes = signal.shape
     strongest = np.empty((nx, ny, nz), np.float32)
     phase = np.zeros(nx, np.bool_)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         for y in range(ny):
             for z in range(nz):
                 power = 0.0
@@ -99,7 +99,7 @@ def strongest_echo(signal: AnyArray) -> tuple[AnyArray, bool]:  # pragma: no cov
 _MUCH, _SOME = np.uint16(1), np.uint16(64)
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def with_signal(strongest: AnyArray, threshold: float) -> AnyArray:  # pragma: no cover - compiled
     """Voxels of tissue: bright ones in company, and those whose neighbourhood as a whole stands out of the noise.
 
@@ -109,7 +109,7 @@ def with_signal(strongest: AnyArray, threshold: float) -> AnyArray:  # pragma: n
     nx, ny, nz = strongest.shape
     # both counts in one number: bright voxels below 64, half as bright ones above
     planes = np.zeros((nx, ny, nz), np.uint16)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         rows = np.zeros((ny, nz), np.uint16)
         for y in range(ny):
             for z in range(nz):
@@ -121,7 +121,7 @@ def with_signal(strongest: AnyArray, threshold: float) -> AnyArray:  # pragma: n
             for z in range(nz):
                 planes[x, y, z] = rows[before, z] + rows[y, z] + rows[after, z]
     usable = np.zeros((nx, ny, nz), np.bool_)
-    for x in numba.prange(nx):
+    for x in prange(nx):
         before, after = max(x - 1, 0), min(x + 1, nx - 1)
         for y in range(ny):
             for z in range(nz):
@@ -132,11 +132,11 @@ def with_signal(strongest: AnyArray, threshold: float) -> AnyArray:  # pragma: n
     return usable
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _powers(signal: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """(voxel,) squared signal of all echoes together, and of the brightest."""
     energy, brightest = np.empty(signal.shape[0], np.float32), np.empty(signal.shape[0], np.float32)
-    for v in numba.prange(signal.shape[0]):
+    for v in prange(signal.shape[0]):
         total = most = np.float32(0)
         for e in range(signal.shape[1]):
             here = signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
+from hqsm.compiled import njit
 from hqsm.fatwater.costs import JOINING_TRUST
 
 _STEPS_OF_TRUST = 65535
@@ -45,7 +45,7 @@ def _bring_near(field_hz: FloatArray, nodes: IntArray, starts: IntArray, period_
     field_hz[nodes[starts[0] : starts[-1]]] -= np.repeat(period_hz * np.round((medians - centre) / period_hz), sizes)
 
 
-@numba.njit(cache=True)
+@njit()
 def _grow(
     field: AnyArray, neighbours: AnyArray, trusts: AnyArray, order: AnyArray, period: float, inside: AnyArray, frozen: AnyArray
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled

@@ -5,10 +5,10 @@ With a floor, the mean magnitude is fitted instead of the signal, and the rate's
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
+from hqsm.compiled import njit, prange
 from hqsm.r2star import log_linear
 
 
@@ -42,13 +42,13 @@ def fit(
     return fitted.reshape(magnitude.shape[:-1])
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(parallel=True)
 def _fit(
     voxels: AnyArray, t: AnyArray, sigma: float, start: AnyArray, n_used: AnyArray, means: AnyArray, offset: float
 ) -> AnyArray:  # pragma: no cover - compiled
     n_voxels = voxels.shape[0]
     result = np.full(n_voxels, np.nan)
-    for v in numba.prange(n_voxels):
+    for v in prange(n_voxels):
         if not voxels[v].max() > 3 * sigma:
             continue
         used = n_used[v]
@@ -104,7 +104,7 @@ def _fit(
     return result
 
 
-@numba.njit(cache=True)
+@njit()
 def _mean(x: float, means: AnyArray, offset: float) -> tuple[float, float, float]:  # pragma: no cover - compiled
     """Mean magnitude of a signal of ``x`` noise SD, its slope and its bend."""
     if 0 <= x < (means.size - 2) / 100.0:
@@ -116,7 +116,7 @@ def _mean(x: float, means: AnyArray, offset: float) -> tuple[float, float, float
     return mean, x / mean, (offset - 1) / mean**3
 
 
-@numba.njit(cache=True)
+@njit()
 def _bias(
     amplitude: float, rate: float, t: AnyArray, sigma: float, means: AnyArray, offset: float, haa: float, har: float, hrr: float
 ) -> float:  # pragma: no cover - compiled
