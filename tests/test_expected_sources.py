@@ -117,6 +117,21 @@ def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measureme
     assert expected.without_data[liver].all()
 
 
+def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_little_but_is_not_left_out() -> None:
+    maps, liver, _ = ball_of_liver(liver_r2star_per_s=900.0)
+    params = SusceptibilityParams()
+    fitted = expected_sources(maps, regions_of(maps, liver), params, specimen="in_vitro")
+    without_fat = replace(maps, model=np.where(liver, 3, maps.model).astype(maps.model.dtype))
+    dark = expected_sources(without_fat, regions_of(without_fat, liver), params, specimen="in_vitro")
+    assert dark.liver_is_dark
+    assert not fitted.liver_is_dark
+    deep = ndimage.binary_erosion(liver, iterations=3)
+    assert not dark.without_data[deep].any()
+    assert fitted.field_error_ppm[deep].max() < 0.5
+    assert dark.field_error_ppm[deep].min() >= 1.0
+    np.testing.assert_array_equal(dark.field_error_ppm[~liver], fitted.field_error_ppm[~liver])
+
+
 def test_fat_under_the_skin_and_fat_within_have_levels_of_their_own_and_count_by_their_fraction() -> None:
     maps, liver, _ = ball_of_liver("axial", liver_r2star_per_s=60.0)
     regions = regions_of(maps, np.zeros_like(liver))

@@ -80,7 +80,7 @@ def references(cases: list[visits.Case], cache: Path) -> None:
 
 def dark(cases: list[visits.Case], cache: Path) -> None:
     errors = []
-    with mock.patch("hqsm.expected_sources._liver_is_dark", return_value=True):
+    with mock.patch("hqsm.expected_sources._liver_is_torn", return_value=True):
         for case in cases:
             visit = visits.load(case, cache)
             value, _ = measured(visit)

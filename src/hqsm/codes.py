@@ -39,7 +39,7 @@ MEANINGS: dict[str, str] = {
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_FIELD_INCONSISTENT": "Part of the field map cannot be the field of any body (swaps, wraps); it was left out.",
     "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
-    "CHI_LIVER_DARK": "The liver's own field is not measurable; its susceptibility is what its surroundings show.",
+    "CHI_LIVER_DARK": "The liver's own field is hardly measurable; its susceptibility is mostly what its surroundings show.",
     "CHI_BODY_CUT": "The body reaches the images' edge; its surface there is unknown and the interval is wider.",
     "CHI_LIVER_CUT": "The slab cuts through much of the liver; what lies beyond is unknown and the interval is wider.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",
