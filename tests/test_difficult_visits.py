@@ -152,6 +152,18 @@ def test_a_liver_that_the_slab_cuts_is_flagged_and_its_interval_wider(plain: tup
     assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
 
 
+def test_a_liver_whose_field_is_torn_is_measured_by_its_surroundings_with_an_interval_that_says_so(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, _, whole = plain
+    rng = np.random.default_rng(7)
+    torn = regions.liver_whole & (rng.random(regions.liver_whole.shape) < 0.2)
+    value, chi = measured(replace(maps, field_hz=np.where(torn, maps.field_hz + ppm_to_hz(3.4, 1.5), maps.field_hz)), regions)
+    assert "CHI_LIVER_DARK" in chi.codes
+    assert chi.liver_se_ppm > max(0.1 * value, whole.liver_se_ppm)
+    assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
+
+
 def test_an_automatic_mask_whose_edge_nothing_confirms_has_a_wider_interval_than_a_readers(
     plain: tuple[WaterFat, Regions, float, Susceptibility],
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measureme
     torn = replace(maps, field_hz=field)
     expected = expected_sources(torn, regions_of(torn, liver), params, specimen="in_vitro")
     assert expected.liver_is_dark
+    assert expected.liver_is_left_out
     assert expected.without_data[liver].all()
 
 
@@ -124,6 +125,7 @@ def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_little_but_is_n
     without_fat = replace(maps, model=np.where(liver, 3, maps.model).astype(maps.model.dtype))
     dark = expected_sources(without_fat, regions_of(without_fat, liver), params, specimen="in_vitro")
     assert dark.liver_is_dark
+    assert not dark.liver_is_left_out
     assert not fitted.liver_is_dark
     deep = ndimage.binary_erosion(liver, iterations=3)
     assert not dark.without_data[deep].any()

@@ -79,8 +79,10 @@ class Expectation:
     without_data
         Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
     liver_is_dark
-        Whether the liver's own field is hardly a measurement, and counts little, or, where it is torn, is left out too: its
-        susceptibility is mostly or wholly what its surroundings show.
+        Whether the liver's own field is hardly a measurement and counts little: its susceptibility is mostly what its
+        surroundings show.
+    liver_is_left_out
+        Whether it is torn and left out as well: its susceptibility is wholly what its surroundings show.
     liver_edge_seen
         How far R2* tells the liver from what surrounds it, 0..1; where it does not, the mask decides alone.
     field_error_ppm
@@ -90,6 +92,7 @@ class Expectation:
     prior: SourcePrior
     without_data: Mask
     liver_is_dark: bool
+    liver_is_left_out: bool
     liver_edge_seen: float
     field_error_ppm: FloatArray
 
@@ -158,7 +161,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         + _near_surface(_surface(share > 0.5), grid, contrast_ppm) ** 2
         + (_MIXED * contrast_ppm * _mixed(share)) ** 2
     )
-    if _liver_is_torn(maps, regions):
+    torn = _liver_is_torn(maps, regions)
+    if torn:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
     elif dark:
         field_error2[regions.liver_whole] += np.float32(_DARK_FIELD_ERROR_PPM**2)
@@ -168,6 +172,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         ),
         without_data=without_data,
         liver_is_dark=dark,
+        liver_is_left_out=torn,
         liver_edge_seen=found.seen,
         field_error_ppm=np.sqrt(field_error2),
     )
