@@ -115,7 +115,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     says how strong the liver may be, not how strong it is: it is the width of what is expected.
     """
     body, grid = regions.body, maps.grid
-    air = _find_air(maps, regions)
+    torn = _liver_is_torn(maps, regions)
+    dark = torn or _liver_is_unfitted(maps, regions)
+    air = _find_air(maps, regions, liver_is_dark=dark)
     tissue = body & ~air.surface & ~air.pockets
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
@@ -153,7 +155,6 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         fat[marrow] = 0
         mean += _FAT_PPM * fat
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
-    dark = _liver_is_dark(maps, regions)
     contrast_ppm = _liver_ppm(maps, regions, above_per_s=_TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     without_data = air.surface | air.pockets
     field_error2 = (
@@ -161,7 +162,6 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         + _near_surface(_surface(share > 0.5), grid, contrast_ppm) ** 2
         + (_MIXED * contrast_ppm * _mixed(share)) ** 2
     )
-    torn = _liver_is_torn(maps, regions)
     if torn:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
     elif dark:
@@ -178,13 +178,13 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     )
 
 
-def _find_air(maps: WaterFat, regions: Regions) -> _Air:
+def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
     """Air around the body, gas and lungs in it, and their surfaces."""
     body = regions.body
     amplitude = _early_magnitude(maps)
     bright = float(np.median(amplitude[body & (amplitude > 0)])) if (body & (amplitude > 0)).any() else 1.0
     outside = _connected_to_border(~body)
-    faint = _faint(maps, regions, amplitude, bright) & ~outside
+    faint = _faint(regions, amplitude, bright, liver_is_dark=liver_is_dark) & ~outside
     tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
     mean = np.zeros(body.shape, np.float32)
     mean[faint] = 0.5 * AIR_PPM
@@ -214,7 +214,7 @@ def _find_air(maps: WaterFat, regions: Regions) -> _Air:
     )
 
 
-def _faint(maps: WaterFat, regions: Regions, early: FloatArray, bright: float) -> Mask:
+def _faint(regions: Regions, early: FloatArray, bright: float, *, liver_is_dark: bool) -> Mask:
     """What gives so little signal early that it is lung or gas.
 
     Iron does so too: deep in the liver nothing counts, and near its edge, where the mask may be a voxel off, only what is
@@ -222,7 +222,7 @@ def _faint(maps: WaterFat, regions: Regions, early: FloatArray, bright: float) -
     """
     body, liver = regions.body, regions.liver_whole
     limit = np.full(body.shape, 0.35 * bright, np.float32)
-    core = liver if _liver_is_dark(maps, regions) else moved(liver, -REACH_VOXELS)
+    core = liver if liver_is_dark else moved(liver, -REACH_VOXELS)
     if core.any() and core is not liver:
         limit[moved(liver, REACH_VOXELS)] = min(0.35 * bright, 0.5 * float(np.median(early[core])))
     return np.asarray((~body | (early < limit)) & ~core)
@@ -234,7 +234,7 @@ def _tells_its_tissue(maps: WaterFat) -> Mask:
     return np.asarray((maps.model == 1) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
 
 
-def _liver_is_dark(maps: WaterFat, regions: Regions) -> bool:
+def _liver_is_unfitted(maps: WaterFat, regions: Regions) -> bool:
     """Whether the decay is too fast in a good part of the liver for its field to be told from noise.
 
     A rule on the organ: voxels that were fitted by chance among those that were not are no better than they.
@@ -243,7 +243,7 @@ def _liver_is_dark(maps: WaterFat, regions: Regions) -> bool:
     if not liver.any():
         return False
     unfitted = (maps.model == 3) | (maps.model == 0) | maps.censored
-    return bool(np.mean(unfitted[liver]) > _DARK_SHARE) or _liver_is_torn(maps, regions)
+    return bool(np.mean(unfitted[liver]) > _DARK_SHARE)
 
 
 def _liver_is_torn(maps: WaterFat, regions: Regions) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit
 from hqsm.fatwater.lanes import evenly
-from hqsm.fatwater.nodes import around, neighbour_table
+from hqsm.fatwater.nodes import around, neighbour_table, numbered
 from hqsm.fatwater.tissue import Tissue
 
 BLOCK_MM = 5.0
@@ -80,8 +80,7 @@ def gather(tissue: Tissue) -> Blocks:
     flat = (x * shape[1] + y) * shape[2] + z
     present = np.zeros(int(np.prod(shape)), bool)
     present[flat] = True
-    number = np.full(present.size, -1, np.int64)
-    number[present] = np.arange(int(present.sum()))
+    number = numbered(present)
     of_voxel = number[flat]
     n_blocks = int(present.sum())
     number = number.reshape(tuple(shape))

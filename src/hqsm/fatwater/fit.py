@@ -534,7 +534,6 @@ def _constrained_chunk(
             if i < 0:
                 continue
             leaves = False
-            leaves = False
             if mode[k] == _START:
                 # in the dark the data's own share of fat is noise: start lean
                 dark = prior_r2star[i] * (t[n_echoes - 1] - t[0]) > 1.6
