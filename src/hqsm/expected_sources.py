@@ -23,6 +23,10 @@ _LUNG_SD_PPM = 2.0
 _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
+_HOLE_SD_PPM = 0.5
+"""Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
+_VOXEL_SHARE = 0.2
+"""How far a voxel of the liver by itself differs from the organ, over its level; without iron three times as far as other tissue."""
 _AIR_SD_PPM = 0.02
 _INSIDE_GAS = (0.3, 1.5, 60.0)
 """Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
@@ -121,11 +125,13 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     tissue = body & ~air.surface & ~air.pockets
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
-    found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets)
-    share = found.share
-    share[air.surface | air.pockets] = 0
+    found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets, regions.vessel)
+    share, hole = found.share, found.hole
+    share[air.surface | air.pockets] = hole[air.surface | air.pockets] = 0
+    iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
+    sd = np.maximum(sd, np.where(share > 0.5, np.float32(_VOXEL_SHARE * iron_ppm), 0))
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
     sd[air.outside] = _AIR_SD_PPM
@@ -137,12 +143,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 
     organs = []
     if regions.liver_whole.any():
-        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM))
+        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, may_hold_lesions=True))
+        if hole.any():
+            organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM))
         liver_edge = _surface(share > 0.5) & tissue
-        edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * _liver_ppm(maps, regions)
+        edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * iron_ppm
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
-        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * _liver_ppm(maps, regions)), spacing_mm=_UNEVEN_MM))
+        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * iron_ppm), spacing_mm=_UNEVEN_MM))
     organs += air.lungs
     spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
     sd[spine] = np.maximum(sd[spine], _SPINE[0])

@@ -21,6 +21,7 @@ def conjugate_gradient(
     precondition: Callable[[FloatArray], FloatArray] | None = None,
     tolerance: float,
     energy_tolerance: float | None = None,
+    min_iterations: int = 0,
     max_iterations: int,
 ) -> Solution:
     """Solve A x = b for a symmetric positive definite operator (Hestenes and Stiefel, J Res NBS 1952;49:409).
@@ -40,6 +41,8 @@ def conjugate_gradient(
     energy_tolerance
         Arrived as well when the last ten steps have added no more than this share to b'x, which grows with each step from
         zero to b'A^-1 b (Strakos and Tichy, ETNA 2002;13:56); for a start of zero. None: that is not asked.
+    min_iterations
+        Iterations at least, for a change whose residual is little of the whole.
     max_iterations
         Iterations at most.
     """
@@ -54,7 +57,7 @@ def conjugate_gradient(
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration, gains, settled = 0, list[float](), False
-    while rz > tolerance**2 * bb and not settled and iteration < max_iterations:
+    while rz > 0 and not settled and iteration < max_iterations and (rz > tolerance**2 * bb or iteration < min_iterations):
         ap = apply(p)
         step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p
