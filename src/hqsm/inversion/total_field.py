@@ -52,7 +52,7 @@ class _Problem:
         self.reduced = Reduced(self.model)
         self.precondition = Preconditioner(self.model, self.reduced)
         shares = [organ.share for organ in prior.organs if organ.may_hold_lesions]
-        self._deep = np.any([share > _WHOLLY for share in shares], axis=0) if shares else np.zeros(total.grid.shape, bool)
+        self._deep = np.sum(shares, axis=0) > _WHOLLY if shares else np.zeros(total.grid.shape, bool)
 
     def solve(self, start: FloatArray, tolerance: float, max_iterations: int, min_iterations: int = 0) -> Solution:
         return conjugate_gradient(
