@@ -235,8 +235,8 @@ class ExpectedErrors:
 
     Attributes
     ----------
-    pdff_free
-        Of PDFF [points] where W and F are complex and independent and the field is unknown.
+    field_free, pdff_free
+        Of the field [Hz] and PDFF [points] where W and F are complex and independent and the field is unknown.
     pdff_constrained, r2star_constrained
         Of PDFF [points] and R2* [1/s] where they share one phase and the field is known.
     r2star_alone
@@ -244,6 +244,7 @@ class ExpectedErrors:
     """
 
     r2star_per_s: FloatArray
+    field_free: FloatArray
     pdff_free: FloatArray
     pdff_constrained: FloatArray
     r2star_constrained: FloatArray
@@ -276,6 +277,7 @@ def expected_errors(echo_times_s: FloatArray, fat: ComplexArray) -> ExpectedErro
     constrained = np.sqrt(_variances(np.stack([slope, 1j * decay, decay, fat * decay], axis=-1)))
     return ExpectedErrors(
         r2star_per_s=r2star,
+        field_free=free[:, 0] / (2 * np.pi),
         pdff_free=100 * free[:, 4],
         pdff_constrained=100 * constrained[:, 3],
         r2star_constrained=constrained[:, 0],

@@ -375,14 +375,17 @@ def _lower_order(
     # where two echoes are all there is, what the blocks around said together is better than what each voxel says
     dark = start.blocks.dark[start.blocks.of_voxel[which]]
     away[which[dark]] = True
-    own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
-    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    dark_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
+    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * dark_se_hz**2))
     before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        to_others_hz = np.hypot(fit.errors[:, 0], darker_hz)
+        own_se_hz = fit.errors[:, 0].copy()
+        if turn == 0:
+            own_se_hz[which] = expected.at(expected.field_free, decay)[which]
+        to_others_hz = np.hypot(own_se_hz, darker_hz)
         prior_hz, precision = field_prior(fit.nonlinear[:, 0], to_others_hz, good, *geometry, which, tissue.field_strength_tesla)
         precision /= 1 + precision * rim_hz2
         if turn == 0:
@@ -461,7 +464,7 @@ def _assemble(
         fat_known = decay_known & fat_known & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
-    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
+    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
 
     def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
