@@ -53,6 +53,8 @@ _FIELD_OF_IRON_HZ_S = 0.05
 """Step of the field at an edge [Hz] for each 1/s of R2* that it steps by: 2.5 ppm for 1,000 1/s at 1.5 T, a third of it."""
 _FIELD_INSIDE_IRON_HZ_S = 0.01
 """What of that step a plane through the neighbours does not foresee, in the darker tissue itself."""
+_IRON_PER_S, _OTHER_TISSUE_PER_S = 100.0, 75.0
+"""R2* from which the field's prior leaves out what decays as slowly as tissue without iron: at an organ's surface the field bends."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
@@ -380,13 +382,19 @@ def _lower_order(
     before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
+    iron = local_r2star > _IRON_PER_S
+    prior_hz, precision = np.zeros(which.size), np.zeros(which.size)
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        own_se_hz = fit.errors[:, 0].copy()
+        se_hz = fit.errors[:, 0].copy()
         if turn == 0:
-            own_se_hz[which] = expected.at(expected.field_free, decay)[which]
-        to_others_hz = np.hypot(own_se_hz, darker_hz)
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], to_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+            # a free fit in the noise: by its own claim, those whose noise made the field low would count for more
+            se_hz[which] = expected.at(expected.field_free, decay)[which]
+        to_others_hz = np.hypot(se_hz, darker_hz)
+        for ones, tell in ((~iron, good), (iron, good & (decay.r2star_per_s > _OTHER_TISSUE_PER_S))):
+            prior_hz[ones], precision[ones] = field_prior(
+                fit.nonlinear[:, 0], to_others_hz, tell, *geometry, which[ones], tissue.field_strength_tesla
+            )
         precision /= 1 + precision * rim_hz2
         if turn == 0:
             prior_hz[dark], precision[dark] = of_blocks
@@ -401,7 +409,7 @@ def _lower_order(
         result = fit_constrained(
             which, *data, begin_hz, begin_r2star, begin_linear, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
-        before_hz = prior_hz
+        before_hz = prior_hz.copy()
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
