@@ -30,7 +30,7 @@ COMPATIBLE = 2.5
 """Standard errors within which a voxel's R2* may be its neighbourhood's."""
 _TOO_WIDE = 0.5, 0.9
 """Shares of the variance of the priors on field and R2* by which they are wider than what they say is off."""
-_SHARE_TRUSTED, _SHARE_UNTRUSTED = 0.18, 0.28
+_SHARE_TRUSTED, _SHARE_UNTRUSTED = 0.15, 0.25
 """Second-order bias of the share of fat, in standard errors, up to which the expansion holds, and from which it is worse than none."""
 _CHUNK = 4096
 
@@ -558,8 +558,8 @@ def _constrained_chunk(
                 near = COMPATIBLE * sigma * np.sqrt(inverse[1, 1])
                 if mode[k] == _AT_PRIOR and not (known and abs(beyond) <= near):
                     mode[k] = _AT_OWN
-                    # a faster decay may be one that noise made fast: no farther from the neighbourhood's than it must be
-                    _move(state, own - near if known and beyond > near else own, t[0], k)
+                    # a faster decay may be one that noise made fast: half of what noise does is allowed for
+                    _move(state, own - 0.5 * near if known and beyond > near else own, t[0], k)
                 else:
                     leaves = True
                     if known:
@@ -598,7 +598,7 @@ def _keep(
 ) -> None:  # pragma: no cover - compiled
     """Estimates less their bias, and standard errors: ``inverse`` less what priors wider than they need be keep from scattering.
 
-    The field's keeps what its prior claims, which it needs beside surfaces.
+    What the field's prior claims is kept: beside surfaces it is needed.
     """
     phase, size, share = theta[2, k] - bias[2], theta[3, k] - bias[3], theta[4, k] - bias[4]
     whole = size * complex(np.cos(phase), np.sin(phase))
@@ -606,7 +606,7 @@ def _keep(
     nonlinear[0], nonlinear[1] = 100 * (theta[0, k] - bias[0]), 100 * (theta[1, k] - bias[1])
     errors[0] = 100 * sigma * np.sqrt(inverse[0, 0])
     errors[1] = 100 * sigma * np.sqrt(_scatter(inverse, 1, 1, loose))
-    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, loose))
+    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, (0.0, loose[1])))
 
 
 @njit(inline="always")
@@ -687,7 +687,7 @@ def _second_order_bias(
     S = V - sum q v v^T and the bias, in sigma^2, V [sum q Re((H v)^H J v) - 1/2 Re(J^H tr(S H))].
 
     At most half a standard error is taken off, which is as far as the expansion can be trusted; of the share of fat, whose skewness
-    outgrows it sooner, nothing where it would be more than 0.28. At each echo tr(S H) is m (a0 + a1 t + a2 t^2) + u (b0 + b1 t),
+    outgrows it sooner, nothing where it would be more than a quarter. At each echo tr(S H) is m (a0 + a1 t + a2 t^2) + u (b0 + b1 t),
     and J v is m (e0 + e1 t) + u e2, m and u as in :func:`_moments`.
     """
     a0 = complex(-a * _scatter(v, 2, 2, loose), 2 * _scatter(v, 2, 3, loose))

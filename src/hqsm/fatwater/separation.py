@@ -25,7 +25,9 @@ from hqsm.fatwater.measurability import (
     ExpectedErrors,
     LocalDecay,
     cautious,
+    decays_around,
     expected_errors,
+    inflation,
     local_decay,
     not_measurable,
     r2star_limit_per_s,
@@ -247,9 +249,13 @@ def _many_echoes(
     decay = local_decay(tissue, start.blocks, with_fat=separable)
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
     of_r2star = expected.r2star_constrained if separable else expected.r2star_alone
-    deciding = cautious(decay, expected.at(of_r2star, decay), start.blocks, float(tissue.echo_times_s[0]))
+    first_s = float(tissue.echo_times_s[0])
+    those = decays_around(decay, expected.at(of_r2star, decay), start.blocks)
+    deciding = cautious(decay, those, first_s)
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
+        for column, errors in ((1, expected.r2star_constrained), (2, expected.pdff_constrained)):
+            fit.errors[those.near, column] *= inflation(errors, expected, decay, those, first_s)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
