@@ -12,8 +12,8 @@ import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import islands
-from hqsm.fatwater.blocks import Blocks, gather, pairs_of
-from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
+from hqsm.fatwater.blocks import Blocks, gather, pairs_of, singles
+from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates, one_phase_misfit
 from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust
 from hqsm.fatwater.message_passing import smoothest_choice
 from hqsm.fatwater.nodes import around, neighbour_table
@@ -125,6 +125,9 @@ def _decided(
     rows = np.arange(chosen.size)
     field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
+    if with_fat:
+        rim = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark)
+        costs = _with_one_phase(costs, rim, tissue, blocks, found, float(1 / trusts.max()))
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
         return chosen, field_hz, piece, energy, costs
@@ -157,6 +160,25 @@ def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -
     """(block,) tissue whose own misfit hardly tells its fields apart."""
     limit = np.where(steep, _UNDECIDED_MARGIN / _STEEP_WORTH, _UNDECIDED_MARGIN)
     return np.asarray((share > _UNDECIDED_SHARE) & (_own_margin(costs, chosen) < limit))
+
+
+def _with_one_phase(costs: Costs, rim: IntArray, tissue: Tissue, blocks: Blocks, found: Candidates, typical: float) -> Costs:
+    """The misfit of the blocks ``rim`` voxel by voxel, water and fat of one phase."""
+    number = np.full(blocks.n_voxels.size, -1)
+    number[rim] = np.arange(rim.size)
+    voxels = np.flatnonzero(number[blocks.of_voxel] >= 0)
+    of_rim = number[blocks.of_voxel[voxels]]
+    alone = singles(tissue.signal[voxels], tissue.echo_times_s, tissue.noise_sd, tissue.voxel_size_mm)
+    fields = found.field_hz[rim][of_rim] + blocks.away_hz[voxels][:, None]
+    each = one_phase_misfit(alone.products, fields, found.r2star_per_s[rim][of_rim], tissue.echo_times_s, tissue.fat)
+    misfit = np.stack([np.bincount(of_rim, column, rim.size) for column in each.T], axis=1)
+    misfit[found.misfit[rim] >= IMPOSSIBLE] = IMPOSSIBLE
+    lowest = misfit.min(axis=1)
+    per_freedom = lowest / (blocks.n_voxels[rim] * max(tissue.echo_times_s.size - 3, 1)) / typical
+    worth = 1 / (typical * (1 + (per_freedom / 3.0) ** 2))
+    unary = costs.unary.copy()
+    unary[rim] = np.where(misfit < IMPOSSIBLE, (misfit - lowest[:, None]) * worth[:, None], IMPOSSIBLE)
+    return replace(costs, unary=unary)
 
 
 def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, steep: Mask) -> Costs:
