@@ -84,7 +84,9 @@ def candidates(
     return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
 
 
-def one_phase_misfit(products: ComplexArray, field_hz: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, fat: ComplexArray) -> FloatArray:
+def one_phase_misfit(
+    products: ComplexArray, field_hz: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, fat: ComplexArray
+) -> FloatArray:
     """(voxel, field) misfit of voxels, given by their ``products``, at given fields, R2* refined, water and fat of one phase."""
     block = np.repeat(np.arange(field_hz.shape[0], dtype=np.int32), field_hz.shape[1])
     places = np.stack([field_hz.ravel(), np.log(r2star_per_s.ravel())]).astype(np.float64)

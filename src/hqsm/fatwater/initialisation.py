@@ -14,7 +14,7 @@ from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import Blocks, gather, pairs_of, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates, one_phase_misfit
-from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust
+from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust, worth
 from hqsm.fatwater.message_passing import smoothest_choice
 from hqsm.fatwater.nodes import around, neighbour_table
 from hqsm.fatwater.period import folded
@@ -126,8 +126,8 @@ def _decided(
     field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
     if with_fat:
-        rim = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark)
-        costs = _with_one_phase(costs, rim, tissue, blocks, found, float(1 / trusts.max()))
+        beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark)
+        costs = _with_one_phase(costs, beside, tissue, blocks, found, float(1 / trusts.max()))
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
         return chosen, field_hz, piece, energy, costs
@@ -162,22 +162,25 @@ def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -
     return np.asarray((share > _UNDECIDED_SHARE) & (_own_margin(costs, chosen) < limit))
 
 
-def _with_one_phase(costs: Costs, rim: IntArray, tissue: Tissue, blocks: Blocks, found: Candidates, typical: float) -> Costs:
-    """The misfit of the blocks ``rim`` voxel by voxel, water and fat of one phase."""
+def _with_one_phase(costs: Costs, which: IntArray, tissue: Tissue, blocks: Blocks, found: Candidates, typical: float) -> Costs:
+    """The misfit of the blocks ``which`` taken voxel by voxel, each voxel's water and fat of one phase.
+
+    Tissue beside lung and gas is no water and fat of one field: it moves, and is part lung. What freely phased water and fat fit
+    to that is often fat; with one phase hardly any field is the better one, or fits at all, and continuity decides.
+    """
     number = np.full(blocks.n_voxels.size, -1)
-    number[rim] = np.arange(rim.size)
+    number[which] = np.arange(which.size)
     voxels = np.flatnonzero(number[blocks.of_voxel] >= 0)
-    of_rim = number[blocks.of_voxel[voxels]]
+    row = number[blocks.of_voxel[voxels]]
     alone = singles(tissue.signal[voxels], tissue.echo_times_s, tissue.noise_sd, tissue.voxel_size_mm)
-    fields = found.field_hz[rim][of_rim] + blocks.away_hz[voxels][:, None]
-    each = one_phase_misfit(alone.products, fields, found.r2star_per_s[rim][of_rim], tissue.echo_times_s, tissue.fat)
-    misfit = np.stack([np.bincount(of_rim, column, rim.size) for column in each.T], axis=1)
-    misfit[found.misfit[rim] >= IMPOSSIBLE] = IMPOSSIBLE
+    fields_hz = found.field_hz[which][row] + blocks.away_hz[voxels][:, None]
+    each = one_phase_misfit(alone.products, fields_hz, found.r2star_per_s[which][row], tissue.echo_times_s, tissue.fat)
+    there = found.misfit[which] < IMPOSSIBLE
+    misfit = np.where(there, np.stack([np.bincount(row, column, which.size) for column in each.T], axis=1), np.inf)
     lowest = misfit.min(axis=1)
-    per_freedom = lowest / (blocks.n_voxels[rim] * max(tissue.echo_times_s.size - 3, 1)) / typical
-    worth = 1 / (typical * (1 + (per_freedom / 3.0) ** 2))
+    trusts = worth(lowest, blocks.n_voxels[which], tissue.echo_times_s.size, typical)
     unary = costs.unary.copy()
-    unary[rim] = np.where(misfit < IMPOSSIBLE, (misfit - lowest[:, None]) * worth[:, None], IMPOSSIBLE)
+    unary[which] = np.where(there, (misfit - lowest[:, None]) * trusts[:, None], IMPOSSIBLE)
     return replace(costs, unary=unary)
 
 
@@ -185,8 +188,8 @@ def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, stee
     """Another term for the undecided blocks: how far each field lies from the predicted one."""
     away_hz = np.abs(folded(costs.field_hz - prediction.field_hz[:, None], costs.period_hz))
     price = _PREDICTION_WEIGHT * np.minimum(away_hz / prediction.spread_hz, _MOST_SPREADS)
-    worth = np.where(steep, _STEEP_WORTH, 1.0)[:, None]
-    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), worth * costs.unary + price, costs.unary))
+    tempered = np.where(steep, _STEEP_WORTH, 1.0)[:, None] * costs.unary
+    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), tempered + price, costs.unary))
 
 
 def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:

@@ -10,11 +10,11 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.compiled import njit
 from hqsm.fatwater.blocks import Blocks, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
-from hqsm.fatwater.costs import edge_weights, prices, truncation_hz, trust
+from hqsm.fatwater.costs import edge_weights, prices, step_price_per_hz, truncation_hz, trust
 from hqsm.fatwater.initialisation import InitialField
+from hqsm.fatwater.message_passing import N_SWEEPS, choice_by_messages
 from hqsm.fatwater.nodes import around, neighbours_at
 from hqsm.fatwater.pdff import pdff_percent
-from hqsm.fatwater.message_passing import _N_SWEEPS, _message_passing
 from hqsm.fatwater.period import fold, folded
 from hqsm.fatwater.tissue import Tissue
 
@@ -26,7 +26,7 @@ _DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
 _LEAST_BRIGHT = 0.3
-_BLOCK = 1.0
+_N_TURNS = 4
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 
@@ -67,24 +67,25 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     trusts = trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
     table = neighbours_at(tissue.places[doubtful], tissue.index)
     weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
-    own = prices(found, trusts)
-    from_block_hz = np.minimum(np.abs(folded(found.field_hz - start.field_hz[doubtful][:, None], found.period_hz)), truncation_hz(tesla))
-    unary = np.where(own < IMPOSSIBLE, own + _BLOCK * weights.max() * from_block_hz, IMPOSSIBLE).astype(np.float32)
-    # a minimum that is not there is the last
+    limit_hz, period_hz = truncation_hz(tesla), found.period_hz
+    # a voxel that no field fits tells of none: its block's, which its neighbours and the body's shape had a say in, stands
+    from_block_hz = np.abs(folded(found.field_hz - start.field_hz[doubtful][:, None], period_hz))
+    price = step_price_per_hz(size_mm.min(), _VOXEL_SMOOTHNESS * smoothness, tesla) * np.minimum(from_block_hz, limit_hz)
+    unary = np.where(found.misfit < IMPOSSIBLE, prices(found, trusts) + price, IMPOSSIBLE).astype(np.float32)
     counts = (unary < IMPOSSIBLE).sum(axis=1)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
-    brightness = np.sqrt(tissue.powers[1])
-    fields = found.field_hz.astype(np.float32)
-    limit_hz, period_hz = truncation_hz(tesla), found.period_hz
     number = np.full(field_hz.size, -1)
     number[doubtful] = np.arange(doubtful.size)
+    fields = found.field_hz.astype(np.float32)
+    brightness = np.sqrt(tissue.powers[1])
     neighbours = _joined(field_hz, doubtful, number, fields, counts, unary, table, weights, brightness, limit_hz, period_hz)
-    chosen = _message_passing(fields, unary, counts, neighbours, weights.astype(np.float32), limit_hz, period_hz, _N_SWEEPS)
+    chosen = choice_by_messages(fields, unary, counts, neighbours, weights.astype(np.float32), limit_hz, period_hz, N_SWEEPS)
     rows = np.arange(doubtful.size)
     r2star[doubtful] = found.r2star_per_s[rows, chosen]
-    before_hz = field_hz[doubtful]
-    new_hz = found.field_hz[rows, chosen]
-    field_hz[doubtful] = before_hz + folded(new_hz - before_hz, period_hz)
+    # of a field's periodic copies the one nearest to the block's, then to the neighbours'
+    field_hz[doubtful] += np.where(counts > 0, folded(found.field_hz[rows, chosen] - field_hz[doubtful], period_hz), 0)
+    if np.isfinite(period_hz):
+        _bring_near(field_hz, doubtful, table, period_hz)
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
 
 
@@ -120,3 +121,35 @@ def _joined(
             for a in range(counts[i]):
                 unary[i, a] += weights[i, d] * min(abs(fold(field[u] - fields[i, a], period)), truncation)
     return neighbours
+
+
+@njit()
+def _bring_near(field: AnyArray, which: AnyArray, table: AnyArray, period: float) -> None:  # pragma: no cover - compiled
+    """Whole periods added to the voxels ``which``, in place, so that they lie nearest to their neighbours; forth and back."""
+    # a neighbour that has not been looked at has no say
+    settled = np.ones(field.size, np.bool_)
+    settled[which] = False
+    for sweep in range(_N_TURNS):
+        for step in range(which.size):
+            i = step if sweep % 2 == 0 else which.size - 1 - step
+            v = which[i]
+            base, nearest = field[v], np.inf
+            middle, count = 0.0, 0
+            for d in range(6):
+                u = table[i, d]
+                if u >= 0 and settled[u]:
+                    middle += np.round((field[u] - base) / period)
+                    count += 1
+            settled[v] = count > 0 or sweep > 0
+            if count == 0:
+                continue
+            middle = np.round(middle / count)
+            for k in range(-1, 2):
+                away = 0.0
+                for d in range(6):
+                    u = table[i, d]
+                    if u >= 0 and settled[u]:
+                        away += abs(field[u] - base - (middle + k) * period)
+                if away < nearest:
+                    nearest = away
+                    field[v] = base + (middle + k) * period
