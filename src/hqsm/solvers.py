@@ -11,6 +11,7 @@ from hqsm.data import Solution
 
 _LAST = 10
 """Steps whose gain says how much is still to come."""
+_PIECE = 4096
 
 
 def conjugate_gradient(
@@ -64,7 +65,8 @@ def conjugate_gradient(
         r -= b.dtype.type(step) * ap
         z = near_inverse(r)
         new = _inner(r, z)
-        p = z + b.dtype.type(new / rz) * p
+        p *= b.dtype.type(new / rz)
+        p += z
         iteration += 1
         gains.append(step * rz)
         settled = (
@@ -78,5 +80,8 @@ def conjugate_gradient(
 
 
 def _inner(a: FloatArray, b: FloatArray) -> float:
-    # in double precision: a million single-precision squares lose three digits
-    return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))
+    # in pieces, whose sums are added in double precision: a million single-precision squares lose three digits
+    a, b = a.ravel(), b.ravel()
+    whole = a.size // _PIECE * _PIECE
+    pieces = np.einsum("ij,ij->i", a[:whole].reshape(-1, _PIECE), b[:whole].reshape(-1, _PIECE))
+    return float(pieces.sum(dtype=np.float64)) + float(a[whole:] @ b[whole:])
