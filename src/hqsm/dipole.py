@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm import fourier
-from hqsm.arrays import Box, ComplexArray, FloatArray
+from hqsm.arrays import Box, FloatArray
 
 
 def dipole_kernel(shape: fourier.Shape, voxel_size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:

@@ -43,9 +43,9 @@ def inverse(spectrum: ComplexArray, shape: Shape) -> FloatArray:
 def forward_of_part(part: FloatArray, place: Box, shape: Shape) -> ComplexArray:
     """Real transform of a volume of ``shape`` that is ``part`` at ``place`` and zero elsewhere: lines of zeros are not transformed."""
     x, y, z = place
-    spectrum: ComplexArray = fft.rfft(_set_in(part, 2, z, shape[2]), axis=2, workers=1)
-    spectrum = fft.fft(_set_in(spectrum, 1, y, shape[1]), axis=1, overwrite_x=True, workers=1)
-    spectrum = fft.fft(_set_in(spectrum, 0, x, shape[0]), axis=0, overwrite_x=True, workers=1)
+    along_z: ComplexArray = fft.rfft(_set_in(part, 2, z, shape[2]), axis=2, workers=1)
+    along_yz = fft.fft(_set_in(along_z, 1, y, shape[1]), axis=1, overwrite_x=True, workers=1)
+    spectrum: ComplexArray = fft.fft(_set_in(along_yz, 0, x, shape[0]), axis=0, overwrite_x=True, workers=1)
     return spectrum
 
 
