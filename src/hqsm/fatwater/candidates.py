@@ -85,14 +85,13 @@ def candidates(
 
 
 def one_phase_misfit(
-    products: ComplexArray, field_hz: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, fat: ComplexArray
+    products: ComplexArray, which: IntArray, field_hz: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, fat: ComplexArray
 ) -> FloatArray:
-    """(voxel, field) misfit of voxels, given by their ``products``, at given fields, R2* refined, water and fat of one phase."""
-    block = np.repeat(np.arange(field_hz.shape[0], dtype=np.int32), field_hz.shape[1])
-    places = np.stack([field_hz.ravel(), np.log(r2star_per_s.ravel())]).astype(np.float64)
+    """(which,) misfit of some of the voxels that ``products`` are of, each at a field, R2* refined, water and fat of one phase."""
+    places = np.stack([field_hz, np.log(r2star_per_s)]).astype(np.float64)
     n, m = pairs_of(fat.size)
     energies = _energies(products, np.where(n == m, -1, 0))
-    misfit: FloatArray = _refined(block, places, products, energies, *_of_echoes(echo_times_s, fat), True).reshape(field_hz.shape)
+    misfit: FloatArray = _refined(which.astype(np.int32), places, products, energies, *_of_echoes(echo_times_s, fat), True)
     return misfit
 
 

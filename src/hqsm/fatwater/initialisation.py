@@ -34,6 +34,8 @@ _PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
 """What a field costs that lies one spread from the predicted one, and the distance from which on it costs no more."""
 _DARK_AROUND, _STEEP_WORTH = 0.85, 0.125
 """Share of tissue in the 3 x 3 x 3 blocks around below which a block lies beside the dark, and what its misfit is worth there."""
+_FITS_WELL = 0.8
+"""Trust, as a share of the best, from which on a block beside the dark is water and fat of one field like any other."""
 _SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
@@ -126,7 +128,7 @@ def _decided(
     field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
     if with_fat:
-        beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark)
+        beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark & (trusts < _FITS_WELL * trusts.max()))
         costs = _with_one_phase(costs, beside, tissue, blocks, found, float(1 / trusts.max()))
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
@@ -173,10 +175,14 @@ def _with_one_phase(costs: Costs, which: IntArray, tissue: Tissue, blocks: Block
     voxels = np.flatnonzero(number[blocks.of_voxel] >= 0)
     row = number[blocks.of_voxel[voxels]]
     alone = singles(tissue.signal[voxels], tissue.echo_times_s, tissue.noise_sd, tissue.voxel_size_mm)
-    fields_hz = found.field_hz[which][row] + blocks.away_hz[voxels][:, None]
-    each = one_phase_misfit(alone.products, fields_hz, found.r2star_per_s[which][row], tissue.echo_times_s, tissue.fat)
     there = found.misfit[which] < IMPOSSIBLE
-    misfit = np.where(there, np.stack([np.bincount(row, column, which.size) for column in each.T], axis=1), np.inf)
+    misfit = np.full(there.shape, np.inf)
+    for k in range(there.shape[1]):
+        has = there[row, k]
+        of = row[has]
+        field_hz, r2star = found.field_hz[which, k][of] + blocks.away_hz[voxels[has]], found.r2star_per_s[which, k][of]
+        each = one_phase_misfit(alone.products, np.flatnonzero(has), field_hz, r2star, tissue.echo_times_s, tissue.fat)
+        misfit[there[:, k], k] = np.bincount(of, each, which.size)[there[:, k]]
     lowest = misfit.min(axis=1)
     trusts = worth(lowest, blocks.n_voxels[which], tissue.echo_times_s.size, typical)
     unary = costs.unary.copy()
