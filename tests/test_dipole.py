@@ -56,6 +56,19 @@ def test_dipole_operator_is_its_own_adjoint() -> None:
     assert np.vdot(operator(a), b) == pytest.approx(np.vdot(a, operator(b)), rel=1e-4)
 
 
+def test_the_field_of_a_part_of_the_grid_at_another_is_that_of_the_whole_grid() -> None:
+    rng = np.random.default_rng(5)
+    grid = make_grid("oblique", (16, 18, 10))
+    operator = DipoleOperator(grid.shape, grid.voxel_size_mm, grid.b0_direction)
+    source, target = (slice(3, 9), slice(0, 5), slice(4, 10)), (slice(1, 16), slice(7, 12), slice(2, 3))
+    part = rng.standard_normal((6, 5, 6)).astype(np.float32)
+    whole = np.zeros(grid.shape, np.float32)
+    whole[source] = part
+    np.testing.assert_allclose(operator.between(part, source=source, target=target), operator(whole)[target], atol=1e-6)
+    np.testing.assert_allclose(operator.between(part, source=source), operator(whole), atol=1e-6)
+    np.testing.assert_allclose(operator.between(whole, target=target), operator(whole)[target], atol=1e-6)
+
+
 def test_turning_the_grid_turns_the_field() -> None:
     rng = np.random.default_rng(1)
     chi = rng.standard_normal((16, 16, 16)).astype(np.float32)

@@ -41,3 +41,17 @@ def test_a_variance_needs_only_the_steps_that_still_add_to_it() -> None:
     assert 0.9 < found[1] < 1
     assert abs(found[2] - 1) < 1e-4
     assert values[0].n_iterations < values[1].n_iterations < values[2].n_iterations
+
+
+def test_a_variance_that_is_small_beside_another_needs_few_steps_for_the_sum_of_both() -> None:
+    rng = np.random.default_rng(1)
+    basis, _ = np.linalg.qr(rng.standard_normal((200, 200)))
+    matrix = basis @ np.diag(np.geomspace(1, 1e3, 200)) @ basis.T
+    b = rng.standard_normal(200)
+    exact = float(b @ np.linalg.solve(matrix, b))
+    alone, joined = (
+        conjugate_gradient(lambda x: matrix @ x, b, tolerance=1e-9, energy_tolerance=0.03, energy_beside=beside, max_iterations=2000)
+        for beside in (0.0, 10 * exact)
+    )
+    assert joined.n_iterations < alone.n_iterations
+    assert (float(b @ joined.x) + 10 * exact) / (11 * exact) > 0.95

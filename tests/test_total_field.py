@@ -7,7 +7,7 @@ from conftest import make_grid
 from hqsm.data import TotalField, VoxelGrid
 from hqsm.inversion import total_field
 from hqsm.inversion.separable import SolidHarmonics
-from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourceModel, SourcePrior
+from hqsm.inversion.source_model import Beyond, Organ, Reduced, Smooth, SourceModel, SourcePrior, block_mean
 from spheres import sphere
 
 
@@ -118,6 +118,29 @@ def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> No
     x = np.linalg.solve((matrix + matrix.T) / 2, functional)
     assert coarse == pytest.approx(np.sqrt(functional @ x), rel=0.05)
     assert 0 < coarse < 2.0
+
+
+@pytest.mark.parametrize("left_out", [1, 40])
+def test_the_estimate_by_regions_without_some_data_is_the_one_that_never_had_them(left_out: int) -> None:
+    total, noise, prior = small_problem()
+    model = SourceModel(total, noise, prior)
+    reduced = Reduced(model)
+    before = reduced.inverse.copy()
+    mask = total.mask.copy()
+    mask.ravel()[np.flatnonzero(mask)[:: int(mask.sum()) // left_out]] = False
+    model.set_noise(mask, noise)
+    reduced.reweigh()
+    fresh = Reduced(model)
+    np.testing.assert_allclose(reduced.inverse, fresh.inverse, atol=1e-5)
+    assert np.abs(before - fresh.inverse).max() > 1e-3
+    np.testing.assert_allclose(reduced.solve(), fresh.solve(), atol=5e-4)
+
+
+def test_means_over_blocks_are_those_of_their_voxels() -> None:
+    volume = np.random.default_rng(6).standard_normal((6, 4, 9)).astype(np.float32)
+    means = block_mean(volume, (3, 2, 1))
+    assert means.shape == (2, 2, 9)
+    np.testing.assert_allclose(means[1, 0], volume[3:, :2].mean(axis=(0, 1)), atol=1e-6)
 
 
 def test_the_body_goes_on_beyond_an_oblique_slab_along_b0_and_not_along_its_normal() -> None:

@@ -1,4 +1,4 @@
-"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER PICTURE.png` draws docs/fatwater.md's figure."""
+"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER CASES.png DOME.png` draws docs/fatwater.md's figures."""
 
 import sys
 from pathlib import Path
@@ -28,6 +28,30 @@ def case(folder, name, slices):
     )
 
 
+def dome(echoes, fit, path):
+    """The left dome of case 12, two slices, magnified."""
+    figure, axes = plt.subplots(2, 5, figsize=(13, 5.6))
+    signal = np.abs(echoes.signal)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        brightening = np.where(signal[..., 0] > 100, signal[..., 3] / signal[..., 2], np.nan)
+    shown = (
+        (signal[..., 0], "gray", (0, 500), "first echo"),
+        (brightening, "RdBu_r", (0.5, 1.5), "fourth echo / third"),
+        (fit.pdff_percent, "viridis", (0, 100), "fat fraction [%]"),
+        (fit.field_hz, "gray", (-200, 200), "field [Hz]"),
+        (100 * fit.residual, "magma", (0, 30), "residual [%]"),
+    )
+    for k, row in enumerate(axes):
+        for axis, (volume, colours, limits, words) in zip(row, shown, strict=True):
+            image = axis.imshow(volume[50:135, 145:225, k], cmap=colours, vmin=limits[0], vmax=limits[1])
+            figure.colorbar(image, ax=axis, shrink=0.8)
+            axis.set_title(f"slice {k + 1}: {words}", fontsize=9)
+            axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=70)
+    plt.close(figure)
+
+
 def main():
     rows = [("12", slice(0, 3), 1), ("15", slice(0, 3), 1), ("17", slice(0, 3), 1)]
     figure, axes = plt.subplots(len(rows), 4, figsize=(12, 8.5))
@@ -48,6 +72,8 @@ def main():
             axis.imshow(volume[:, :, k], cmap=colours, vmin=limits[0], vmax=limits[1])
             axis.set_title(f"case {name}: {words}", fontsize=9)
             axis.axis("off")
+        if name == "12":
+            dome(echoes, fit, sys.argv[3])
     figure.tight_layout()
     figure.savefig(sys.argv[2], dpi=70)
 

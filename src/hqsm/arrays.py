@@ -12,6 +12,7 @@ ComplexArray: TypeAlias = NDArray[np.complexfloating[Any, Any]]
 IntArray: TypeAlias = NDArray[np.integer[Any]]
 Mask: TypeAlias = NDArray[np.bool_]
 AnyArray: TypeAlias = NDArray[Any]
+Box: TypeAlias = tuple[slice, ...]
 
 
 def read_only(array: AnyArray) -> AnyArray:
@@ -21,7 +22,7 @@ def read_only(array: AnyArray) -> AnyArray:
     return view
 
 
-def box_around(mask: Mask) -> tuple[slice, ...]:
+def box_around(mask: Mask) -> Box:
     """The smallest box that holds all that is set; one voxel at the first corner where nothing is."""
     box = []
     for axis in range(mask.ndim):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm import fourier
-from hqsm.arrays import ComplexArray, FloatArray
+from hqsm.arrays import Box, FloatArray
 
 
 def dipole_kernel(shape: fourier.Shape, voxel_size_mm: FloatArray, b0_direction: FloatArray) -> FloatArray:
@@ -56,9 +56,13 @@ class DipoleOperator:
 
     def __call__(self, chi_ppm: FloatArray) -> FloatArray:
         """Field of ``chi_ppm`` (x, y, z)."""
-        spectrum: ComplexArray = fourier.forward(chi_ppm)
+        return self.between(chi_ppm)
+
+    def between(self, part_ppm: FloatArray, *, source: Box | None = None, target: Box | None = None) -> FloatArray:
+        """Field at ``target`` of susceptibility that is ``part_ppm`` at ``source`` and zero elsewhere; None: the whole grid."""
+        spectrum = fourier.forward(part_ppm) if source is None else fourier.forward_of_part(part_ppm, source, self.shape)
         spectrum *= self.kernel
-        return fourier.inverse(spectrum, self.shape)
+        return fourier.inverse(spectrum, self.shape) if target is None else fourier.inverse_to_part(spectrum, self.shape, target)
 
 
 def forward_field_ppm(chi_ppm: FloatArray, voxel_size_mm: FloatArray, b0_direction: FloatArray, padding: float = 2.0) -> FloatArray:

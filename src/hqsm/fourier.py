@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from hqsm.arrays import ComplexArray, FloatArray, Mask
+from hqsm.arrays import AnyArray, Box, ComplexArray, FloatArray, Mask
 
 Shape = tuple[int, int, int]
 
@@ -38,6 +38,33 @@ def inverse(spectrum: ComplexArray, shape: Shape) -> FloatArray:
     """Back to a real volume of ``shape``, float32."""
     volume: FloatArray = fft.irfftn(spectrum, s=shape, workers=1)
     return volume
+
+
+def forward_of_part(part: FloatArray, place: Box, shape: Shape) -> ComplexArray:
+    """Real transform of a volume of ``shape`` that is ``part`` at ``place`` and zero elsewhere: lines of zeros are not transformed."""
+    x, y, z = place
+    along_z: ComplexArray = fft.rfft(_set_in(part, 2, z, shape[2]), axis=2, workers=1)
+    along_yz = fft.fft(_set_in(along_z, 1, y, shape[1]), axis=1, overwrite_x=True, workers=1)
+    spectrum: ComplexArray = fft.fft(_set_in(along_yz, 0, x, shape[0]), axis=0, overwrite_x=True, workers=1)
+    return spectrum
+
+
+def inverse_to_part(spectrum: ComplexArray, shape: Shape, place: Box) -> FloatArray:
+    """Back to the voxels at ``place`` of a real volume of ``shape``, float32; ``spectrum`` is overwritten."""
+    x, y, z = place
+    spectrum = fft.ifft(spectrum, axis=0, overwrite_x=True, workers=1)[x]
+    spectrum = fft.ifft(spectrum, axis=1, workers=1)[:, y]
+    volume: FloatArray = fft.irfft(spectrum, n=shape[2], axis=2, workers=1)[:, :, z]
+    return volume
+
+
+def _set_in(part: AnyArray, axis: int, place: slice, n: int) -> AnyArray:
+    """``part`` in ``n`` along one axis, at ``place``, zeros around it."""
+    where: list[slice] = [slice(None)] * 3
+    where[axis] = place
+    out = np.zeros([n if a == axis else m for a, m in enumerate(part.shape)], part.dtype)
+    out[tuple(where)] = part
+    return out
 
 
 def frequencies_per_mm(shape: Shape, voxel_size_mm: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -21,6 +21,7 @@ def conjugate_gradient(
     precondition: Callable[[FloatArray], FloatArray] | None = None,
     tolerance: float,
     energy_tolerance: float | None = None,
+    energy_beside: float = 0.0,
     min_iterations: int = 0,
     max_iterations: int,
 ) -> Solution:
@@ -41,6 +42,8 @@ def conjugate_gradient(
     energy_tolerance
         Arrived as well when the last ten steps have added no more than this share to b'x, which grows with each step from
         zero to b'A^-1 b (Strakos and Tichy, ETNA 2002;13:56); for a start of zero. None: that is not asked.
+    energy_beside
+        What b'x is added to in the end, so that the share is of both.
     min_iterations
         Iterations at least, for a change whose residual is little of the whole.
     max_iterations
@@ -64,15 +67,18 @@ def conjugate_gradient(
         r -= b.dtype.type(step) * ap
         z = near_inverse(r)
         new = _inner(r, z)
-        p = z + b.dtype.type(new / rz) * p
+        p *= b.dtype.type(new / rz)
+        p += z
         iteration += 1
         gains.append(step * rz)
-        settled = energy_tolerance is not None and iteration > _LAST and sum(gains[-_LAST:]) <= energy_tolerance * sum(gains)
+        settled = (
+            energy_tolerance is not None and iteration > _LAST and sum(gains[-_LAST:]) <= energy_tolerance * (sum(gains) + energy_beside)
+        )
         rz = new
     relative = float(np.sqrt(rz / bb))
     return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=settled or relative <= tolerance)
 
 
 def _inner(a: FloatArray, b: FloatArray) -> float:
-    # in double precision: a million single-precision squares lose three digits
+    # in double precision: a million single-precision squares lose three digits, and MEDI's steps need them
     return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))

@@ -138,8 +138,8 @@ def _second_opinion(
     tissue = regions.references[reference]
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     difference = _level(chi, liver) - _level(chi, tissue)
-    known = posterior.standard_deviation_ppm(weights) ** 2
-    error = np.sqrt(known + (lacking_share * difference) ** 2 + lacking_ppm**2)
+    lacking = float(np.hypot(lacking_share * difference, lacking_ppm))
+    error = np.hypot(posterior.standard_deviation_ppm(weights, beside_ppm=lacking), lacking)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
     return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
 

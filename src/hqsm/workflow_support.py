@@ -335,7 +335,8 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
     if study.sealed:
         lines.append("Blinded: the report is the blinded edition until both arms are locked and the study is unblinded.")
     if rejected:
-        lines.append(f"{len(rejected)} visits were rejected (results/tables/visits.tsv, `hqsm status STUDY` and results/qc/ say why):")
+        were = "1 visit was" if len(rejected) == 1 else f"{len(rejected)} visits were"
+        lines.append(f"{were} rejected (results/tables/visits.tsv, `hqsm status STUDY` and results/qc/ say why):")
         lines += [f"  {name}: {reason}" for name, reason in rejected]
     if again:
         lines.append(f"{len(again)} of them were killed or ran out of memory: the same command tries them again.")

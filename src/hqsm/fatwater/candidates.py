@@ -69,28 +69,40 @@ def candidates(
     projectors = np.einsum("bpi,bpi->pb", bases[:, n], bases[:, m].conj())
     apart_us = np.round((echo_times_s[n] - echo_times_s[m]) * 1e6).astype(np.int64)
     lags_us, lag_of = np.unique(np.where(apart_us > 0, apart_us, apart_us.max()), return_inverse=True)
-    both_s = echo_times_s[n] + echo_times_s[m]
-    sum_of = np.unique(np.round(both_s * 1e6).astype(np.int64), return_inverse=True)[1].ravel()
-    sums_s = np.bincount(sum_of, both_s) / np.bincount(sum_of)
     turns = 2 * np.pi * np.outer(lags_us * 1e-6, raster_hz)
-    fat_or_none = fat.astype(np.complex128) if with_fat else np.zeros(fat.size, np.complex128)
     field, misfit, r2star = _minima(
         blocks.products,
         np.stack([projectors.real, projectors.imag]).astype(np.float32),
         np.where(n == m, -1, lag_of.ravel()),
         np.stack([np.cos(turns), np.sin(turns)]).astype(np.float32),
         bool(np.isfinite(period_hz)),
-        np.asarray(echo_times_s, np.float64),
-        sums_s,
-        np.stack([n, m, sum_of], axis=1),
-        _factors(fat_or_none, n, m),
-        sum_of[n == m],
-        fat_or_none,
+        *_of_echoes(echo_times_s, fat if with_fat else np.zeros_like(fat)),
         raster_hz,
         np.log(np.array(R2STAR_CANDIDATES_PER_S)),
         one_phase and with_fat,
     )
     return Candidates(field_hz=field, misfit=misfit, r2star_per_s=r2star, period_hz=period_hz)
+
+
+def one_phase_misfit(
+    products: ComplexArray, which: IntArray, field_hz: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, fat: ComplexArray
+) -> FloatArray:
+    """(which,) misfit of some of the voxels that ``products`` are of, each at a field, R2* refined, water and fat of one phase."""
+    places = np.stack([field_hz, np.log(r2star_per_s)]).astype(np.float64)
+    n, m = pairs_of(fat.size)
+    energies = _energies(products, np.where(n == m, -1, 0))
+    misfit: FloatArray = _refined(which.astype(np.int32), places, products, energies, *_of_echoes(echo_times_s, fat), True)
+    return misfit
+
+
+def _of_echoes(echo_times_s: FloatArray, fat: ComplexArray) -> tuple[FloatArray, FloatArray, IntArray, FloatArray, IntArray, ComplexArray]:
+    """What of echo times and fat the refinement of minima takes."""
+    n, m = pairs_of(fat.size)
+    both_s = echo_times_s[n] + echo_times_s[m]
+    sum_of = np.unique(np.round(both_s * 1e6).astype(np.int64), return_inverse=True)[1].ravel()
+    sums_s = np.bincount(sum_of, both_s) / np.bincount(sum_of)
+    pairs, of_fat = np.stack([n, m, sum_of], axis=1), fat.astype(np.complex128)
+    return np.asarray(echo_times_s, np.float64), sums_s, pairs, _factors(of_fat, n, m), sum_of[n == m], of_fat
 
 
 def _factors(fat: ComplexArray, n: IntArray, m: IntArray) -> FloatArray:

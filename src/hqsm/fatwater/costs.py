@@ -18,6 +18,7 @@ from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates
 _TYPICAL_STEP_HZ_PER_MM_AT_1T5 = 2.0
 _TRUNCATION_HZ_AT_1T5 = 75.0
 _LEAST_SHARE = 0.3
+_R2STAR_OF_THE_REST_PER_S = 40.0
 JOINING_TRUST = 0.05
 """Blocks that fit worse, as a share of the best trust, join no pieces: lung would tie everything together."""
 _TRUSTED_MISFIT = 3.0
@@ -29,13 +30,19 @@ def trust(blocks: Blocks, misfit: FloatArray, n_echoes: int, typical: float | No
 
     Measured against the volume's own typical misfit, because flow, ghosts and the spectrum leave more than noise.
     """
-    per_freedom = misfit[:, 0] / (blocks.n_voxels * max(n_echoes - 3, 1))
     if typical is None:
+        per_freedom = misfit[:, 0] / (blocks.n_voxels * max(n_echoes - 3, 1))
         order = np.argsort(per_freedom)
         heavier = np.cumsum(blocks.energy[order])
         typical = max(1.0, float(per_freedom[order[np.searchsorted(heavier, 0.5 * heavier[-1])]]))
-    worth: FloatArray = 1 / (typical * (1 + (per_freedom / typical / _TRUSTED_MISFIT) ** 2))
-    return worth
+    return worth(misfit[:, 0], blocks.n_voxels, n_echoes, typical)
+
+
+def worth(lowest_misfit: FloatArray, n_voxels: IntArray, n_echoes: int, typical: float) -> FloatArray:
+    """(block,) what a unit of misfit is worth where the best field leaves so much, ``typical`` per degree of freedom being noise."""
+    per_freedom = lowest_misfit / (n_voxels * max(n_echoes - 3, 1))
+    result: FloatArray = 1 / (typical * (1 + (per_freedom / typical / _TRUSTED_MISFIT) ** 2))
+    return result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,20 +90,30 @@ def prices(found: Candidates, trusts: FloatArray) -> FloatArray:
 
 
 def tissue_share(found: Candidates, trusts: FloatArray, blocks: Blocks, echo_times_s: FloatArray) -> FloatArray:
-    """(block,) how much of it is tissue, by its brightness at TE = 0 against half of what trusted blocks have."""
-    decay2 = np.exp(-2 * np.outer(found.r2star_per_s[:, 0], echo_times_s)).sum(axis=1)
+    """(block,) how much of it is tissue, by its brightness at TE = 0 against half of what trusted blocks have.
+
+    What no field fits (lung, which moves) has no decay that one could follow back to there.
+    """
+    fits = trusts > JOINING_TRUST * trusts.max()
+    rate = np.where(fits, found.r2star_per_s[:, 0], np.minimum(found.r2star_per_s[:, 0], _R2STAR_OF_THE_REST_PER_S))
+    decay2 = np.exp(-2 * np.outer(rate, echo_times_s)).sum(axis=1)
     bright = np.sqrt(blocks.energy / blocks.n_voxels / decay2)
     filled = blocks.n_voxels / blocks.n_voxels.max()
-    typical = float(np.median(bright[trusts > JOINING_TRUST * trusts.max()]))
+    typical = float(np.median(bright[fits]))
     share: FloatArray = np.minimum(2 * bright / typical, 1) * filled
     return share
 
 
 def edge_weights(table: IntArray, size_mm: FloatArray, smoothness: float, field_strength_tesla: float) -> FloatArray:
     """(block, 6) price of each Hz of difference to each neighbour: one over what fields typically change by on the way."""
-    typical_hz = _TYPICAL_STEP_HZ_PER_MM_AT_1T5 * field_strength_tesla / 1.5 * np.array([*size_mm, *size_mm])
-    weights: FloatArray = np.where(table >= 0, smoothness / typical_hz, 0)
+    price = step_price_per_hz(np.array([*size_mm, *size_mm]), smoothness, field_strength_tesla)
+    weights: FloatArray = np.where(table >= 0, price, 0)
     return weights
+
+
+def step_price_per_hz(distance_mm: FloatArray, smoothness: float, field_strength_tesla: float) -> FloatArray:
+    """Price of each Hz by which fields differ that distance apart."""
+    return smoothness / (_TYPICAL_STEP_HZ_PER_MM_AT_1T5 * field_strength_tesla / 1.5 * distance_mm)
 
 
 def truncation_hz(field_strength_tesla: float) -> float:

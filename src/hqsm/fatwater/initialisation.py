@@ -12,9 +12,9 @@ import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.fatwater import islands
-from hqsm.fatwater.blocks import Blocks, gather, pairs_of
-from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
-from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust
+from hqsm.fatwater.blocks import Blocks, gather, pairs_of, singles
+from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates, one_phase_misfit
+from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust, worth
 from hqsm.fatwater.message_passing import smoothest_choice
 from hqsm.fatwater.nodes import around, neighbour_table
 from hqsm.fatwater.period import folded
@@ -34,6 +34,8 @@ _PREDICTION_WEIGHT, _MOST_SPREADS = 3.0, 3.0
 """What a field costs that lies one spread from the predicted one, and the distance from which on it costs no more."""
 _DARK_AROUND, _STEEP_WORTH = 0.85, 0.125
 """Share of tissue in the 3 x 3 x 3 blocks around below which a block lies beside the dark, and what its misfit is worth there."""
+_FITS_WELL = 0.8
+"""Trust, as a share of the best, from which on a block beside the dark is water and fat of one field like any other."""
 _SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
@@ -125,6 +127,9 @@ def _decided(
     rows = np.arange(chosen.size)
     field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
     steep = _near_dark(share, blocks)
+    if with_fat:
+        beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark & (trusts < _FITS_WELL * trusts.max()))
+        costs = _with_one_phase(costs, beside, tissue, blocks, found, float(1 / trusts.max()))
     undecided = _undecided(costs, chosen, share, steep)
     if not with_fat or undecided.sum() * float(np.prod(blocks.size_mm)) * 1e-3 < _LEAST_ISLAND_ML:
         return chosen, field_hz, piece, energy, costs
@@ -159,12 +164,38 @@ def _undecided(costs: Costs, chosen: IntArray, share: FloatArray, steep: Mask) -
     return np.asarray((share > _UNDECIDED_SHARE) & (_own_margin(costs, chosen) < limit))
 
 
+def _with_one_phase(costs: Costs, which: IntArray, tissue: Tissue, blocks: Blocks, found: Candidates, typical: float) -> Costs:
+    """The misfit of the blocks ``which`` taken voxel by voxel, each voxel's water and fat of one phase.
+
+    Tissue beside lung and gas is no water and fat of one field: it moves, and is part lung. What freely phased water and fat fit
+    to that is often fat; with one phase hardly any field is the better one, or fits at all, and continuity decides.
+    """
+    number = np.full(blocks.n_voxels.size, -1)
+    number[which] = np.arange(which.size)
+    voxels = np.flatnonzero(number[blocks.of_voxel] >= 0)
+    row = number[blocks.of_voxel[voxels]]
+    alone = singles(tissue.signal[voxels], tissue.echo_times_s, tissue.noise_sd, tissue.voxel_size_mm)
+    there = found.misfit[which] < IMPOSSIBLE
+    misfit = np.full(there.shape, np.inf)
+    for k in range(there.shape[1]):
+        has = there[row, k]
+        of = row[has]
+        field_hz, r2star = found.field_hz[which, k][of] + blocks.away_hz[voxels[has]], found.r2star_per_s[which, k][of]
+        each = one_phase_misfit(alone.products, np.flatnonzero(has), field_hz, r2star, tissue.echo_times_s, tissue.fat)
+        misfit[there[:, k], k] = np.bincount(of, each, which.size)[there[:, k]]
+    lowest = misfit.min(axis=1)
+    trusts = worth(lowest, blocks.n_voxels[which], tissue.echo_times_s.size, typical)
+    unary = costs.unary.copy()
+    unary[which] = np.where(there, (misfit - lowest[:, None]) * trusts[:, None], IMPOSSIBLE)
+    return replace(costs, unary=unary)
+
+
 def _with_prediction(costs: Costs, prediction: Prediction, undecided: Mask, steep: Mask) -> Costs:
     """Another term for the undecided blocks: how far each field lies from the predicted one."""
     away_hz = np.abs(folded(costs.field_hz - prediction.field_hz[:, None], costs.period_hz))
     price = _PREDICTION_WEIGHT * np.minimum(away_hz / prediction.spread_hz, _MOST_SPREADS)
-    worth = np.where(steep, _STEEP_WORTH, 1.0)[:, None]
-    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), worth * costs.unary + price, costs.unary))
+    tempered = np.where(steep, _STEEP_WORTH, 1.0)[:, None] * costs.unary
+    return replace(costs, unary=np.where(undecided[:, None] & (costs.unary < IMPOSSIBLE), tempered + price, costs.unary))
 
 
 def _bright(trusts: FloatArray, blocks: Blocks) -> Mask:

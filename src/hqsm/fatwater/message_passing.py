@@ -10,7 +10,7 @@ from hqsm.fatwater.candidates import IMPOSSIBLE
 from hqsm.fatwater.costs import Costs
 from hqsm.fatwater.period import apart
 
-_N_SWEEPS = 15
+N_SWEEPS = 15
 _NEWS = np.float32(1e-2)
 """Change of a message that is worth passing on."""
 
@@ -26,7 +26,7 @@ def smoothest_choice(of: Costs, chosen: IntArray | None = None, open_: Mask | No
     which = np.flatnonzero(counts > 1 if open_ is None else open_ & (counts > 1))
     unary = of.unary.astype(np.float32)
     problem = _of_open_blocks(of.field_hz, unary, counts, result, of.table, of.weights, of.truncation_hz, of.period_hz, which)
-    result[which] = _message_passing(*problem, of.truncation_hz, of.period_hz, _N_SWEEPS)
+    result[which] = choice_by_messages(*problem, of.truncation_hz, of.period_hz, N_SWEEPS)
     return result
 
 
@@ -66,7 +66,7 @@ def _of_open_blocks(
 
 
 @njit()
-def _message_passing(
+def choice_by_messages(
     fields: AnyArray,
     unary: AnyArray,
     counts: AnyArray,

@@ -10,11 +10,12 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.compiled import njit
 from hqsm.fatwater.blocks import Blocks, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
-from hqsm.fatwater.costs import edge_weights, prices, truncation_hz, trust
+from hqsm.fatwater.costs import edge_weights, prices, step_price_per_hz, truncation_hz, trust
 from hqsm.fatwater.initialisation import InitialField
+from hqsm.fatwater.message_passing import N_SWEEPS, choice_by_messages
 from hqsm.fatwater.nodes import around, neighbours_at
 from hqsm.fatwater.pdff import pdff_percent
-from hqsm.fatwater.period import fold
+from hqsm.fatwater.period import fold, folded
 from hqsm.fatwater.tissue import Tissue
 
 _DOUBTFUL_ERRORS = 5.0
@@ -24,6 +25,8 @@ _DOUBTFUL_MISFIT = 2.5
 _DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
+_LEAST_BRIGHT = 0.3
+_N_TURNS = 4
 _VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 
@@ -64,20 +67,35 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     trusts = trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
     table = neighbours_at(tissue.places[doubtful], tissue.index)
     weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
-    unary = prices(found, trusts)
+    limit_hz, period_hz = truncation_hz(tesla), found.period_hz
+    # a voxel that no field fits tells of none: its block's, which its neighbours and the body's shape had a say in, stands
+    from_block_hz = np.abs(folded(found.field_hz - start.field_hz[doubtful][:, None], period_hz))
+    price = step_price_per_hz(size_mm.min(), _VOXEL_SMOOTHNESS * smoothness, tesla) * np.minimum(from_block_hz, limit_hz)
+    unary = np.where(found.misfit < IMPOSSIBLE, prices(found, trusts) + price, IMPOSSIBLE).astype(np.float32)
+    counts = (unary < IMPOSSIBLE).sum(axis=1)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
+    number = np.full(field_hz.size, -1)
+    number[doubtful] = np.arange(doubtful.size)
+    fields = found.field_hz.astype(np.float32)
     brightness = np.sqrt(tissue.powers[1])
-    fields = found.field_hz.astype(np.float64)
-    chosen = _settle(field_hz, doubtful, fields, unary, table, weights, brightness, truncation_hz(tesla), found.period_hz)
-    r2star[doubtful] = found.r2star_per_s[np.arange(doubtful.size), chosen]
+    neighbours = _joined(field_hz, doubtful, number, fields, counts, unary, table, weights, brightness, limit_hz, period_hz)
+    chosen = choice_by_messages(fields, unary, counts, neighbours, weights.astype(np.float32), limit_hz, period_hz, N_SWEEPS)
+    rows = np.arange(doubtful.size)
+    r2star[doubtful] = found.r2star_per_s[rows, chosen]
+    # of a field's periodic copies the one nearest to the block's, then to the neighbours'
+    field_hz[doubtful] += np.where(counts > 0, folded(found.field_hz[rows, chosen] - field_hz[doubtful], period_hz), 0)
+    if np.isfinite(period_hz):
+        _bring_near(field_hz, doubtful, table, period_hz)
     return replace(start, field_hz=field_hz, r2star_per_s=r2star)
 
 
 @njit()
-def _settle(
+def _joined(
     field: AnyArray,
     which: AnyArray,
+    number: AnyArray,
     fields: AnyArray,
+    counts: AnyArray,
     unary: AnyArray,
     table: AnyArray,
     weights: AnyArray,
@@ -85,46 +103,53 @@ def _settle(
     truncation: float,
     period: float,
 ) -> AnyArray:  # pragma: no cover - compiled
-    """Iterated conditional modes over the voxels ``which`` of ``field``, forth and back, in place; the minimum each takes.
+    """(voxel, 6) which other voxel of ``which`` each neighbour is; steps to those that keep their field go into ``unary``, in place.
 
-    Every other voxel keeps its field. A neighbour much darker (lung) has no say. Of a field's periodic copies the one nearest
-    to the neighbours is taken.
+    A neighbour much darker (lung) has no say.
     """
-    chosen = np.zeros(which.size, np.int64)
-    # a doubtful neighbour has no say before it has been looked at: two wrong ones would hold each other up
+    neighbours = np.full(table.shape, -1, np.int32)
+    for i in range(which.size):
+        v = which[i]
+        for d in range(6):
+            u = table[i, d]
+            if u < 0 or brightness[u] < _LEAST_BRIGHT * brightness[v]:
+                continue
+            if number[u] >= 0:
+                if brightness[v] >= _LEAST_BRIGHT * brightness[u]:
+                    neighbours[i, d] = number[u]
+                continue
+            for a in range(counts[i]):
+                unary[i, a] += weights[i, d] * min(abs(fold(field[u] - fields[i, a], period)), truncation)
+    return neighbours
+
+
+@njit()
+def _bring_near(field: AnyArray, which: AnyArray, table: AnyArray, period: float) -> None:  # pragma: no cover - compiled
+    """Whole periods added to the voxels ``which``, in place, so that they lie nearest to their neighbours; forth and back."""
+    # a neighbour that has not been looked at has no say
     settled = np.ones(field.size, np.bool_)
-    for v in which:
-        settled[v] = False
-    for sweep in range(4):
+    settled[which] = False
+    for sweep in range(_N_TURNS):
         for step in range(which.size):
             i = step if sweep % 2 == 0 else which.size - 1 - step
             v = which[i]
-            lowest = np.inf
-            best = field[v]
-            for a in range(fields.shape[1]):
-                if unary[i, a] >= IMPOSSIBLE:
-                    continue
-                cost = unary[i, a]
+            base, nearest = field[v], np.inf
+            middle, count = 0.0, 0
+            for d in range(6):
+                u = table[i, d]
+                if u >= 0 and settled[u]:
+                    middle += np.round((field[u] - base) / period)
+                    count += 1
+            settled[v] = count > 0 or sweep > 0
+            if count == 0:
+                continue
+            middle = np.round(middle / count)
+            for k in range(-1, 2):
+                away = 0.0
                 for d in range(6):
                     u = table[i, d]
-                    if u >= 0 and settled[u] and brightness[u] > 0.3 * brightness[v]:
-                        cost += weights[i, d] * min(abs(fold(field[u] - fields[i, a], period)), truncation)
-                if cost < lowest:
-                    lowest = cost
-                    chosen[i] = a
-                    best = fields[i, a]
-            if period < np.inf:
-                base = best + period * np.round((field[v] - best) / period)
-                nearest = np.inf
-                for k in range(-1, 2):
-                    away = 0.0
-                    for d in range(6):
-                        u = table[i, d]
-                        if u >= 0 and settled[u]:
-                            away += abs(field[u] - base - k * period)
-                    if away < nearest:
-                        nearest = away
-                        best = base + k * period
-            field[v] = best
-            settled[v] = True
-    return chosen
+                    if u >= 0 and settled[u]:
+                        away += abs(field[u] - base - (middle + k) * period)
+                if away < nearest:
+                    nearest = away
+                    field[v] = base + (middle + k) * period

@@ -85,6 +85,8 @@ class SolidHarmonics:
         """(size,) sum over the voxels of each times ``field``."""
         return np.asarray(self._coefficients @ self._powers.transposed(field))
 
-    def each(self) -> list[FloatArray]:
-        """Every one of them (x, y, z)."""
-        return [self._powers.volume(table) for table in self._coefficients]
+    def each(self, means: tuple[FloatArray, ...] | None = None) -> list[FloatArray]:
+        """Every one of them (x, y, z), or its means over larger voxels by one matrix per axis, (larger, n)."""
+        matrices = self._powers.matrices if means is None else tuple(m @ p for m, p in zip(means, self._powers.matrices, strict=True))
+        powers = Separable((matrices[0], matrices[1], matrices[2]))
+        return [powers.volume(table) for table in self._coefficients]

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import linalg, ndimage
 
 from hqsm import fourier
-from hqsm.arrays import FloatArray, IntArray, Mask, box_around
+from hqsm.arrays import Box, FloatArray, IntArray, Mask, box_around
 from hqsm.data import TotalField
 from hqsm.dipole import DipoleOperator
 from hqsm.inversion.separable import Separable, SolidHarmonics
@@ -29,6 +29,8 @@ _LEAST_SD_PPM = 0.02
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
 _PART = 4096
 """Voxels whose weighted fields are held at a time."""
+_FEW = 0.1
+"""Changed data, over unknowns, up to which a dense inverse is changed and not made anew."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
 SURELY_AIR_PPM = 8.5
@@ -200,7 +202,7 @@ class SourceModel:
         self.n_voxels = int(np.prod(self.shape))
         self.n_unknowns = self.n_voxels + len(self.organs) + sum(nodes.size for nodes in self.nodes) + self.harmonics.size
         self.set_noise(total.mask, noise_ppm)
-        expected = self.dipole(self.mean_ppm - self.mean_ppm[0, 0, 0])[self.inside]
+        expected = self.dipole.between(self.mean_ppm - self.mean_ppm[0, 0, 0], target=self.inside)
         self.unexplained_ppm = np.where(total.mask, total.field_ppm, 0).astype(np.float32) - expected
 
     def set_noise(self, mask: Mask, noise_ppm: FloatArray) -> None:
@@ -234,12 +236,12 @@ class SourceModel:
         return out
 
     def _field(self, unknowns: FloatArray) -> FloatArray:
-        field = self.dipole(self._deviation(unknowns))[self.inside]
+        field = self.dipole.between(self._deviation(unknowns), target=self.inside)
         return np.add(field, self.harmonics.field(unknowns[-self.harmonics.size :]))
 
     def _adjoint(self, field: FloatArray) -> FloatArray:
         out = np.empty(self.n_unknowns, np.float32)
-        self._deviation_adjoint(self.dipole(self.padded(field)), out)
+        self._deviation_adjoint(self.dipole.between(field, source=self.inside), out)
         out[-self.harmonics.size :] = self.harmonics.transposed(field)
         return out
 
@@ -285,8 +287,14 @@ class SourceModel:
 
 def block_mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
     """Mean (x, y, z) over blocks of ``factors`` voxels, which divide the volume's shape."""
-    (a, b, c), (x, y, z) = volume.shape, factors
-    return np.asarray(volume.reshape(a // x, x, b // y, y, c // z, z).mean(axis=(1, 3, 5)))
+    for axis, factor in enumerate(factors):
+        along = (slice(None),) * axis
+        total = volume[(*along, slice(0, None, factor))].copy()
+        for k in range(1, factor):
+            total += volume[(*along, slice(k, None, factor))]
+        volume = total
+    volume /= np.float32(np.prod(factors))
+    return volume
 
 
 class Reduced:
@@ -313,19 +321,28 @@ class Reduced:
         self._dipole = DipoleOperator(self._shape, size_mm, model.grid.b0_direction)
         self._data = self._mean(model.padded(model.weight2)) > 0
         self._fields, self.places = self._columns()
-        self.reweigh()
+        self._weight2 = self._weights(model.weight2)
+        self.inverse = _inverse(self._matrix())
 
     def reweigh(self) -> None:
         """Take the model's weights anew: its sources are the same, and what had no data before has none now."""
-        weight = np.sqrt(self._weights(self.model.weight2))
-        n = len(self._fields)
-        matrix = np.eye(n)
+        before, self._weight2 = self._weight2, self._weights(self.model.weight2)
+        changed = np.flatnonzero(self._weight2 != before)
+        if changed.size > _FEW * len(self._fields):
+            self.inverse = _inverse(self._matrix())
+        elif changed.size:
+            _change(self.inverse, self._fields[:, changed], (self._weight2 - before)[changed])
+
+    def _matrix(self) -> FloatArray:
+        """(n, n) the normal equations of its unknowns."""
+        weight = np.sqrt(self._weight2)
+        matrix = np.eye(len(self._fields))
         # in parts: the weighted fields as a whole would be the largest array there is
         for part in np.array_split(np.arange(weight.size), max(1, weight.size // _PART)):
             some = slice(part[0], part[-1] + 1) if part.size else slice(0, 0)
             weighted = self._fields[:, some] * weight[some]
             matrix += weighted @ weighted.T
-        self.inverse = _inverse(matrix)
+        return matrix
 
     def solve(self) -> FloatArray:
         """Posterior mean of its unknowns from its own data, as the whole vector (voxels at zero)."""
@@ -343,21 +360,26 @@ class Reduced:
         model = self.model
         n = model.n_unknowns - model.n_voxels
         fields, places = np.empty((n, int(self._data.sum())), np.float32), list[int]()
+        with_data = box_around(self._data)
+        chosen = np.flatnonzero(self._data[with_data])
         for place, source in enumerate(self._sources()):
             if source is not None:
-                fields[len(places)] = self._dipole(source)[self._data]
+                box, part = source
+                fields[len(places)] = self._dipole.between(part, source=box, target=with_data).ravel()[chosen]
                 places.append(place)
-        for place, harmonic in enumerate(model.harmonics.each(), start=n - model.harmonics.size):
-            fields[len(places)] = self._mean(model.padded(harmonic))[self._data]
+        for place, harmonic in enumerate(self._harmonics(), start=n - model.harmonics.size):
+            fields[len(places)] = harmonic[self._data]
             places.append(place)
         return fields[: len(places)], np.array(places)
 
-    def _sources(self) -> Iterator[FloatArray | None]:
-        """What each organ and node adds to the susceptibility; None for a node that hardly does."""
+    def _sources(self) -> Iterator[tuple[Box, FloatArray] | None]:
+        """What each organ and node adds to the susceptibility, and where; None for a node that hardly does."""
         for organ in self.model.organs:
             whole = np.zeros(self.model.shape, np.float32)
             whole[organ.box] = organ.values
-            yield self._mean(whole)
+            volume = self._mean(whole)
+            box = box_around(volume != 0)
+            yield box, volume[box]
         for nodes in self.model.nodes:
             whole = np.zeros(self.model.shape, np.float32)
             whole[nodes.box] = nodes.sd_ppm
@@ -367,12 +389,17 @@ class Reduced:
             for i, j, k in np.ndindex(nodes.shape):
                 where = (spans[0][i], spans[1][j], spans[2][k])
                 column = sd[where] * np.einsum("i,j,k->ijk", hats[0][where[0], i], hats[1][where[1], j], hats[2][where[2], k])
-                if column.max() > _LEAST_SD_PPM:
-                    source = np.zeros(self._shape, np.float32)
-                    source[where] = column
-                    yield source
-                else:
-                    yield None
+                yield (where, column) if column.max() > _LEAST_SD_PPM else None
+
+    def _harmonics(self) -> list[FloatArray]:
+        """Each solid harmonic, zero beyond the images."""
+        means = []
+        for n, where, kept, factor, small in zip(self.model.shape, self.model.inside, self._kept, self._factors, self._shape, strict=True):
+            inside = np.eye(n, dtype=np.float32)[:, where][:kept]
+            mean = np.zeros((small, inside.shape[1]), np.float32)
+            mean[: kept // factor] = inside.reshape(kept // factor, factor, -1).mean(axis=1)
+            means.append(mean)
+        return self.model.harmonics.each(tuple(means))
 
     def _mean(self, volume: FloatArray) -> FloatArray:
         a, b, c = self._kept
@@ -390,6 +417,12 @@ def _inverse(matrix: FloatArray) -> FloatArray:
     inverse, _ = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
     inverse += np.tril(inverse, -1).T
     return np.asarray(inverse)
+
+
+def _change(inverse: FloatArray, fields: FloatArray, weight2: FloatArray) -> None:
+    """Make the inverse of M that of M + F diag(w^2) F', F (n, k) with few columns, in its place (Woodbury 1950)."""
+    moved = inverse @ fields
+    inverse -= moved @ np.linalg.solve(np.diag(1 / weight2.astype(np.float64)) + fields.T @ moved, moved.T)
 
 
 class Preconditioner:

@@ -38,9 +38,10 @@ _LESION_GAIN = 3.0
 map: what it may be is thrice what is seen there."""
 _LESION_ITERATIONS = 12
 _VARIANCE_TOLERANCE = 0.03
-_VARIANCE_GAIN = 0.04
+_VARIANCE_GAIN = 0.03
 """Of the solution that a variance is computed from: its residual (the variance's own error is the square of it), or the share
-that the last ten steps added. The variance grows with the steps: it is then 2 to 12 % low (measured against 300 steps)."""
+that the last ten steps added to the whole variance. It grows with the steps: the whole standard error is then up to 2 % low
+(measured against 300 steps: docs/susceptibility.md)."""
 
 
 class _Problem:
@@ -138,8 +139,11 @@ class Posterior:
     _larger: CoarseGrid
     _box: tuple[slice, ...]
 
-    def standard_deviation_ppm(self, weights: FloatArray) -> float:
-        """Posterior standard deviation of sum(weights * susceptibility), weights (x, y, z)."""
+    def standard_deviation_ppm(self, weights: FloatArray, beside_ppm: float = 0.0) -> float:
+        """Posterior standard deviation of sum(weights * susceptibility), weights (x, y, z).
+
+        ``beside_ppm`` is an independent error that it will be joined with: the sum of both is what is computed to a few per cent.
+        """
         functional = self._coarse.model.functional(self._larger.sum(weights[self._box]))
         solved = conjugate_gradient(
             self._coarse.model.normal,
@@ -147,6 +151,7 @@ class Posterior:
             precondition=self._coarse.precondition,
             tolerance=_VARIANCE_TOLERANCE,
             energy_tolerance=_VARIANCE_GAIN,
+            energy_beside=beside_ppm**2,
             max_iterations=200,
         )
         return float(np.sqrt(max(float(np.vdot(functional, solved.x)), 0.0)))
@@ -186,6 +191,7 @@ def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tole
     unknowns = np.asarray(solution.x)
     chi, regional = (whole.mean_ppm.astype(np.float32) for _ in range(2))
     regional[box] = larger.interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()))
+    del coarse.reduced  # its fields are the largest arrays there are
     chi[box] = coarse.model.susceptibility_ppm(unknowns) if larger.is_same else _refined(total, noise_ppm, prior, coarse, unknowns, larger)
     return Posterior(
         chi_ppm=chi,
