@@ -60,7 +60,8 @@ _MIXED = 1.0
 """Error of the fitted field in a voxel that the liver's surface cuts, over the liver's susceptibility. One decay and one field
 are fitted to two tissues and the brighter one is seen at late echoes: off by 0.1 of the liver's susceptibility, but along
 the whole surface in one sense, so that ten times that keeps the liver from answering for it (docs/susceptibility.md)."""
-_MIXED_HOLE = 0.3
+_MIXED_HOLE = 0.1
+"""The same where a vessel or a lesion without iron is cut: as it is measured, as its surface lies all around it."""
 _DARK_SHARE = 0.1
 _DARK_FIELD_ERROR_PPM = 1.0
 """Error of the field in a dark liver, beyond its standard error: neighbours err together there. Left out as a whole, a liver beside
@@ -147,7 +148,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, may_hold_lesions=True))
         if hole.any():
             organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM, may_hold_lesions=True))
-        liver_edge = _surface(share > 0.5) & tissue
+        liver_edge = _surface(share + hole > 0.5) & tissue
         edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * iron_ppm
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
@@ -168,7 +169,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     without_data = air.surface | air.pockets
     field_error2 = (
         _near_surface(air.surface, grid, AIR_PPM) ** 2
-        + _near_surface(_surface(share > 0.5), grid, contrast_ppm) ** 2
+        + _near_surface(_surface(share + hole > 0.5), grid, contrast_ppm) ** 2
         + (_MIXED * contrast_ppm * _mixed(share + hole)) ** 2
         + (_MIXED_HOLE * contrast_ppm * _mixed(hole)) ** 2
     )
