@@ -4,7 +4,7 @@ python benchmarks/qsm/targets.py mask       a mask one voxel larger or smaller
 python benchmarks/qsm/targets.py retest     another scan of the same body: noise, phase, 3 degrees of tilt
 python benchmarks/qsm/targets.py references muscle, aorta and fat against their true difference
 python benchmarks/qsm/targets.py dark       a liver whose own field is left out
-python benchmarks/qsm/targets.py lesion     a lesion of 15 mm and -1 ppm in the liver, by its field alone; SD of the map's error in the liver
+python benchmarks/qsm/targets.py lesion     a lesion of 15 mm and -1 ppm in the liver, by its field alone; SD of the map's error
 python benchmarks/qsm/targets.py slabs      slices of 3 to 6 mm, tilts to 20 degrees, slabs of 96 to 170 mm, of one body
 """
 
