@@ -139,6 +139,7 @@ def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tole
     unknowns = np.asarray(solution.x)
     chi, regional = (whole.mean_ppm.astype(np.float32) for _ in range(2))
     regional[box] = larger.interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()))
+    del coarse.reduced  # its fields are the largest arrays there are
     chi[box] = coarse.model.susceptibility_ppm(unknowns) if larger.is_same else _refined(total, noise_ppm, prior, coarse, unknowns, larger)
     return Posterior(
         chi_ppm=chi,
