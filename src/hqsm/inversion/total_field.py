@@ -36,7 +36,7 @@ _BEYOND_BELIEF_SD = 2.5
 _LESION_GAIN = 3.0
 """A lesion of 15 mm keeps about half of its contrast against the prior of independent voxels, and two thirds of that in the blurred
 map: what it may be is thrice what is seen there."""
-_LESION_ITERATIONS = 12
+_LESION_ITERATIONS = 25
 _VARIANCE_TOLERANCE = 0.03
 _VARIANCE_GAIN = 0.03
 """Of the solution that a variance is computed from: its residual (the variance's own error is the square of it), or the share
