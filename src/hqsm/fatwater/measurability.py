@@ -342,6 +342,19 @@ def inflation(errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, t
     return factor
 
 
+def errors_near_the_end(
+    own: FloatArray, errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float
+) -> FloatArray:
+    """(voxel of ``those.near``,) root mean square of the fit's ``own`` standard errors and of the neighbourhood's, that times `inflation`.
+
+    Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
+    that are most off would look most certain; the neighbourhood's brightness does not know that noise. ``errors`` as there.
+    """
+    around = expected.at(errors, decay)[those.near] * inflation(errors, expected, decay, those, first_echo_s)
+    both: FloatArray = np.hypot(own, around) / np.sqrt(2)
+    return both
+
+
 def _faster(decay: LocalDecay, which: IntArray, more_per_s: FloatArray, first_echo_s: float) -> LocalDecay:
     """The decay with ``more_per_s`` at the voxels ``which``, their first echo as bright as it is."""
     faster = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())

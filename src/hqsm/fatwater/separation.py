@@ -26,6 +26,7 @@ from hqsm.fatwater.measurability import (
     LocalDecay,
     cautious,
     decays_around,
+    errors_near_the_end,
     expected_errors,
     inflation,
     local_decay,
@@ -254,8 +255,9 @@ def _many_echoes(
     deciding = cautious(decay, those, first_s)
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
-        for column, errors in ((1, expected.r2star_constrained), (2, expected.pdff_constrained)):
-            fit.errors[those.near, column] *= inflation(errors, expected, decay, those, first_s)
+        near = those.near
+        fit.errors[near, 1] *= inflation(expected.r2star_constrained, expected, decay, those, first_s)
+        fit.errors[near, 2] = errors_near_the_end(fit.errors[near, 2], expected.pdff_constrained, expected, decay, those, first_s)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
