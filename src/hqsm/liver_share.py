@@ -16,6 +16,9 @@ _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
 """R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone,
 beyond the second the data do."""
 _NOISE_SHARE = 0.25
+_STRONG_CONTRAST = 140.0
+_OF_THE_LIVER = 0.6
+"""Where R2* stands out by so much more [1/s], what touches the mask with this share of its contrast is liver that the mask has missed."""
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
 
@@ -44,7 +47,8 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     Farther than two voxels from the mask's edge the mask is right, but for what decays more slowly than the liver around
     it (``slower``: vessels and lesions without iron, :func:`hqsm.liver.vessels.vessels`). There and near the edge a voxel is
     liver in the share of the way that its R2* has from that of the surroundings to that of the liver: iron that raises the
-    susceptibility raises R2*. The mask decides where R2* does not tell them apart, and there little depends on it.
+    susceptibility raises R2*. The mask decides where R2* does not tell them apart, and there little depends on it. Of much
+    iron, what touches the mask and is like it is liver as well.
     """
     drawn = liver.astype(np.float32)
     core, around = moved(liver, -REACH_VOXELS), moved(liver, REACH_VOXELS) & body
@@ -64,6 +68,9 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     near = _near(np.where(known, r2star, 0), known)
     way = (near - surroundings) / (level - surroundings)
     # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
+    if level - surroundings > _STRONG_CONTRAST:
+        alike = ndimage.binary_opening(known & (way > _OF_THE_LIVER) & body & ~not_tissue, _CROSS)
+        band |= ndimage.binary_propagation(around & alike, _CROSS, mask=alike) & ~core
     seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     organ = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
     # in a hole that the mask of vessels has found no noise is to be cut off
