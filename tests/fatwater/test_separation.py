@@ -143,6 +143,25 @@ def test_fat_is_not_numbered_where_only_neighbourhoods_that_came_out_too_slow_wo
     assert numbered.mean() > 0.08
 
 
+def test_a_fat_fraction_near_the_end_of_the_data_does_not_look_most_certain_where_noise_made_it_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    echoes, liver = liver_in_muscle(600.0, 1.5, 1e-3 * (1.2 + 2.0 * np.arange(6)), snr=20)
+
+    def inside() -> tuple[float, float]:
+        fit = separate(echoes, FatWaterParams())
+        error = fit.pdff_percent[liver] - 5
+        return float(np.nanmean(error)), float(np.nanmean(np.abs(error / fit.pdff_se_percent[liver])[np.isfinite(error)] < 1.96))
+
+    bias, covered = inside()
+    assert abs(bias) < 1.3
+    assert 0.935 < covered < 0.985
+    monkeypatch.setattr(separation, "errors_near_the_end", lambda own, *_: own)
+    bias, covered = inside()
+    assert bias > 1.8
+    assert covered < 0.925
+
+
 def test_severe_iron_is_unbiased_and_near_its_bound_whatever_its_fat() -> None:
     echoes, truth = blocks(1.5, snr=40, r2star_top=800)
     fit = separate(echoes, FatWaterParams())

@@ -28,6 +28,10 @@ _ENOUGH = 1e-4
 """Squared standard errors that the next step would move by, below which it is not taken."""
 COMPATIBLE = 2.5
 """Standard errors within which a voxel's R2* may be its neighbourhood's."""
+_TOO_WIDE = 0.5, 0.9
+"""Shares of the variance of the priors on field and R2* by which they are wider than what they say is off."""
+_SHARE_TRUSTED, _SHARE_UNTRUSTED = 0.15, 0.25
+"""Second-order bias of the share of fat, in standard errors, up to which the expansion holds, and from which it is worse than none."""
 _CHUNK = 4096
 
 
@@ -550,15 +554,19 @@ def _constrained_chunk(
             else:
                 own = state[_THETA + 1, k]
                 known = _inverted(state, k, given[_SHARE_FREE, k], inverse)
-                apart = abs(own - state[_TRIAL + 1, k])
-                if mode[k] == _AT_PRIOR and not (known and apart <= COMPATIBLE * sigma * np.sqrt(inverse[1, 1])):
+                beyond = own - state[_TRIAL + 1, k]
+                near = COMPATIBLE * sigma * np.sqrt(inverse[1, 1])
+                if mode[k] == _AT_PRIOR and not (known and abs(beyond) <= near):
                     mode[k] = _AT_OWN
-                    _move(state, own, t[0], k)
+                    # a faster decay may be one that noise made fast: half of what noise does is allowed for
+                    _move(state, own - 0.5 * near if known and beyond > near else own, t[0], k)
                 else:
                     leaves = True
                     if known:
-                        _second_order_bias(s, state[_TRIAL + 3, k], k, inverse, given[_SHARE_FREE, k], sigma, bias)
-                        _keep(state, k, bias, inverse, sigma, linear[i], nonlinear[i], errors[i])
+                        free = given[_SHARE_FREE, k]
+                        loose = _TOO_WIDE[0] * given[_PRECISION, k], _TOO_WIDE[1] * given[_RATE_PRECISION, k]
+                        _second_order_bias(s, state[_TRIAL + 3, k], k, inverse, loose, free, sigma, bias)
+                        _keep(state, k, bias, inverse, loose, sigma, linear[i], nonlinear[i], errors[i])
                         residuals[i] = state[_SQUARES_SO_FAR, k]
                         if no_fat[i]:
                             errors[i, 2] = np.nan
@@ -578,15 +586,33 @@ def _move(state: AnyArray, rate: float, first_s: float, k: int) -> None:  # prag
 
 @njit()
 def _keep(
-    theta: AnyArray, k: int, bias: AnyArray, inverse: AnyArray, sigma: float, linear: AnyArray, nonlinear: AnyArray, errors: AnyArray
+    theta: AnyArray,
+    k: int,
+    bias: AnyArray,
+    inverse: AnyArray,
+    loose: tuple[float, float],
+    sigma: float,
+    linear: AnyArray,
+    nonlinear: AnyArray,
+    errors: AnyArray,
 ) -> None:  # pragma: no cover - compiled
-    phase, size, share = theta[2, k] - bias[2], theta[3, k] - bias[3], theta[4, k]
+    """Estimates less their bias, and standard errors: ``inverse`` less what priors wider than they need be keep from scattering.
+
+    What the field's prior claims is kept: beside surfaces it is needed.
+    """
+    phase, size, share = theta[2, k] - bias[2], theta[3, k] - bias[3], theta[4, k] - bias[4]
     whole = size * complex(np.cos(phase), np.sin(phase))
     linear[0], linear[1] = (1 - share) * whole, share * whole
     nonlinear[0], nonlinear[1] = 100 * (theta[0, k] - bias[0]), 100 * (theta[1, k] - bias[1])
     errors[0] = 100 * sigma * np.sqrt(inverse[0, 0])
-    errors[1] = 100 * sigma * np.sqrt(inverse[1, 1])
-    errors[2] = 100 * sigma * np.sqrt(inverse[4, 4])
+    errors[1] = 100 * sigma * np.sqrt(_scatter(inverse, 1, 1, loose))
+    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, (0.0, loose[1])))
+
+
+@njit(inline="always")
+def _scatter(v: AnyArray, i: int, j: int, loose: tuple[float, float]) -> float:  # pragma: no cover - compiled
+    """Covariance of two estimates, ``v`` the inverse information, where two priors claim less than they know: V - V Q V."""
+    return float(v[i, j] - loose[0] * v[i, 0] * v[0, j] - loose[1] * v[i, 1] * v[1, j])
 
 
 @njit(error_model="numpy")
@@ -650,33 +676,59 @@ def _inverted(n: AnyArray, k: int, free_share: float, v: AnyArray) -> bool:  # p
 
 @njit(error_model="numpy")
 def _second_order_bias(
-    s: AnyArray, a: float, k: int, v: AnyArray, free_share: float, sigma: float, bias: AnyArray
+    s: AnyArray, a: float, k: int, v: AnyArray, loose: tuple[float, float], free_share: float, sigma: float, bias: AnyArray
 ) -> None:  # pragma: no cover - compiled
-    """Bias of nonlinear least squares (Box, J R Stat Soc B 1971;33:171): -1/2 (J^H J)^-1 Re(J^H tr(V H)), V the covariance.
+    """Bias of nonlinear least squares (Box, J R Stat Soc B 1971;33:171) where priors are wider than what they say is off.
 
     A decay read from late, dark echoes comes out too fast: with two echoes of SNR a > b by (1/b^2 - 1/a^2) / (2 dt).
-    At most half a standard error is taken off, which is as far as the expansion can be trusted. At each echo tr(V H) is
-    m (a0 + a1 t + a2 t^2) + u (b0 + b1 t), m and u as in :func:`_moments`.
+    With V the inverse of the information, the priors' included, Box has -1/2 V Re(J^H tr(V H)): a prior counts as a measurement
+    that scatters as it says. The neighbourhood's decay scatters far less than its prior is wide, the field somewhat less. With q the
+    part of a prior's precision that is so (``loose``, of field and R2*) and v the column of V, the estimate's covariance is
+    S = V - sum q v v^T and the bias, in sigma^2, V [sum q Re((H v)^H J v) - 1/2 Re(J^H tr(S H))].
+
+    At most half a standard error is taken off, which is as far as the expansion can be trusted; of the share of fat, whose skewness
+    outgrows it sooner, nothing where it would be more than a quarter. At each echo tr(S H) is m (a0 + a1 t + a2 t^2) + u (b0 + b1 t),
+    and J v is m (e0 + e1 t) + u e2, m and u as in :func:`_moments`.
     """
-    a0 = complex(-a * v[2, 2], 2 * v[2, 3])
-    a1 = complex(-2 * a * _TURN * v[0, 2] - 200 * v[1, 3], -200 * a * v[1, 2] + 2 * _TURN * v[0, 3])
-    a2 = a * complex(-_TURN * _TURN * v[0, 0] + 1e4 * v[1, 1], -200 * _TURN * v[0, 1])
-    b0 = complex(2 * v[3, 4], 2 * a * v[2, 4])
-    b1 = complex(-200 * a * v[1, 4], 2 * a * _TURN * v[0, 4])
+    a0 = complex(-a * _scatter(v, 2, 2, loose), 2 * _scatter(v, 2, 3, loose))
+    a1 = complex(
+        -2 * a * _TURN * _scatter(v, 0, 2, loose) - 200 * _scatter(v, 1, 3, loose),
+        -200 * a * _scatter(v, 1, 2, loose) + 2 * _TURN * _scatter(v, 0, 3, loose),
+    )
+    a2 = a * complex(-_TURN * _TURN * _scatter(v, 0, 0, loose) + 1e4 * _scatter(v, 1, 1, loose), -200 * _TURN * _scatter(v, 0, 1, loose))
+    b0 = complex(2 * _scatter(v, 3, 4, loose), 2 * a * _scatter(v, 2, 4, loose))
+    b1 = complex(-200 * a * _scatter(v, 1, 4, loose), 2 * a * _TURN * _scatter(v, 0, 4, loose))
     x0, x1, x2 = complex(s[_X0R, k], s[_X0I, k]), complex(s[_X1R, k], s[_X1I, k]), complex(s[_X2R, k], s[_X2I, k])
-    s0, s1, s2, s3 = s[_S0, k], s[_S1, k], s[_S2, k], s[_S3, k]
+    s0, s1, s2, s3, u0, u1 = s[_S0, k], s[_S1, k], s[_S2, k], s[_S3, k], s[_U0, k], s[_U1, k]
     c0 = a0 * s0 + a1 * s1 + a2 * s2 + b0 * x0 + b1 * x1
     c1 = a0 * s1 + a1 * s2 + a2 * s3 + b0 * x1 + b1 * x2
-    d = a0 * x0.conjugate() + a1 * x1.conjugate() + a2 * x2.conjugate() + b0 * s[_U0, k] + b1 * s[_U1, k]
-    slopes = (_TURN * a * c1.imag, -100 * a * c1.real, a * c0.imag, c0.real, free_share * a * d.real)
+    d = a0 * x0.conjugate() + a1 * x1.conjugate() + a2 * x2.conjugate() + b0 * u0 + b1 * u1
+    of_rate = of_size = of_share = 0.0
+    for j in range(2):
+        e0, e1, e2 = complex(v[3, j], a * v[2, j]), a * complex(-100 * v[1, j], _TURN * v[0, j]), a * v[4, j]
+        p0, p1, p2 = _power(e0), 2 * (e0 * e1.conjugate()).real, _power(e1)
+        w0 = p0 * s0 + p1 * s1 + p2 * s2 + e2 * e2 * u0 + 2 * e2 * (e0.conjugate() * x0 + e1.conjugate() * x1).real
+        w1 = p0 * s1 + p1 * s2 + p2 * s3 + e2 * e2 * u1 + 2 * e2 * (e0.conjugate() * x1 + e1.conjugate() * x2).real
+        of_rate += loose[j] * w1
+        of_size += loose[j] * (w0 - v[3, j] * (e0.real * s0 + e1.real * s1 + e2 * x0.real)) / a
+        of_share += loose[j] * (p0 * x0.real + p1 * x1.real + p2 * x2.real + e2 * (e0.real * u0 + e1.real * u1))
+    slopes = (
+        -0.5 * _TURN * a * c1.imag,
+        -100 * (of_rate - 0.5 * a * c1.real),
+        -0.5 * a * c0.imag,
+        of_size - 0.5 * c0.real,
+        free_share * (of_share - 0.5 * a * d.real),
+    )
     scale = 1.0
     for i in range(5):
         total = 0.0
         for j in range(5):
-            total -= 0.5 * sigma**2 * v[i, j] * slopes[j]
+            total += sigma**2 * v[i, j] * slopes[j]
         bias[i] = total
         limit = 0.5 * sigma * np.sqrt(v[i, i])
         if abs(total) > limit:
             scale = min(scale, limit / abs(total))
+    skewed = abs(bias[4]) / (sigma * np.sqrt(max(v[4, 4], 1e-30)))
     for i in range(5):
         bias[i] *= scale
+    bias[4] *= min(max((_SHARE_UNTRUSTED - skewed) / (_SHARE_UNTRUSTED - _SHARE_TRUSTED), 0.0), 1.0)

@@ -37,6 +37,7 @@ _NO_DECAY_PER_S = 150.0
 """R2* below which a large relative error is a matter of brightness, not of decay."""
 _NEAR_THE_LIMIT = 0.2
 """Ratio of standard error to R2* from which a place is near the end of the data."""
+_LARGEST_GROWTH = 0.8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -235,8 +236,8 @@ class ExpectedErrors:
 
     Attributes
     ----------
-    pdff_free
-        Of PDFF [points] where W and F are complex and independent and the field is unknown.
+    field_free, pdff_free
+        Of the field [Hz] and PDFF [points] where W and F are complex and independent and the field is unknown.
     pdff_constrained, r2star_constrained
         Of PDFF [points] and R2* [1/s] where they share one phase and the field is known.
     r2star_alone
@@ -244,6 +245,7 @@ class ExpectedErrors:
     """
 
     r2star_per_s: FloatArray
+    field_free: FloatArray
     pdff_free: FloatArray
     pdff_constrained: FloatArray
     r2star_constrained: FloatArray
@@ -276,6 +278,7 @@ def expected_errors(echo_times_s: FloatArray, fat: ComplexArray) -> ExpectedErro
     constrained = np.sqrt(_variances(np.stack([slope, 1j * decay, decay, fat * decay], axis=-1)))
     return ExpectedErrors(
         r2star_per_s=r2star,
+        field_free=free[:, 0] / (2 * np.pi),
         pdff_free=100 * free[:, 4],
         pdff_constrained=100 * constrained[:, 3],
         r2star_constrained=constrained[:, 0],
@@ -292,12 +295,17 @@ def _variances(jacobian: ComplexArray) -> FloatArray:
     return variances
 
 
-def cautious(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks, first_echo_s: float) -> LocalDecay:
-    """The decay that decides what is given: near the end of the data, one SD above the mean of the blocks around, if that is more.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecaysAround:
+    """Of the voxels ``near`` the end of the data: mean and SD of the decays of the blocks around [1/s]."""
 
-    Where a neighbourhood's decay came out too slow, by chance or by another tissue in it, every number there would be too low
-    and look certain. How much the neighbourhoods around differ says how likely that is.
-    """
+    near: IntArray
+    mean_per_s: FloatArray
+    sd_per_s: FloatArray
+
+
+def decays_around(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks) -> DecaysAround:
+    """How much the neighbourhoods around differ, which says how far one's decay may be off, by chance or by another tissue in it."""
     near = np.flatnonzero((expected_se_per_s > _NEAR_THE_LIMIT * decay.r2star_per_s) & (decay.r2star_per_s > _NO_DECAY_PER_S))
     block, rate = blocks.of_voxel[near], decay.r2star_per_s[near]
     n_near = np.bincount(block, minlength=blocks.n_voxels.size)
@@ -306,12 +314,53 @@ def cautious(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks, f
     first, second = around(there + 1j * mean, blocks.index), around(mean**2 + 0j, blocks.index).real
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = first.imag / first.real
-        upper = _TOP_PER_S * (centre + np.sqrt(np.maximum(second / first.real - centre**2, 0)))
-    more = np.fmax(upper[block] - rate, 0)
-    deciding = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())
-    deciding.r2star_per_s[near] += more
-    deciding.snr[near] *= np.exp(more * first_echo_s)  # the first echo stays as bright as it is
-    return deciding
+        sd = np.sqrt(np.maximum(second / first.real - centre**2, 0))
+    return DecaysAround(near=near, mean_per_s=_TOP_PER_S * centre[block], sd_per_s=_TOP_PER_S * sd[block])
+
+
+def cautious(decay: LocalDecay, those: DecaysAround, first_echo_s: float) -> LocalDecay:
+    """The decay that decides what is given: near the end of the data, one SD above the mean of the blocks around, if that is more.
+
+    Where a neighbourhood's decay came out too slow every number there would be too low and look certain.
+    """
+    more = np.fmax(those.mean_per_s + those.sd_per_s - decay.r2star_per_s[those.near], 0)
+    return _faster(decay, those.near, more, first_echo_s)
+
+
+def inflation(errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float) -> FloatArray:
+    """(voxel of ``those.near``,) what a standard error is to be multiplied by, as the decay that it follows from is uncertain.
+
+    A standard error grows like an exponential of the decay, exp(k R2*), so that of an uncertain one, of variance s^2, its mean square
+    is exp(2 k^2 s^2) times that of the mean. ``errors`` is one of ``expected``.
+    """
+    below = np.fmax(those.mean_per_s - decay.r2star_per_s[those.near], 0)
+    uncertain = np.hypot(those.sd_per_s, below)
+    faster = _faster(decay, those.near, np.where(np.isfinite(uncertain), uncertain, 0), first_echo_s)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grown = np.log(expected.at(errors, faster)[those.near] / expected.at(errors, decay)[those.near])
+    factor: FloatArray = np.exp(np.clip(np.nan_to_num(grown), 0, _LARGEST_GROWTH) ** 2)
+    return factor
+
+
+def errors_near_the_end(
+    own: FloatArray, errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float
+) -> FloatArray:
+    """(voxel of ``those.near``,) root mean square of the fit's ``own`` standard errors and of the neighbourhood's, that times `inflation`.
+
+    Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
+    that are most off would look most certain; the neighbourhood's brightness does not know that noise. ``errors`` as there.
+    """
+    around = expected.at(errors, decay)[those.near] * inflation(errors, expected, decay, those, first_echo_s)
+    both: FloatArray = np.hypot(own, around) / np.sqrt(2)
+    return both
+
+
+def _faster(decay: LocalDecay, which: IntArray, more_per_s: FloatArray, first_echo_s: float) -> LocalDecay:
+    """The decay with ``more_per_s`` at the voxels ``which``, their first echo as bright as it is."""
+    faster = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())
+    faster.r2star_per_s[which] += more_per_s
+    faster.snr[which] *= np.exp(more_per_s * first_echo_s)
+    return faster
 
 
 def not_measurable(expected_se_per_s: FloatArray, decay: LocalDecay) -> tuple[Mask, Mask]:

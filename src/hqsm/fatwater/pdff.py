@@ -10,11 +10,18 @@ _T1_S = {1.5: (0.586, 0.343), 3.0: (0.809, 0.382)}
 """T1 of liver and of fat [s] (de Bazelaire et al., Radiology 2004;230:652); other field strengths between or beyond."""
 
 
-def pdff_percent(water: ComplexArray, fat: ComplexArray) -> FloatArray:
-    """Fat fraction [%] by magnitude discrimination (Liu et al., MRM 2007;58:354), free of the noise bias of |F|."""
+def pdff_percent(water: ComplexArray, fat: ComplexArray, se_percent: FloatArray | float = 0.0) -> FloatArray:
+    """Fat fraction [%] by magnitude discrimination (Liu et al., MRM 2007;58:354), free of the noise bias of |F|.
+
+    The modulus of z = W / (W + F) (or F / (W + F)) that remains is too large by se^2 / (2 |z|), as noise at right angles to z
+    lengthens it; z itself is unbiased to that order, as a ratio of complex estimates with circular noise. That is taken off,
+    with the fraction's standard error as se.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.abs(water + fat)
-        fraction = np.where(np.abs(water) >= np.abs(fat), 1 - np.abs(water) / whole, np.abs(fat) / whole)
+        water_leads = np.abs(water) >= np.abs(fat)
+        size = np.where(water_leads, np.abs(water), np.abs(fat)) / np.abs(water + fat)
+        size = size - 0.5 * (np.asarray(se_percent) / 100) ** 2 / size
+        fraction = np.where(water_leads, 1 - size, size)
     return 100 * fraction
 
 

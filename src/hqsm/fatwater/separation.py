@@ -25,7 +25,10 @@ from hqsm.fatwater.measurability import (
     ExpectedErrors,
     LocalDecay,
     cautious,
+    decays_around,
+    errors_near_the_end,
     expected_errors,
+    inflation,
     local_decay,
     not_measurable,
     r2star_limit_per_s,
@@ -53,6 +56,8 @@ _FIELD_OF_IRON_HZ_S = 0.05
 """Step of the field at an edge [Hz] for each 1/s of R2* that it steps by: 2.5 ppm for 1,000 1/s at 1.5 T, a third of it."""
 _FIELD_INSIDE_IRON_HZ_S = 0.01
 """What of that step a plane through the neighbours does not foresee, in the darker tissue itself."""
+_IRON_PER_S, _OTHER_TISSUE_PER_S = 100.0, 75.0
+"""R2* from which the field's prior leaves out what decays as slowly as tissue without iron: at an organ's surface the field bends."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
@@ -245,9 +250,14 @@ def _many_echoes(
     decay = local_decay(tissue, start.blocks, with_fat=separable)
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
     of_r2star = expected.r2star_constrained if separable else expected.r2star_alone
-    deciding = cautious(decay, expected.at(of_r2star, decay), start.blocks, float(tissue.echo_times_s[0]))
+    first_s = float(tissue.echo_times_s[0])
+    those = decays_around(decay, expected.at(of_r2star, decay), start.blocks)
+    deciding = cautious(decay, those, first_s)
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
+        near = those.near
+        fit.errors[near, 1] *= inflation(expected.r2star_constrained, expected, decay, those, first_s)
+        fit.errors[near, 2] = errors_near_the_end(fit.errors[near, 2], expected.pdff_constrained, expected, decay, those, first_s)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
@@ -375,15 +385,24 @@ def _lower_order(
     # where two echoes are all there is, what the blocks around said together is better than what each voxel says
     dark = start.blocks.dark[start.blocks.of_voxel[which]]
     away[which[dark]] = True
-    own_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
-    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * own_se_hz**2))
+    dark_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
+    of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * dark_se_hz**2))
     before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
+    iron = local_r2star > _IRON_PER_S
+    prior_hz, precision = np.zeros(which.size), np.zeros(which.size)
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        to_others_hz = np.hypot(fit.errors[:, 0], darker_hz)
-        prior_hz, precision = field_prior(fit.nonlinear[:, 0], to_others_hz, good, *geometry, which, tissue.field_strength_tesla)
+        se_hz = fit.errors[:, 0].copy()
+        if turn == 0:
+            # a free fit in the noise: by its own claim, those whose noise made the field low would count for more
+            se_hz[which] = expected.at(expected.field_free, decay)[which]
+        to_others_hz = np.hypot(se_hz, darker_hz)
+        for ones, tell in ((~iron, good), (iron, good & (decay.r2star_per_s > _OTHER_TISSUE_PER_S))):
+            prior_hz[ones], precision[ones] = field_prior(
+                fit.nonlinear[:, 0], to_others_hz, tell, *geometry, which[ones], tissue.field_strength_tesla
+            )
         precision /= 1 + precision * rim_hz2
         if turn == 0:
             prior_hz[dark], precision[dark] = of_blocks
@@ -398,7 +417,7 @@ def _lower_order(
         result = fit_constrained(
             which, *data, begin_hz, begin_r2star, begin_linear, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
-        before_hz = prior_hz
+        before_hz = prior_hz.copy()
         away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
@@ -461,7 +480,7 @@ def _assemble(
         fat_known = decay_known & fat_known & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
-    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1]))
+    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
 
     def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
