@@ -13,6 +13,7 @@ from hqsm.arrays import Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, WaterFat
 from hqsm.expected_sources import expected_sources
+from hqsm.liver.vessels import vessels
 from hqsm.liver_share import liver_share
 from spheres import sphere
 
@@ -57,8 +58,8 @@ def regions_of(maps: WaterFat, liver: Mask) -> Regions:
 def test_a_mask_that_is_a_voxel_off_does_not_change_what_is_liver(kind: str, change: object) -> None:
     maps, liver, share = ball_of_liver(kind)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)
-    exact = liver_share(maps, body, liver, nothing)
-    off = liver_share(maps, body, change(liver, _CROSS), nothing)  # type: ignore[operator]
+    exact = liver_share(maps, body, liver, nothing, nothing)
+    off = liver_share(maps, body, change(liver, _CROSS), nothing, nothing)  # type: ignore[operator]
     # the mask itself changes by a fifth and more
     assert abs(change(liver, _CROSS).sum() / liver.sum() - 1) > 0.15  # type: ignore[operator]
     assert off.share.sum() == pytest.approx(exact.share.sum(), rel=0.03)
@@ -71,14 +72,48 @@ def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=33.0)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)
     larger = ndimage.binary_dilation(liver, _CROSS)
-    found = liver_share(maps, body, larger, nothing)
+    found = liver_share(maps, body, larger, nothing, nothing)
     np.testing.assert_array_equal(found.share, larger)
     assert found.seen == 0
 
 
 def test_an_empty_mask_is_no_liver() -> None:
     maps, liver, _ = ball_of_liver()
-    assert not liver_share(maps, np.ones_like(liver), np.zeros_like(liver), np.zeros_like(liver)).share.any()
+    nothing = np.zeros_like(liver)
+    assert not liver_share(maps, np.ones_like(liver), nothing, nothing, nothing).share.any()
+
+
+def ball_with_a_lesion(liver_r2star_per_s: float = 200.0) -> tuple[WaterFat, Mask, np.ndarray]:
+    """The ball with a lesion of 15 mm without iron in its middle, its mask, and how much of each voxel is lesion."""
+    maps, liver, share = ball_of_liver(liver_r2star_per_s=liver_r2star_per_s)
+    lesion, _ = sphere(maps.grid, 7.5, 1.0)
+    r2star = maps.r2star_per_s - (liver_r2star_per_s - 30) * lesion * share
+    return replace(maps, r2star_per_s=r2star.astype(np.float32)), liver, lesion
+
+
+def test_a_lesion_without_iron_is_no_liver_in_the_share_of_each_voxel_that_it_fills() -> None:
+    maps, liver, lesion = ball_with_a_lesion()
+    body, nothing = np.ones_like(liver), np.zeros_like(liver)
+    assert liver_share(maps, body, liver, nothing, vessels(maps, liver)).hole.sum() > 0.75 * lesion.sum()
+    found = liver_share(maps, body, liver, nothing, lesion > 0)
+    assert found.hole.sum() == pytest.approx(lesion.sum(), rel=0.1)
+    assert np.corrcoef(found.hole.ravel(), lesion.ravel())[0, 1] > 0.95
+    np.testing.assert_allclose((found.share + found.hole)[lesion > 0], 1, atol=1e-6)
+    plain, _, _ = ball_with_a_lesion(liver_r2star_per_s=33.0)
+    assert not liver_share(plain, body, liver, nothing, lesion > 0.5).hole.any()
+
+
+def test_the_field_of_a_lesions_surface_counts_less_and_it_has_a_level_of_its_own() -> None:
+    maps, liver, lesion = ball_with_a_lesion(liver_r2star_per_s=300.0)
+    params = SusceptibilityParams()
+    blind = regions_of(maps, liver)
+    without, expected = (
+        expected_sources(maps, r, params, specimen="in_vivo") for r in (blind, replace(blind, vessel=vessels(maps, liver)))
+    )
+    surface = (lesion > 0.3) & (lesion < 0.7)
+    assert np.median(expected.field_error_ppm[surface]) > 5 * np.median(without.field_error_ppm[surface])
+    assert len(expected.prior.organs) == len(without.prior.organs) + 1
+    assert expected.prior.organs[1].share[lesion == 1].min() > 0.5
 
 
 def test_a_field_of_two_tissues_counts_little_where_the_liver_has_iron_and_fully_where_it_has_none() -> None:

@@ -55,3 +55,15 @@ def test_a_variance_that_is_small_beside_another_needs_few_steps_for_the_sum_of_
     )
     assert joined.n_iterations < alone.n_iterations
     assert (float(b @ joined.x) + 10 * exact) / (11 * exact) > 0.95
+
+
+def test_a_solution_that_has_arrived_goes_on_for_the_steps_that_are_asked() -> None:
+    rng = np.random.default_rng(4)
+    half = rng.standard_normal((30, 30))
+    matrix, b = half @ half.T + np.eye(30), rng.standard_normal(30)
+    there = np.linalg.solve(matrix, b)
+    near = there + 1e-3 * rng.standard_normal(30)
+    at_once = conjugate_gradient(lambda x: matrix @ x, b, start=near, tolerance=1.0, max_iterations=100)
+    later = conjugate_gradient(lambda x: matrix @ x, b, start=near, tolerance=1.0, min_iterations=25, max_iterations=100)
+    assert (at_once.n_iterations, later.n_iterations) == (0, 25)
+    assert np.linalg.norm(later.x - there) < 0.01 * np.linalg.norm(near - there)

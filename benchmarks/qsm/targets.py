@@ -4,7 +4,7 @@ python benchmarks/qsm/targets.py mask       a mask one voxel larger or smaller
 python benchmarks/qsm/targets.py retest     another scan of the same body: noise, phase, 3 degrees of tilt
 python benchmarks/qsm/targets.py references muscle, aorta and fat against their true difference
 python benchmarks/qsm/targets.py dark       a liver whose own field is left out
-python benchmarks/qsm/targets.py lesion     a lesion of 15 mm and -1 ppm in the liver
+python benchmarks/qsm/targets.py lesion     a lesion of 15 mm and -1 ppm in the liver, by its field alone; SD of the map's error
 python benchmarks/qsm/targets.py slabs      slices of 3 to 6 mm, tilts to 20 degrees, slabs of 96 to 170 mm, of one body
 """
 
@@ -100,7 +100,9 @@ def lesion(cases: list[visits.Case], cache: Path) -> None:
         _, chi = measured(replace(visit, maps=maps))
         change = (chi.chi_ppm - without.chi_ppm)[share > 0.9]
         kept.append(-float(np.nanmean(change)) / float(share[share > 0.9].mean()))
-        say(f"{case.name:<10} {100 * kept[-1]:.0f} % of the contrast, slices {case.voxel_mm[2]:g} mm")
+        error = (without.chi_ppm - visit.truth.chi_ppm)[visit.regions.liver_for_susceptibility]
+        level = f"{visit.truth.liver_chi_ppm:.2f} ppm, {case.tesla:g} T, slices {case.voxel_mm[2]:g} mm"
+        say(f"{case.name:<10} {level}: {100 * kept[-1]:.0f} % of the contrast, SD of the map's error {np.nanstd(error):.3f} ppm")
     say(f"mean {100 * np.mean(kept):.0f} %, least {100 * np.min(kept):.0f} %")
 
 

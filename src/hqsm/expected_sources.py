@@ -23,6 +23,10 @@ _LUNG_SD_PPM = 2.0
 _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
+_HOLE_SD_PPM = 0.5
+"""Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
+_VOXEL_SHARE = 0.2
+"""How far a voxel of the liver by itself differs from the organ, over its level; without iron three times as far as other tissue."""
 _AIR_SD_PPM = 0.02
 _INSIDE_GAS = (0.3, 1.5, 60.0)
 """Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
@@ -56,6 +60,8 @@ _MIXED = 1.0
 """Error of the fitted field in a voxel that the liver's surface cuts, over the liver's susceptibility. One decay and one field
 are fitted to two tissues and the brighter one is seen at late echoes: off by 0.1 of the liver's susceptibility, but along
 the whole surface in one sense, so that ten times that keeps the liver from answering for it (docs/susceptibility.md)."""
+_MIXED_HOLE = 0.1
+"""The same where a vessel or a lesion without iron is cut: as it is measured, as its surface lies all around it."""
 _DARK_SHARE = 0.1
 _DARK_FIELD_ERROR_PPM = 1.0
 """Error of the field in a dark liver, beyond its standard error: neighbours err together there. Left out as a whole, a liver beside
@@ -121,11 +127,13 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     tissue = body & ~air.surface & ~air.pockets
     iron = np.nan_to_num(maps.r2star_per_s) / (_STRONG_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
-    found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets)
-    share = found.share
-    share[air.surface | air.pockets] = 0
+    found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets, regions.vessel)
+    share, hole = found.share, found.hole
+    share[air.surface | air.pockets] = hole[air.surface | air.pockets] = 0
+    iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
+    sd = np.maximum(sd, np.where(share > 0.5, np.float32(_VOXEL_SHARE * iron_ppm), 0))
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
     sd[air.outside] = _AIR_SD_PPM
@@ -137,12 +145,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 
     organs = []
     if regions.liver_whole.any():
-        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM))
-        liver_edge = _surface(share > 0.5) & tissue
-        edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * _liver_ppm(maps, regions)
+        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, may_hold_lesions=True))
+        if hole.any():
+            organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM, may_hold_lesions=True))
+        liver_edge = _surface(share + hole > 0.5) & tissue
+        edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * iron_ppm
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
-        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * _liver_ppm(maps, regions)), spacing_mm=_UNEVEN_MM))
+        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * iron_ppm), spacing_mm=_UNEVEN_MM))
     organs += air.lungs
     spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
     sd[spine] = np.maximum(sd[spine], _SPINE[0])
@@ -159,8 +169,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     without_data = air.surface | air.pockets
     field_error2 = (
         _near_surface(air.surface, grid, AIR_PPM) ** 2
-        + _near_surface(_surface(share > 0.5), grid, contrast_ppm) ** 2
-        + (_MIXED * contrast_ppm * _mixed(share)) ** 2
+        + _near_surface(_surface(share + hole > 0.5), grid, contrast_ppm) ** 2
+        + (_MIXED * contrast_ppm * _mixed(share + hole)) ** 2
+        + (_MIXED_HOLE * contrast_ppm * _mixed(hole)) ** 2
     )
     if torn:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)

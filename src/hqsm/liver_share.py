@@ -27,20 +27,24 @@ class LiverShare:
     ----------
     share
         (x, y, z) share of each voxel that is liver, 0..1.
+    hole
+        (x, y, z) share of each voxel that the mask counts as liver and that is a vessel, or a lesion without iron.
     seen
         How far R2* decides at the mask's edge: 1 where it tells the liver from its surroundings, 0 where the mask decides alone.
     """
 
     share: FloatArray
+    hole: FloatArray
     seen: float
 
 
-def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> LiverShare:
+def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slower: Mask) -> LiverShare:
     """How much of each voxel is liver.
 
-    Farther than two voxels from the mask's edge the mask is right. Nearer, a voxel is liver in the share of the way that
-    its R2* has from that of the surroundings to that of the liver: iron that raises the susceptibility raises R2*. The
-    mask decides where R2* does not tell them apart, and there little depends on it.
+    Farther than two voxels from the mask's edge the mask is right, but for what decays more slowly than the liver around
+    it (``slower``: vessels and lesions without iron, :func:`hqsm.liver.vessels.vessels`). There and near the edge a voxel is
+    liver in the share of the way that its R2* has from that of the surroundings to that of the liver: iron that raises the
+    susceptibility raises R2*. The mask decides where R2* does not tell them apart, and there little depends on it.
     """
     drawn = liver.astype(np.float32)
     core, around = moved(liver, -REACH_VOXELS), moved(liver, REACH_VOXELS) & body
@@ -51,18 +55,20 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask) -> Li
     ring = moved(liver, 2 * REACH_VOXELS) & ~around & body & ~not_tissue & np.isfinite(maps.r2star_per_s)
     inner = core if core.any() else liver
     if not ring.any() or not np.isfinite(r2star[inner]).any():
-        return LiverShare(share=drawn, seen=0.0)
+        return LiverShare(share=drawn, hole=np.zeros_like(drawn), seen=0.0)
     level, surroundings = float(np.nanmedian(r2star[inner])), float(np.median(r2star[ring]))
     trust = np.float32(np.clip((level - surroundings - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
     if trust == 0:
-        return LiverShare(share=drawn, seen=0.0)
+        return LiverShare(share=drawn, hole=np.zeros_like(drawn), seen=0.0)
     known = np.isfinite(r2star)
     near = _near(np.where(known, r2star, 0), known)
     way = (near - surroundings) / (level - surroundings)
     # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
     seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
-    share = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
-    return LiverShare(share=np.asarray(share, np.float32), seen=float(trust))
+    organ = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
+    # in a hole that the mask of vessels has found no noise is to be cut off
+    share = np.where(slower & liver & known, np.minimum(organ, 1 - trust * (1 - np.clip(way, 0, 1))), organ)
+    return LiverShare(share=np.asarray(share, np.float32), hole=np.asarray(organ - share, np.float32), seen=float(trust))
 
 
 def _near(values: FloatArray, known: Mask) -> FloatArray:

@@ -22,6 +22,7 @@ def conjugate_gradient(
     tolerance: float,
     energy_tolerance: float | None = None,
     energy_beside: float = 0.0,
+    min_iterations: int = 0,
     max_iterations: int,
 ) -> Solution:
     """Solve A x = b for a symmetric positive definite operator (Hestenes and Stiefel, J Res NBS 1952;49:409).
@@ -43,6 +44,8 @@ def conjugate_gradient(
         zero to b'A^-1 b (Strakos and Tichy, ETNA 2002;13:56); for a start of zero. None: that is not asked.
     energy_beside
         What b'x is added to in the end, so that the share is of both.
+    min_iterations
+        Iterations at least, for a change whose residual is little of the whole.
     max_iterations
         Iterations at most.
     """
@@ -57,7 +60,7 @@ def conjugate_gradient(
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration, gains, settled = 0, list[float](), False
-    while rz > tolerance**2 * bb and not settled and iteration < max_iterations:
+    while rz > 0 and not settled and iteration < max_iterations and (rz > tolerance**2 * bb or iteration < min_iterations):
         ap = apply(p)
         step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p

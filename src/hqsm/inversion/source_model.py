@@ -48,11 +48,14 @@ class Organ:
         Standard deviation of the level around the expected susceptibility.
     goes_on
         Whether it continues beyond the slab's ends as it is there, as the lungs do.
+    may_hold_lesions
+        Whether neighbours deep in it are believed where they are far from its level together.
     """
 
     share: FloatArray
     level_sd_ppm: float
     goes_on: bool = False
+    may_hold_lesions: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
