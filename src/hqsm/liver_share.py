@@ -67,10 +67,10 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     known = np.isfinite(r2star)
     near = _near(np.where(known, r2star, 0), known)
     way = (near - surroundings) / (level - surroundings)
-    # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
     if level - surroundings > _STRONG_CONTRAST:
         alike = ndimage.binary_opening(known & (way > _OF_THE_LIVER) & body & ~not_tissue, _CROSS)
         band |= ndimage.binary_propagation(around & alike, _CROSS, mask=alike) & ~core
+    # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
     seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     organ = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
     # in a hole that the mask of vessels has found no noise is to be cut off
