@@ -164,7 +164,7 @@ def test_a_liver_whose_field_is_torn_is_measured_by_its_surroundings_with_an_int
     assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
 
 
-def test_an_automatic_mask_whose_edge_nothing_confirms_has_a_wider_interval_than_a_readers(
+def test_an_automatic_mask_whose_edge_nothing_confirms_says_so_and_has_a_wider_interval_than_a_readers(
     plain: tuple[WaterFat, Regions, float, Susceptibility],
 ) -> None:
     maps, regions, _, _ = plain
@@ -173,7 +173,9 @@ def test_an_automatic_mask_whose_edge_nothing_confirms_has_a_wider_interval_than
     few = SusceptibilityParams(max_iterations=5)  # the same for both: what differs is what the mask adds
 
     def error_ppm(of: WaterFat, source: str) -> float:
-        return estimate(of, replace(regions, mask_source=source), few, specimen="in_vivo").liver_se_ppm
+        chi = estimate(of, replace(regions, mask_source=source), few, specimen="in_vivo")
+        assert ("CHI_MASK_UNCONFIRMED" in chi.codes) == (of is alike and source == "automatic")
+        return chi.liver_se_ppm
 
     assert error_ppm(alike, "automatic") ** 2 == pytest.approx(error_ppm(alike, "reader") ** 2 + 0.07**2, rel=0.01)
     assert error_ppm(maps, "automatic") == pytest.approx(error_ppm(maps, "reader"), rel=1e-6)

@@ -40,6 +40,7 @@ MEANINGS: dict[str, str] = {
     "CHI_FIELD_INCONSISTENT": "Part of the field map cannot be the field of any body (swaps, wraps); it was left out.",
     "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
     "CHI_LIVER_DARK": "The liver's own field is hardly measurable; its susceptibility is mostly what its surroundings show.",
+    "CHI_MASK_UNCONFIRMED": "R2* does not confirm the automatic mask's edge: the interval is wider until a reader outlines it.",
     "CHI_BODY_CUT": "The body reaches the images' edge; its surface there is unknown and the interval is wider.",
     "CHI_LIVER_CUT": "The slab cuts through much of the liver; what lies beyond is unknown and the interval is wider.",
     "CHI_REFERENCE_MISSING": "No reference tissue was found; the susceptibility is not referenced.",

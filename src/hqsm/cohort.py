@@ -14,6 +14,7 @@ NOTES = frozenset(
         "BIPOLAR_CORRECTED",
         "FIRST_ECHO_PHASE",
         "WATER_SHIFT_ESTIMATED",
+        "CHI_MASK_UNCONFIRMED",
     }
 )
 """Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""

@@ -24,6 +24,7 @@ _MODEL_ERROR_PPM = {"in_vivo": 0.02, "in_vitro": 0.015}
 """What the model lacks: voxels are not points, and reference tissues vary, a medium does not (measured: docs/susceptibility.md)."""
 _UNSEEN_EDGE_PPM = 0.07
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
+_SEEN = 0.5
 _DOUBT_PPM = 0.06
 """Added to the standard error for each of the codes below."""
 _DOUBTS = ("CHI_BODY_CUT", "CHI_LIVER_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
@@ -74,6 +75,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         )
         if regions.mask_source == "automatic":
             mask_ppm = _UNSEEN_EDGE_PPM * (1 - expected.liver_edge_seen)
+            if expected.liver_edge_seen < _SEEN:
+                codes.append("CHI_MASK_UNCONFIRMED")
         if expected.liver_is_left_out:
             liver_error = float(np.hypot(liver_error, _LEFT_OUT_ERROR))
         if expected.liver_is_dark:
