@@ -130,6 +130,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets, regions.vessel)
     share, hole = found.share, found.hole
     share[air.surface | air.pockets] = hole[air.surface | air.pockets] = 0
+    organ = share + hole
+    organ_edge = _surface(organ > 0.5)
     iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
@@ -148,7 +150,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, may_hold_lesions=True))
         if hole.any():
             organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM, may_hold_lesions=True))
-        liver_edge = _surface(share + hole > 0.5) & tissue
+        liver_edge = organ_edge & tissue
         edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * iron_ppm
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
@@ -169,8 +171,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     without_data = air.surface | air.pockets
     field_error2 = (
         _near_surface(air.surface, grid, AIR_PPM) ** 2
-        + _near_surface(_surface(share + hole > 0.5), grid, contrast_ppm) ** 2
-        + (_MIXED * contrast_ppm * _mixed(share + hole)) ** 2
+        + _near_surface(organ_edge, grid, contrast_ppm) ** 2
+        + (_MIXED * contrast_ppm * _mixed(organ)) ** 2
         + (_MIXED_HOLE * contrast_ppm * _mixed(hole)) ** 2
     )
     if torn:

@@ -156,7 +156,7 @@ def test_a_fat_fraction_near_the_end_of_the_data_does_not_look_most_certain_wher
     bias, covered = inside()
     assert abs(bias) < 1.3
     assert 0.935 < covered < 0.985
-    monkeypatch.setattr(separation, "errors_near_the_end", lambda own, *_: own)
+    monkeypatch.setattr(separation, "both_errors", lambda own, *_: own)
     bias, covered = inside()
     assert bias > 1.8
     assert covered < 0.925

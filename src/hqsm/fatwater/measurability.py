@@ -327,31 +327,45 @@ def cautious(decay: LocalDecay, those: DecaysAround, first_echo_s: float) -> Loc
     return _faster(decay, those.near, more, first_echo_s)
 
 
-def inflation(errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float) -> FloatArray:
-    """(voxel of ``those.near``,) what a standard error is to be multiplied by, as the decay that it follows from is uncertain.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ErrorsNearTheEnd:
+    """(voxel of ``DecaysAround.near``,) what the neighbourhood allows there.
 
-    A standard error grows like an exponential of the decay, exp(k R2*), so that of an uncertain one, of variance s^2, its mean square
-    is exp(2 k^2 s^2) times that of the mean. ``errors`` is one of ``expected``.
+    Attributes
+    ----------
+    expected
+        Standard error by the neighbourhood's decay.
+    inflation
+        What a standard error is to be multiplied by, as the decay that it follows from is uncertain. A standard error grows like an
+        exponential of the decay, exp(k R2*), so that of an uncertain one, of variance s^2, its mean square is exp(2 k^2 s^2) times
+        that of the mean.
     """
-    below = np.fmax(those.mean_per_s - decay.r2star_per_s[those.near], 0)
-    uncertain = np.hypot(those.sd_per_s, below)
-    faster = _faster(decay, those.near, np.where(np.isfinite(uncertain), uncertain, 0), first_echo_s)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        grown = np.log(expected.at(errors, faster)[those.near] / expected.at(errors, decay)[those.near])
-    factor: FloatArray = np.exp(np.clip(np.nan_to_num(grown), 0, _LARGEST_GROWTH) ** 2)
-    return factor
+
+    expected: FloatArray
+    inflation: FloatArray
 
 
 def errors_near_the_end(
-    own: FloatArray, errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float
-) -> FloatArray:
-    """(voxel of ``those.near``,) root mean square of the fit's ``own`` standard errors and of the neighbourhood's, that times `inflation`.
+    errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float
+) -> ErrorsNearTheEnd:
+    """One of the ``errors`` of ``expected`` where the data end."""
+    here = LocalDecay(snr=decay.snr[those.near], r2star_per_s=decay.r2star_per_s[those.near])
+    below = np.fmax(those.mean_per_s - here.r2star_per_s, 0)
+    uncertain = np.hypot(those.sd_per_s, below)
+    faster = _faster(here, np.arange(those.near.size), np.where(np.isfinite(uncertain), uncertain, 0), first_echo_s)
+    of_mean = expected.at(errors, here)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grown = np.log(expected.at(errors, faster) / of_mean)
+    return ErrorsNearTheEnd(expected=of_mean, inflation=np.exp(np.clip(np.nan_to_num(grown), 0, _LARGEST_GROWTH) ** 2))
+
+
+def both_errors(own: FloatArray, near_the_end: ErrorsNearTheEnd) -> FloatArray:
+    """Root mean square of the fit's ``own`` standard errors and of the neighbourhood's, that times the inflation.
 
     Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
-    that are most off would look most certain; the neighbourhood's brightness does not know that noise. ``errors`` as there.
+    that are most off would look most certain; the neighbourhood's brightness does not know that noise.
     """
-    around = expected.at(errors, decay)[those.near] * inflation(errors, expected, decay, those, first_echo_s)
-    both: FloatArray = np.hypot(own, around) / np.sqrt(2)
+    both: FloatArray = np.hypot(own, near_the_end.expected * near_the_end.inflation) / np.sqrt(2)
     return both
 
 

@@ -30,6 +30,8 @@ def field_prior(
     is what the field itself departs from the plane, not what noise adds to it, and the plane's own error. ``index``
     (x, y, z) numbers the voxels.
     """
+    if wanted.size == 0:
+        return np.zeros(0), np.zeros(0)
     scale = field_strength_tesla / 1.5
     floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
     kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]

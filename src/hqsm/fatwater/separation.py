@@ -24,11 +24,11 @@ from hqsm.fatwater.measurability import (
     R2STAR_RANGE_PER_S,
     ExpectedErrors,
     LocalDecay,
+    both_errors,
     cautious,
     decays_around,
     errors_near_the_end,
     expected_errors,
-    inflation,
     local_decay,
     not_measurable,
     r2star_limit_per_s,
@@ -256,8 +256,11 @@ def _many_echoes(
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
         near = those.near
-        fit.errors[near, 1] *= inflation(expected.r2star_constrained, expected, decay, those, first_s)
-        fit.errors[near, 2] = errors_near_the_end(fit.errors[near, 2], expected.pdff_constrained, expected, decay, those, first_s)
+        of_rate, of_fat = (
+            errors_near_the_end(errors, expected, decay, those, first_s) for errors in (of_r2star, expected.pdff_constrained)
+        )
+        fit.errors[near, 1] *= of_rate.inflation
+        fit.errors[near, 2] = both_errors(fit.errors[near, 2], of_fat)
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
     else:
         limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
