@@ -23,15 +23,15 @@ def field_prior(
     voxel_size_mm: FloatArray,
     wanted: IntArray,
     field_strength_tesla: float,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean and precision of the field at every ``wanted`` voxel, from its ``good`` neighbours (not itself) by their information.
 
     A plane through the neighbours, because a mean is pulled towards the side that knows more. The variance of the prior
-    is what the field itself departs from the plane, not what noise adds to it, and the plane's own error. ``index``
-    (x, y, z) numbers the voxels.
+    is what the field itself departs from the plane, not what noise adds to it, and the plane's own error, which is the third
+    of what is returned [Hz2]. ``index`` (x, y, z) numbers the voxels.
     """
     if wanted.size == 0:
-        return np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0), np.zeros(0)
     scale = field_strength_tesla / 1.5
     floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
     kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]
@@ -40,7 +40,7 @@ def field_prior(
     centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0  # so that sums of squares keep their digits
     sums = _sums(index, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels[1:])
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
-    prior: tuple[FloatArray, FloatArray] = _priors(
+    prior: tuple[FloatArray, FloatArray, FloatArray] = _priors(
         sums, index, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
     )
     return prior
@@ -121,10 +121,10 @@ def _priors(
     floor2: float,
     slope_precision: float,
     own: float,
-) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Height and precision of the plane through what is around each ``wanted`` voxel, the voxel itself taken out; lanes along z."""
+) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """Height, precision and own variance of the plane around each ``wanted`` voxel, the voxel itself taken out; lanes along z."""
     nx, ny, nz = index.shape
-    height, precision = np.zeros(wanted.size), np.zeros(wanted.size)
+    height, precision, variance = np.zeros(wanted.size), np.zeros(wanted.size), np.zeros(wanted.size)
     place = np.full(field.size, -1, np.int32)
     for i in range(wanted.size):
         place[wanted[i]] = i
@@ -154,8 +154,8 @@ def _priors(
                 plane = _planes(s, floor2, slope_precision, own)
                 for k in range(count):
                     if at[k] >= 0 and s[_P000, k] > 1e-9 and plane[1, k] > 0:
-                        height[at[k]], precision[at[k]] = plane[0, k] + centre, plane[1, k]
-    return height, precision
+                        height[at[k]], precision[at[k]], variance[at[k]] = plane[0, k] + centre, plane[1, k], plane[2, k]
+    return height, precision, variance
 
 
 # moments of the weights by the powers of the distance along x, y and z; of weight times value; of its square, and noise
@@ -191,8 +191,8 @@ def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyAr
 
 @njit(error_model="numpy")
 def _planes(s: AnyArray, floor2: float, slope_precision: float, own: float) -> AnyArray:  # pragma: no cover - compiled
-    """(2, lane) height of the plane at the voxel, and its precision; 0 or NaN where there is none."""
-    plane = np.zeros((2, LANES))
+    """(3, lane) height of the plane at the voxel, its precision as a prior, and its own variance; 0 or NaN where there is none."""
+    plane = np.zeros((3, LANES))
     for k in range(LANES):
         w000 = float(s[_P000, k])
         # Cholesky factor of the 4 x 4 moments (i: one over its diagonal); the plane solves them for the first moments, e for (1, 0, 0, 0)
@@ -218,5 +218,6 @@ def _planes(s: AnyArray, floor2: float, slope_precision: float, own: float) -> A
         spread = max(spread - s[_NOISE, k] * i0 * i0, 0.1 * spread)
         # a Gaussian's squared weights sum to about its central weight times its sum
         plane[0, k] = y0 * e0 + y1 * e1 + y2 * e2 + y3 * e3
-        plane[1, k] = 1 / (floor2 + spread + own * here_variance)
+        plane[2, k] = own * here_variance
+        plane[1, k] = 1 / (floor2 + spread + plane[2, k])
     return plane

@@ -17,6 +17,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.blocks import Blocks
+from hqsm.fatwater.field_errors import field_errors
 from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
@@ -394,7 +395,7 @@ def _lower_order(
     darker_hz, brighter_hz = _field_steps_hz(decay, start.blocks)
     rim_hz2 = brighter_hz[which] ** 2
     iron = local_r2star > _IRON_PER_S
-    prior_hz, precision = np.zeros(which.size), np.zeros(which.size)
+    prior_hz, precision, plane_hz2 = np.zeros(which.size), np.zeros(which.size), np.zeros(which.size)
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
         se_hz = fit.errors[:, 0].copy()
@@ -403,7 +404,7 @@ def _lower_order(
             se_hz[which] = expected.at(expected.field_free, decay)[which]
         to_others_hz = np.hypot(se_hz, darker_hz)
         for ones, tell in ((~iron, good), (iron, good & (decay.r2star_per_s > _OTHER_TISSUE_PER_S))):
-            prior_hz[ones], precision[ones] = field_prior(
+            prior_hz[ones], precision[ones], plane_hz2[ones] = field_prior(
                 fit.nonlinear[:, 0], to_others_hz, tell, *geometry, which[ones], tissue.field_strength_tesla
             )
         precision /= 1 + precision * rim_hz2
@@ -421,7 +422,12 @@ def _lower_order(
             which, *data, begin_hz, begin_r2star, begin_linear, prior_hz, precision, no_fat, local_r2star, r2star_sd, tissue.noise_sd
         )
         before_hz = prior_hz.copy()
-        away[fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)] = False
+        taken = fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)
+        away[taken] = False
+    calibrated_hz = field_errors(
+        result[1][:, 0] - prior_hz, result[2][:, 0], precision, plane_hz2, fit.nonlinear[:, 0], fit.errors[:, 0], which, start.blocks, scale
+    )
+    fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
     other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * start.swap_margin[which], -50, 50)))
