@@ -14,12 +14,14 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
 from hqsm.fatwater.blocks import Blocks
+from hqsm.fatwater.neighbourhood import own_weight
 from hqsm.fatwater.nodes import around
+from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_DEPARTURE2 = 16.0
 """Squared departures, in variances that are claimed for them, beyond which they count as this: other minima of the fit."""
-_OWN_SHARE = 0.02
-"""Of a voxel's own noise in its neighbours' plane, through the neighbours' own priors."""
+_OWN_SHARE = 0.4
+"""Of a voxel's own weight in the Gaussian around it: its noise that is in its neighbours' plane, through the neighbours' own priors."""
 _ENOUGH_VOXELS, _ENOUGH_VOXELS_IN_ALL = 4.0, 5.0
 """Fully informative voxels that a wider neighbourhood, and the prior's own claim, counts as."""
 _LEAST_RATIO = 0.02
@@ -37,7 +39,7 @@ def field_errors(
     field_se_hz: FloatArray,
     which: IntArray,
     blocks: Blocks,
-    scale: float,
+    tissue: Tissue,
 ) -> FloatArray:
     """(n,) standard error of the field [Hz] of the voxels ``which``; as claimed where there is no prior.
 
@@ -51,9 +53,8 @@ def field_errors(
         (voxel,) of all voxels.
     which
         (n,) numbers of the voxels that have a prior.
-    scale
-        Field strength over 1.5 T.
     """
+    share, steep_hz_per_mm = _OWN_SHARE * own_weight(tissue.voxel_size_mm), _STEEP_HZ_PER_MM_AT_1T5 * tissue.field_strength_tesla / 1.5
     variance = claimed_hz**2
     with np.errstate(invalid="ignore", divide="ignore"):
         of_prior = np.where(precision > 0, 1 / precision, np.inf)
@@ -62,13 +63,13 @@ def field_errors(
     own, of_prior, variance = own[known], of_prior[known], variance[known]
     block = blocks.of_voxel[which[known]]
     steep = _steepness_hz_per_mm(field_hz, field_se_hz, blocks)[block]
-    bent = (_BEND_MM * np.maximum(steep - _STEEP_HZ_PER_MM_AT_1T5 * scale, 0)) ** 2
+    bent = (_BEND_MM * np.maximum(steep - steep_hz_per_mm, 0)) ** 2
     rest = np.maximum(of_prior - plane_hz2[known], 1e-3 * of_prior)
     kept2 = (own * variance) ** 2  # share of an error of the prior's mean that a departure shows
-    ratio = _ratio(departure_hz[known] ** 2, kept2, 1 / own, of_prior, bent, rest, block, blocks)
+    ratio = _ratio(departure_hz[known] ** 2, kept2, 1 / own, of_prior, bent, rest, block, blocks, share)
     trusted2 = (variance / of_prior) ** 2
     errors: FloatArray = claimed_hz.copy()
-    errors[known] = np.sqrt(own * variance**2 + trusted2 * (bent + ratio * rest + _OWN_SHARE * of_prior))
+    errors[known] = np.sqrt(own * variance**2 + trusted2 * (bent + ratio * rest + share * of_prior))
     return errors
 
 
@@ -81,10 +82,11 @@ def _ratio(
     rest: FloatArray,
     block: IntArray,
     blocks: Blocks,
+    share: float,
 ) -> FloatArray:
     """(n,) what the prior is really off by around each voxel, squared, over ``rest``, from ``squared`` departures [Hz2]."""
     expected = kept2 * (noise + of_prior + bent)
-    more = np.minimum(squared, _LARGEST_DEPARTURE2 * expected) - kept2 * ((1 - _OWN_SHARE) * noise + bent)
+    more = np.minimum(squared, _LARGEST_DEPARTURE2 * expected) - kept2 * ((1 - share) * noise + bent)
     # of equal weight where voxels know their field as well as the prior, none where they do not
     weight = kept2 * np.median(of_prior) / (expected**2 + (kept2 * noise) ** 2)
     sums = np.bincount(block, weight * more, blocks.n_voxels.size) + 1j * np.bincount(block, weight * kept2 * rest, blocks.n_voxels.size)

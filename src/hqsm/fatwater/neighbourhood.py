@@ -35,7 +35,7 @@ def field_prior(
     scale = field_strength_tesla / 1.5
     floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
     kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]
-    own = float(np.prod([k[0, k.shape[1] // 2] for k in kernels]))
+    own = own_weight(voxel_size_mm)
     some_hz = field_hz[::_ONE_IN][good[::_ONE_IN]]
     centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0  # so that sums of squares keep their digits
     sums = _sums(index, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels[1:])
@@ -44,6 +44,12 @@ def field_prior(
         sums, index, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
     )
     return prior
+
+
+def own_weight(voxel_size_mm: FloatArray) -> float:
+    """Weight of a voxel itself in the Gaussian around it."""
+    kernels = [_kernel(size_mm)[0] for size_mm in voxel_size_mm]
+    return float(np.prod([k[k.size // 2] for k in kernels]))
 
 
 def _kernel(size_mm: float) -> FloatArray:

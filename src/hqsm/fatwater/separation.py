@@ -425,7 +425,15 @@ def _lower_order(
         taken = fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)
         away[taken] = False
     calibrated_hz = field_errors(
-        result[1][:, 0] - prior_hz, result[2][:, 0], precision, plane_hz2, fit.nonlinear[:, 0], fit.errors[:, 0], which, start.blocks, scale
+        result[1][:, 0] - prior_hz,
+        result[2][:, 0],
+        precision,
+        plane_hz2,
+        fit.nonlinear[:, 0],
+        fit.errors[:, 0],
+        which,
+        start.blocks,
+        tissue,
     )
     fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
