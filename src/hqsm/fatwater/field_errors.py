@@ -60,6 +60,8 @@ def field_errors(
         of_prior = np.where(precision > 0, 1 / precision, np.inf)
         own = 1 / variance - precision
         known = np.isfinite(departure_hz) & np.isfinite(of_prior) & (own > 0)
+    if not known.any():
+        return claimed_hz.copy()
     own, of_prior, variance = own[known], of_prior[known], variance[known]
     block = blocks.of_voxel[which[known]]
     steep = _steepness_hz_per_mm(field_hz, field_se_hz, blocks)[block]

@@ -1,0 +1,115 @@
+"""The field's standard error is as large as its error, whether its neighbours foresee it well or badly."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from conftest import make_grid
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho, WaterFat
+from hqsm.fatwater import separation
+from hqsm.fatwater.blocks import Blocks, gather
+from hqsm.fatwater.field_errors import field_errors
+from hqsm.fatwater.nodes import numbered
+from hqsm.fatwater.separation import separate
+from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.tissue import Tissue
+
+SHAPE = (40, 40, 12)
+N = int(np.prod(SHAPE))
+T = 1e-3 * (1.2 + 1.6 * np.arange(6))
+FAT = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)
+
+
+def tissue_of(signal: np.ndarray) -> tuple[Tissue, Blocks]:
+    tissue = Tissue(
+        signal=signal.astype(np.complex64),
+        index=numbered(np.ones(SHAPE, bool)),
+        echo_times_s=T,
+        fat=FAT,
+        noise_sd=0.02,
+        voxel_size_mm=np.array([2.4, 2.4, 4.0]),
+        b0_direction=np.array([0.0, 0.0, 1.0]),
+        field_strength_tesla=1.5,
+    )
+    return tissue, gather(tissue)
+
+
+def from_departures(real_share: float, slope_hz_per_mm: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(voxel,) standard errors found and true, of estimates whose priors have ``real_share`` of the variance that they claim.
+
+    Half of the voxels know their field better than their neighbours do, the others hardly.
+    """
+    rng = np.random.default_rng(6)
+    own, precision = np.where(rng.random(N) < 0.5, 1 / 9, 1 / 400), np.full(N, 1 / 25)
+    own_error = rng.standard_normal(N) / np.sqrt(own)
+    prior_error = np.sqrt(real_share / precision) * rng.standard_normal(N)
+    error = (own * own_error + precision * prior_error) / (own + precision)
+    claimed = 1 / np.sqrt(own + precision)
+    field = slope_hz_per_mm * 2.4 * np.indices(SHAPE)[0].ravel()
+    tissue, blocks = tissue_of(np.ones((N, T.size)))
+    found = field_errors(error - prior_error, claimed, precision, np.zeros(N), field, claimed, np.arange(N), blocks, tissue)
+    true = np.sqrt(own + precision**2 * real_share / precision) / (own + precision)
+    return found, true
+
+
+@pytest.mark.parametrize("real_share", [0.1, 0.4, 1.0, 3.0])
+def test_what_a_prior_is_really_off_by_is_found_from_departures_and_gives_the_closed_form(
+    real_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in these draws a voxel's own noise is not in its neighbours
+    monkeypatch.setattr("hqsm.fatwater.field_errors._OWN_SHARE", 0.0)
+    found, true = from_departures(real_share)
+    assert np.sqrt(np.mean(found**2) / np.mean(true**2)) == pytest.approx(1, abs=0.03)
+    assert np.mean(np.abs(found / true - 1) < 0.35) > 0.9  # some hundred voxels around each say what it is
+
+
+def test_where_nothing_departs_or_no_prior_is_the_claim_stands() -> None:
+    tissue, blocks = tissue_of(np.ones((N, T.size)))
+    claimed, which = np.full(N, 4.0), np.arange(N)
+    for departure, precision in ((np.full(N, np.nan), np.full(N, 1 / 25)), (np.zeros(N), np.zeros(N))):
+        found = field_errors(departure, claimed, precision, np.zeros(N), np.zeros(N), claimed, which, blocks, tissue)
+        np.testing.assert_array_equal(found, claimed)
+
+
+def test_a_field_as_steep_as_beside_lung_is_less_certain_and_an_ordinary_one_is_not() -> None:
+    flat, _ = from_departures(0.4)
+    ordinary, _ = from_departures(0.4, slope_hz_per_mm=1.5)
+    steep, _ = from_departures(0.4, slope_hz_per_mm=12.0)
+    np.testing.assert_allclose(ordinary, flat, rtol=1e-3)
+    # 10 Hz/mm more than is ordinary, over 2 mm, where the neighbours are trusted most
+    dark = flat > np.median(flat)
+    assert np.median(steep[dark]) == pytest.approx(20 * 16 / 17, rel=0.2)
+
+
+def iron_liver(ripple_hz: float) -> tuple[MultiEcho, np.ndarray, np.ndarray]:
+    """A liver of 300 and 550 1/s in turns, its field smooth but for ripples that no plane foresees; the field, and where it is deep."""
+    rng = np.random.default_rng(4)
+    i, j, k = np.indices(SHAPE)
+    rate = np.where((i // 5 + j // 5) % 2 == 0, 300.0, 550.0)
+    ripple = ndimage.gaussian_filter(rng.standard_normal(SHAPE), (1.2, 1.2, 0.8))
+    field = 40 * np.sin(i / 14) + 30 * np.cos(j / 11) + 4 * k + ripple_hz * ripple / ripple.std()
+    signal = 100 * (1 - 0.05 * (1 - FAT)) * np.exp((2j * np.pi * field - rate)[..., None] * T)
+    signal = signal + 2.5 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    grid = make_grid("axial", SHAPE)
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=T, field_strength_tesla=1.5, grid=grid, noise_sd=2.5)
+    return echoes, field, ndimage.binary_erosion(np.ones(SHAPE, bool), iterations=2)
+
+
+@pytest.mark.parametrize(("ripple_hz", "least", "most"), [(0.0, 0.65, 1.05), (8.0, 0.9, 1.1)])
+def test_the_field_of_iron_has_an_honest_error_where_its_neighbours_foresee_it_and_where_not(
+    ripple_hz: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes, field, deep = iron_liver(ripple_hz)
+
+    def scatter(fit: WaterFat) -> float:
+        return float(np.nanstd(((fit.field_hz - field) / fit.field_se_hz)[deep]))
+
+    fit = separate(echoes, FatWaterParams())
+    assert least < scatter(fit) < most
+    monkeypatch.setattr(separation, "field_errors", lambda _, claimed, *rest: claimed)
+    by_claim = separate(echoes, FatWaterParams())
+    assert not 0.6 < scatter(by_claim) < 1.6
+    # errors alone differ
+    np.testing.assert_array_equal(fit.field_hz, by_claim.field_hz)
+    np.testing.assert_array_equal(fit.r2star_per_s, by_claim.r2star_per_s)
