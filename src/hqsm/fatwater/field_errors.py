@@ -20,7 +20,7 @@ from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_DEPARTURE2 = 16.0
 """Squared departures, in variances that are claimed for them, beyond which they count as this: other minima of the fit."""
-_OWN_SHARE = 0.4
+_OWN_SHARE = 0.6
 """Of a voxel's own weight in the Gaussian around it: its noise that is in its neighbours' plane, through the neighbours' own priors."""
 _ENOUGH_VOXELS, _ENOUGH_VOXELS_IN_ALL = 4.0, 5.0
 """Fully informative voxels that a wider neighbourhood, and the prior's own claim, counts as."""
