@@ -25,6 +25,8 @@ _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
 _LIVER_HALF_LENGTH_MM, _SPLEEN_HALF_LENGTH_MM = 80.0, 55.0
+"""How a liver whose own field says nothing goes on where the slab cuts it, and a spleen beside it. Livers that show their own field are
+known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility.md)."""
 _HOLE_SD_PPM = 0.5
 """Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
 _VOXEL_SHARE = 0.2
@@ -150,7 +152,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 
     organs = []
     if regions.liver_whole.any():
-        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, half_length_mm=_LIVER_HALF_LENGTH_MM, may_hold_lesions=True))
+        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, half_length_mm=torn * _LIVER_HALF_LENGTH_MM, may_hold_lesions=True))
         if hole.any():
             organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM, may_hold_lesions=True))
         liver_edge = organ_edge & tissue
@@ -173,7 +175,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     tissue_per_s = _TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
     elsewhere = tissue & ~moved(liver_zone, 1) & ~spine
     for part, excess_per_s in iron_elsewhere(maps, elsewhere, tissue_per_s):
-        organs.append(Organ(share=part, level_sd_ppm=_ppm_per_r2star(maps) * excess_per_s, half_length_mm=_SPLEEN_HALF_LENGTH_MM))
+        organs.append(Organ(share=part, level_sd_ppm=_ppm_per_r2star(maps) * excess_per_s, half_length_mm=torn * _SPLEEN_HALF_LENGTH_MM))
     contrast_ppm = _liver_ppm(maps, regions, above_per_s=tissue_per_s)
     without_data = air.surface | air.pockets
     field_error2 = (
