@@ -48,7 +48,7 @@ def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> 
     for row in chemistry.to_dict(orient="records"):
         censored = str(row["below_lod"]) == "y"
         raw = row["lod"] / np.sqrt(2) if censored and np.isfinite(row["lod"]) else row["fe_value"]
-        if np.isfinite(raw) and row["fe_unit"] and row["basis"] and not row.get("exclusion_code"):
+        if np.isfinite(raw) and row["fe_unit"] and row["basis"] and row["prep"] and not row.get("exclusion_code"):
             who = str(row["participant_id"])
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
             values.setdefault(who, []).append(dry)
