@@ -10,9 +10,10 @@ import pytest
 from hqsm.config.study import as_plain, load_config
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
+from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, number, page, table
 from hqsm.report.qc_index import outliers, render_qc_index
-from hqsm.report.study_report import methods_text, render_study_report
+from hqsm.report.study_report import render_study_report
 from hqsm.statistics.regression import METHODS, design_matrix, regression_rows
 from hqsm.tables import TABLES
 from hqsm.workflow_support import TABLE_NAMES

@@ -94,7 +94,8 @@ def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataF
             # the last scan before the explantation is the one that the specimen is compared with
             visit = visits.sort_values("session_id").iloc[-1] if len(visits) else None
             for method in METHODS:
-                value = float(visit[f"lic_{method}_mg_g"]) if visit is not None else float("nan")
+                names = (f"lic_{method}_{end}" for end in ("mg_g", "lo", "hi"))
+                value, low, high = (float(visit[name]) if visit is not None else float("nan") for name in names)
                 rows.append(
                     {
                         "participant_id": who,
@@ -102,6 +103,8 @@ def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataF
                         "setting": setting,
                         "method": method,
                         "lic_mg_g": value,
+                        "lic_lo_mg_g": low,
+                        "lic_hi_mg_g": high,
                         "lic_chemistry_mg_g": found.mean_mg_g,
                         "lic_chemistry_sd_mg_g": found.sd_mg_g,
                         "n_replicates": found.n_replicates,

@@ -48,6 +48,11 @@ class ReportData:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def confidence(self) -> str:
+        """Level of the statistics' intervals in words: ``95 %``."""
+        return f"{100 * self.parameters['statistics']['confidence_level']:g} %"
+
     def included_intervals(self) -> pd.DataFrame:
         """The annual intervals of the primary analysis."""
         change = self.tables["annual_change"]
