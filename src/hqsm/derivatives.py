@@ -12,7 +12,7 @@ import numpy as np
 
 from hqsm.bids import sources, write_json, write_map
 from hqsm.data import AcquisitionInfo, GatingReport, MultiEcho, Regions, Susceptibility, WaterFat
-from hqsm.tables import MISSING, format_value
+from hqsm.table_cells import MISSING, format_value
 
 Facts = dict[str, Any]
 

@@ -19,7 +19,8 @@ from hqsm.errors import BlindingError
 from hqsm.phantom.clinical import simulate_participants, write_records
 from hqsm.provenance import write_run_record
 from hqsm.report.blinded_report import stamped
-from hqsm.tables import TABLES, read_frame, write_rows
+from hqsm.table_contract import TABLES
+from hqsm.tables import read_frame, write_rows
 
 JOIN = frozenset({"annual_change", "regression", "explants", "exclusions", "study_report", "all"})
 """The rules that may see images and records; `visit_tables` joins the records' groups only where nothing is blinded."""

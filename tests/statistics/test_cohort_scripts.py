@@ -12,7 +12,8 @@ import pytest
 
 from hqsm.config.study import as_plain, load_config
 from hqsm.phantom.clinical import simulate_participants, write_records
-from hqsm.tables import TABLES, read_frame, write_rows
+from hqsm.table_contract import TABLES
+from hqsm.tables import read_frame, write_rows
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 NOISE = {"hqsm": 0.15, "r2star": 1.0}

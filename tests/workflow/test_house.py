@@ -144,3 +144,10 @@ def test_the_conda_environment_has_the_versions_of_the_lock_file() -> None:
     names = {re.split("[<>=]", requirement)[0] for requirement in declared}
     assert set(listed) == names
     assert listed == {name: locked[name.lower()] for name in names}
+
+
+def test_what_the_columns_of_the_cohorts_tables_mean_reruns_no_map() -> None:
+    scripts = [ROOT / "workflow" / "scripts" / f"{stage}.py" for stage in STAGES if stage != "visit_page"]
+    reached = {name for script in scripts for own in imports_of(script) - {"hqsm.stage"} for name in module_closure(own)}
+    assert "hqsm.derivatives" in reached
+    assert not reached & {"hqsm.table_contract", "hqsm.tables"}

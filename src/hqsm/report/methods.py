@@ -77,7 +77,7 @@ def _from_chi(lic: Mapping[str, Any]) -> str:
         line = HQSM_CALIBRATIONS[lic["hqsm_calibration"]]
         return f"{_equation(line, 'susceptibility', 'ppm')} ({line.source})"
     line = physical_calibration(BODY_TEMPERATURE_CELSIUS, lic["physical_scale_sd"])
-    return f"{_equation(line, 'susceptibility', 'ppm')} in vivo, by Curie's law at the temperature of explants ({line.source})"
+    return f"{_equation(line, 'susceptibility', 'ppm')} in vivo, with Curie's law for the temperature of explants ({line.source})"
 
 
 def _equation(line: LicCalibration, name: str, unit: str) -> str:

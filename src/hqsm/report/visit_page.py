@@ -129,8 +129,9 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     deviations = visit.acquisition.get("protocol_deviations") or []
     if deviations:
         body += "<h2>Deviations from the protocol</h2>" + render("<ul>{% for d in d %}<li>{{ d }}</li>{% endfor %}</ul>", d=deviations)
-    if visit.acquisition:
-        body += "<h2>Acquisition</h2>" + _facts(visit.acquisition, _FACTS)
+    acquired = _facts(visit.acquisition, _FACTS)
+    if acquired:
+        body += "<h2>Acquisition</h2>" + acquired
     if visit.fit is not None and visit.regions is not None and visit.regions.liver.any():
         shares = fit_facts(visit.fit, visit.regions.liver)
         facts = {_FIT.get(name, name): f"{100 * share:.1f} %" for name, share in shares.items()}
@@ -200,6 +201,8 @@ def _facts(facts: Mapping[str, Any], words: Mapping[str, str]) -> str:
             value = "; ".join(str(item) for item in value)
         if value not in (None, ""):
             rows.append((label, value))
+    if not rows:
+        return ""
     return render("<dl>{% for k, v in rows %}<dt>{{ k }}</dt><dd>{{ v }}</dd>{% endfor %}</dl>", rows=rows)
 
 
