@@ -47,6 +47,7 @@ EDGES = {
     "study_status",
     "study_config",
     "tables",
+    "workflow_folder",
     "workflow_support",
     "records.reading",
     "phantom.accuracy",
