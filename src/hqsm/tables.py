@@ -42,12 +42,6 @@ def write_rows(path: Path, table: str, rows: Sequence[dict[str, Any]]) -> None:
     path.with_suffix(".json").write_text(json.dumps(dictionary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_frame(path: Path, table: str, frame: pd.DataFrame) -> None:
-    """Write a data frame as a table of the contract; see :func:`write_rows`."""
-    rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
-    write_rows(path, table, rows)
-
-
 def read_frame(path: Path, table: str, *, complete: bool = True) -> pd.DataFrame:
     """Read a table of the contract back; identifiers stay text, numbers become float64, ``n/a`` NaN or empty text.
 
