@@ -40,7 +40,7 @@ def test_a_mistake_is_answered_by_a_sentence(
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "Snakefile", "config.yaml", "src", "workflow"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Snakefile", "config.yaml", "src", "workflow", "envs"):
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -55,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_holds_every_file_of_the_package_and_of_the_workflow(wheel: Path) -> None:
     inside = {name.split("/data/share/hqsm/")[-1] for name in zipfile.ZipFile(wheel).namelist()}
     wanted = {"Snakefile", "config.yaml"}
-    for folder in (REPOSITORY / "workflow", REPOSITORY / "src" / "hqsm"):
+    for folder in (REPOSITORY / "workflow", REPOSITORY / "envs", REPOSITORY / "src" / "hqsm"):
         files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         wanted |= {path.relative_to(folder.parent).as_posix() for path in files}
     assert wanted - inside == set()
