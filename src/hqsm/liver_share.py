@@ -65,7 +65,7 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     if trust == 0:
         return LiverShare(share=drawn, hole=np.zeros_like(drawn), seen=0.0)
     known = np.isfinite(r2star)
-    near = _near(np.where(known, r2star, 0), known)
+    near = mean_of_known(np.where(known, r2star, 0), known)
     way = (near - surroundings) / (level - surroundings)
     if level - surroundings > _STRONG_CONTRAST:
         alike = ndimage.binary_opening(known & (way > _OF_THE_LIVER) & body & ~not_tissue, _CROSS)
@@ -78,7 +78,7 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     return LiverShare(share=np.asarray(share, np.float32), hole=np.asarray(organ - share, np.float32), seen=float(trust))
 
 
-def _near(values: FloatArray, known: Mask) -> FloatArray:
+def mean_of_known(values: FloatArray, known: Mask) -> FloatArray:
     """Mean over a voxel and, by half, its neighbours, of what is known: R2* of one voxel is noisy."""
     kernel = np.zeros((3, 3, 3), np.float32)
     kernel[_CROSS] = 0.25
