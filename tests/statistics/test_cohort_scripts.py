@@ -152,3 +152,16 @@ def test_intervals_of_disagreeing_dates_or_reconstructions_are_flagged(cohort: t
     rows = [r for r in annual_change_rows(lic, exposure, StatisticsParams()) if r["participant_id"] == "sub-0101"]
     assert [{"dates_disagree", "reconstruction_differs"} <= set(r["flags"].split()) for r in rows] == [True, True, False]
     assert asdict(StatisticsParams())["acq_date_tolerance_days"] == 7
+
+
+def test_a_visit_with_another_ones_images_ends_no_interval_before_somebody_accepts_it(cohort: tuple[Path, list[dict[str, Any]]]) -> None:
+    from hqsm.config.statistics import StatisticsParams
+    from hqsm.statistics.annual_change import annual_change_rows
+
+    lic, exposure = table(cohort, "lic"), table(cohort, "exposure")
+    twice = (lic["participant_id"] == "sub-0101") & (lic["session_id"] == "ses-02")
+    for status, included in (("warning", [0, 0, 1]), ("ok", [1, 1, 1])):
+        lic.loc[twice, ["qc_status", "qc_codes"]] = [status, "VISIT_SAME_IMAGES"]
+        rows = [r for r in annual_change_rows(lic, exposure, StatisticsParams()) if r["participant_id"] == "sub-0101"]
+        assert [r["included"] for r in rows] == included
+    assert "those of another visit" not in rows[0]["reason"]
