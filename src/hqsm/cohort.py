@@ -82,7 +82,7 @@ def visit_row(
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
         and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
-        ``protocol_changes`` are lists of phrases.
+        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
@@ -99,6 +99,7 @@ def visit_row(
         ("protocol_deviations", "PROTOCOL_DEVIATION"),
         ("scanner_changes", "SCANNER_CHANGED"),
         ("protocol_changes", "PROTOCOL_CHANGED"),
+        ("same_images", "VISIT_SAME_IMAGES"),
     ):
         codes += [code] if record.get(name) else []
     status, reason, stage = "ok", "", ""
@@ -114,6 +115,8 @@ def visit_row(
             why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:
             reason += f" No automatic liver: {why}."
+        if record.get("same_images"):
+            reason += f" Its images are those of {', '.join(record['same_images'])}: one of them is filed under a wrong name."
     said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
         if decision["decision"] == "exclude":
