@@ -26,6 +26,8 @@ _COARSE_MM = 8.0
 _WALL_MM, _ZONE_MM, _SKIN_MM = 12.0, 25.0, 35.0
 """The wall is what lies as near to the fat under the skin; it is another side for what lies within the second of it."""
 _FEWEST_VOXELS = 200
+_LEAST_SD = 0.01
+"""No voxel is known better: logarithms and fat fractions of one per cent."""
 _FAT, _FAT_IN_PART = 0.5, 0.4
 _INWARD_MM, _OUTWARD_MM, _NECK_MM = 16.0, 8.0, 5.0
 """How far the surface may move, inwards by as much as the wall of the flank is thick, and what is too thin for an organ."""
@@ -181,6 +183,10 @@ def _covariance(values: FloatArray, levels: FloatArray, where: Mask) -> FloatArr
     """(n, n) covariance of single voxels about their levels, of the middle of their distribution."""
     apart = (values - levels)[:, where]
     apart -= np.median(apart, axis=1, keepdims=True)
-    sd = np.maximum(1.4826 * np.median(np.abs(apart), axis=1), 1e-6)
-    correlation = np.atleast_2d(np.corrcoef(np.clip(apart / sd[:, None], -3, 3)))
+    sd = np.maximum(1.4826 * np.median(np.abs(apart), axis=1), _LEAST_SD)
+    scaled = np.clip(apart / sd[:, None], -3, 3)
+    moments = scaled @ scaled.T / scaled.shape[1]
+    spread = np.sqrt(np.maximum(np.diag(moments), _LEAST_SD**2))
+    correlation = moments / np.outer(spread, spread)
+    np.fill_diagonal(correlation, 1)
     return np.asarray(correlation * np.outer(sd, sd))
