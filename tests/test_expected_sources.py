@@ -81,6 +81,24 @@ def test_iron_that_the_mask_has_missed_is_liver_where_it_touches_the_mask_and_is
     assert liver_share(replace(maps, r2star_per_s=half), body, cut, nothing, nothing).share[:, :13].sum() < 0.02 * share.sum()
 
 
+@pytest.mark.parametrize("spleen_r2star_per_s", [180.0, 240.0, 300.0, 450.0])
+def test_a_spleen_with_iron_that_touches_the_liver_is_no_liver(spleen_r2star_per_s: float) -> None:
+    """It dips into the surroundings of the mask in which R2* decides, so that only its shape and its iron tell it."""
+    maps, liver, share = ball_of_liver(liver_r2star_per_s=300.0)
+    body, nothing = np.ones_like(liver), np.zeros_like(liver)
+    at_mm = np.array(maps.grid.affine_mm[:3, :3] @ (np.array(liver.shape) - 1) / 2 + maps.grid.affine_mm[:3, 3])
+    along = maps.grid.affine_mm[:3, 0] / np.linalg.norm(maps.grid.affine_mm[:3, 0])
+    spleen, _ = sphere(maps.grid, 18.0, 1.0, tuple(at_mm + 43.0 * along))
+    touching = np.maximum(spleen - share, 0)
+    assert (ndimage.binary_dilation(liver, _CROSS) & (touching > 0.5)).any()
+    r2star = (maps.r2star_per_s + (spleen_r2star_per_s - 30) * touching).astype(np.float32)
+    found = liver_share(replace(maps, r2star_per_s=r2star), body, liver, nothing, nothing).share
+    # no more of it than what two voxels around any mask hold
+    assert (found * touching).sum() < 0.15 * touching.sum()
+    alone = liver_share(maps, body, liver, nothing, nothing).share
+    assert (found * share).sum() > 0.98 * (alone * share).sum()
+
+
 def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=33.0)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)
@@ -189,7 +207,8 @@ def test_fat_under_the_skin_and_fat_within_have_levels_of_their_own_and_count_by
     pdff[2:42, 2:8], pdff[2:42, 8] = 92, 20
     pdff[16:28, 16:26] = 75
     pdff[36, 30, 10] = 92
-    expected = expected_sources(replace(maps, pdff_percent=pdff), regions, SusceptibilityParams(), specimen="in_vitro")
+    maps = replace(maps, pdff_percent=pdff)
+    expected = expected_sources(maps, regions, SusceptibilityParams(), specimen="in_vitro")
     under_skin, within = (organ.share for organ in expected.prior.organs)
     assert under_skin[20, 6, 10] == pytest.approx(0.92)
     assert under_skin[20, 8, 10] == pytest.approx(0.20)
@@ -198,3 +217,33 @@ def test_fat_under_the_skin_and_fat_within_have_levels_of_their_own_and_count_by
     # a lone voxel is a swap rather than fat
     assert under_skin[36, 30, 10] == within[36, 30, 10] == 0
     assert expected.prior.mean_ppm[20, 20, 10] == pytest.approx(0.6 * 0.75)
+    # a fraction that noise left to the neighbourhood's prior is one as well; one that is not known is none
+    as_constrained = expected_sources(replace(maps, model=2 * maps.model), regions, SusceptibilityParams(), specimen="in_vitro")
+    np.testing.assert_array_equal(as_constrained.prior.organs[1].share, within)
+    unsure = replace(maps, pdff_se_percent=40 * maps.pdff_se_percent)
+    assert not expected_sources(unsure, regions, SusceptibilityParams(), specimen="in_vitro").prior.organs
+
+
+@pytest.mark.parametrize("tesla", [1.5, 3.0])
+def test_iron_outside_the_liver_has_a_level_of_its_own_as_wide_as_its_decay_says(tesla: float) -> None:
+    maps, ball, share = ball_of_liver("axial", liver_r2star_per_s=30 + 70 * tesla / 1.5)
+    scaled = np.where(ball, maps.r2star_per_s, maps.r2star_per_s * tesla / 1.5).astype(np.float32)
+    maps = replace(maps, r2star_per_s=scaled, field_strength_tesla=tesla)
+    nothing = np.zeros_like(ball)
+    (spleen,) = expected_sources(maps, regions_of(maps, nothing), SusceptibilityParams(), specimen="in_vitro").prior.organs
+    assert spleen.share.sum() == pytest.approx(share.sum(), rel=0.08)
+    assert np.corrcoef(spleen.share.ravel(), share.ravel())[0, 1] > 0.97
+    excess = np.median(scaled[ball]) - 30 * tesla / 1.5
+    assert spleen.level_sd_ppm == pytest.approx((0.0107 if tesla == 1.5 else 0.0055) * excess, rel=0.05)
+    assert spleen.half_length_mm == 0
+    # fat decays so fast that it may look alike; what is the liver, or its missed part, is not twice there
+    fat = replace(maps, pdff_percent=np.where(ball, 70, 0).astype(np.float32))
+    levels = expected_sources(fat, regions_of(maps, nothing), SusceptibilityParams(), specimen="in_vitro").prior.organs
+    assert all(organ.level_sd_ppm == 0.4 for organ in levels)
+    livers = expected_sources(maps, regions_of(maps, ball), SusceptibilityParams(), specimen="in_vitro").prior.organs
+    assert [organ.level_sd_ppm for organ in livers] == [5.0]
+
+
+def test_tissue_and_noise_have_no_iron_elsewhere() -> None:
+    maps, ball, _ = ball_of_liver("axial", liver_r2star_per_s=40.0)
+    assert not expected_sources(maps, regions_of(maps, np.zeros_like(ball)), SusceptibilityParams(), specimen="in_vitro").prior.organs

@@ -164,6 +164,37 @@ def test_the_body_goes_on_beyond_an_oblique_slab_along_b0_and_not_along_its_norm
     np.testing.assert_allclose(step, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("cut_at_mm", [-30.0, 0.0, 40.0])
+def test_an_organ_that_the_slab_cuts_goes_on_as_an_ellipsoid_would(cut_at_mm: float) -> None:
+    # a tower as wide as the section where it is cut: beyond, its volume is that of the ellipsoid of 60 mm beyond the cut
+    grid = VoxelGrid(shape=(12, 12, 20), affine_mm=np.diag([4.0, 4.0, 4.0, 1.0]))
+    at = (np.arange(20) + 0.5) * 4 - 80 + cut_at_mm
+    share = np.zeros(grid.shape, np.float32)
+    share[4:8, 4:8] = np.clip(1 - (at / 60) ** 2, 0, None)
+    total = TotalField(
+        field_ppm=np.zeros(grid.shape, np.float32),
+        weight=np.ones(grid.shape, np.float32),
+        mask=np.ones(grid.shape, bool),
+        grid=grid,
+    )
+
+    def beyond_the_end(organ: Organ) -> np.ndarray:
+        flat = np.full(grid.shape, 0.1, np.float32)
+        model = SourceModel(total, flat, SourcePrior(mean_ppm=0 * flat, sd_ppm=flat, organs=(organ,), beyond=Beyond(padding_mm=100.0)))
+        unknowns = np.zeros(model.n_unknowns, np.float32)
+        unknowns[model.n_voxels] = 1
+        whole = model._deviation(unknowns)
+        return np.asarray(whole[..., model.inside[2].stop :].sum(axis=(0, 1)) / 16)
+
+    sections = beyond_the_end(Organ(share=share, level_sd_ppm=1.0, half_length_mm=60.0))
+    z = cut_at_mm + (np.arange(sections.size) + 0.5) * 4
+    # where the largest section lies beyond, nothing says so: the organ goes on from its largest seen
+    truth = np.clip(1 - (z / 60) ** 2, 0, None) if cut_at_mm >= 0 else np.clip(1 - ((z - at[-1]) / 60) ** 2, 0, None) * share.max()
+    np.testing.assert_allclose(sections.sum(), truth.sum(), rtol=0.08)
+    np.testing.assert_allclose(sections, truth, atol=0.1)
+    assert not beyond_the_end(Organ(share=share, level_sd_ppm=1.0)).any()
+
+
 def map_of_an_organ_with_a_lesion(
     lesion_ppm: float, *, may_hold_lesions: bool, voxel_mm: tuple[float, float, float] = (3.0, 3.0, 4.0)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

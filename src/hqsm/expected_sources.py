@@ -13,6 +13,7 @@ from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
 from hqsm.liver_share import REACH_VOXELS, liver_share, moved
+from hqsm.other_iron import iron_elsewhere
 from hqsm.units import proton_frequency_hz
 
 AIR_PPM = 9.4
@@ -23,6 +24,9 @@ _LUNG_SD_PPM = 2.0
 _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
+_LIVER_HALF_LENGTH_MM, _SPLEEN_HALF_LENGTH_MM = 80.0, 55.0
+"""How a liver whose own field says nothing goes on where the slab cuts it, and a spleen beside it. Livers that show their own field are
+known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility.md)."""
 _HOLE_SD_PPM = 0.5
 """Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
 _VOXEL_SHARE = 0.2
@@ -40,6 +44,7 @@ _LEAST_LIVER_EDGE_PPM = 0.05
 _LIVER_EDGE_SHARE = 0.6
 """A mask's outermost voxels differ from the liver by so much of what R2* says of it."""
 _MOSTLY_FAT, _SOME_FAT, _SKIN_VOXELS = 0.3, 0.1, 4
+_KNOWN_FAT_SE_PERCENT = 15.0
 _UNEVEN_SHARE, _UNEVEN_MM = 0.1, 30.0
 """How uneven iron lies in the liver, over its level, and over what distance. Without it the level would be that of the liver's
 surface, where the field tells most, and not that of the whole."""
@@ -147,7 +152,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
 
     organs = []
     if regions.liver_whole.any():
-        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, may_hold_lesions=True))
+        organs.append(Organ(share=share, level_sd_ppm=_LIVER_SD_PPM, half_length_mm=torn * _LIVER_HALF_LENGTH_MM, may_hold_lesions=True))
         if hole.any():
             organs.append(Organ(share=hole, level_sd_ppm=_HOLE_SD_PPM, may_hold_lesions=True))
         liver_edge = organ_edge & tissue
@@ -167,7 +172,11 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         fat[marrow] = 0
         mean += _FAT_PPM * fat
         organs.append(Organ(share=fat, level_sd_ppm=_FAT_SD_PPM))
-    contrast_ppm = _liver_ppm(maps, regions, above_per_s=_TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5)
+    tissue_per_s = _TISSUE_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
+    elsewhere = tissue & ~moved(liver_zone, 1) & ~spine
+    for part, excess_per_s in iron_elsewhere(maps, elsewhere, tissue_per_s):
+        organs.append(Organ(share=part, level_sd_ppm=_ppm_per_r2star(maps) * excess_per_s, half_length_mm=torn * _SPLEEN_HALF_LENGTH_MM))
+    contrast_ppm = _liver_ppm(maps, regions, above_per_s=tissue_per_s)
     without_data = air.surface | air.pockets
     field_error2 = (
         _near_surface(air.surface, grid, AIR_PPM) ** 2
@@ -244,7 +253,12 @@ def _faint(regions: Regions, early: FloatArray, bright: float, *, liver_is_dark:
 def _tells_its_tissue(maps: WaterFat) -> Mask:
     """Voxels whose signal at TE = 0 is known well enough to say how much of them is tissue."""
     limit = _TRUSTED_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
-    return np.asarray((maps.model == 1) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
+    return np.asarray(_fat_is_known(maps) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
+
+
+def _fat_is_known(maps: WaterFat) -> Mask:
+    """Voxels whose fat fraction says what they are, whether it was fitted freely or with the neighbourhood's prior."""
+    return np.isin(maps.model, (1, 2)) & np.isfinite(maps.pdff_percent) & (maps.pdff_se_percent < _KNOWN_FAT_SE_PERCENT)
 
 
 def _liver_is_unfitted(maps: WaterFat, regions: Regions) -> bool:
@@ -296,8 +310,11 @@ def _liver_ppm(maps: WaterFat, regions: Regions, above_per_s: float = 0.0) -> fl
     if not known.any() and not lower:
         return 0.0
     r2star = max(lower, float(np.median(maps.r2star_per_s[known])) if known.any() else 0.0)
-    slope = _PPM_S_AT_1T5 if maps.field_strength_tesla < 2.2 else _PPM_S_AT_3T
-    return max(slope * (r2star - above_per_s) - _NO_IRON_PPM, 0.0)
+    return max(_ppm_per_r2star(maps) * (r2star - above_per_s) - _NO_IRON_PPM, 0.0)
+
+
+def _ppm_per_r2star(maps: WaterFat) -> float:
+    return _PPM_S_AT_1T5 if maps.field_strength_tesla < 2.2 else _PPM_S_AT_3T
 
 
 def _spine(body: Mask, grid: VoxelGrid) -> Mask:
@@ -313,7 +330,7 @@ def _spine(body: Mask, grid: VoxelGrid) -> Mask:
 def _marrow(maps: WaterFat, spine: Mask) -> Mask:
     """Vertebrae: between spine's muscles and fat, neither lean nor pure fat."""
     pdff = np.nan_to_num(maps.pdff_percent)
-    return np.asarray(ndimage.binary_opening((pdff > 15) & (pdff < 75) & spine & (maps.model == 1)))
+    return np.asarray(ndimage.binary_opening((pdff > 15) & (pdff < 75) & spine & _fat_is_known(maps)))
 
 
 def _early_magnitude(maps: WaterFat) -> FloatArray:
@@ -328,7 +345,7 @@ def _fats(maps: WaterFat, where: Mask, outside: Mask) -> list[FloatArray]:
     What is fat in part counts in part: left out, it would be looked for in the organs that it surrounds.
     """
     share = np.clip(np.nan_to_num(maps.pdff_percent) / 100, 0, 1).astype(np.float32)
-    share[~where | (maps.model != 1)] = 0
+    share[~where | ~_fat_is_known(maps)] = 0
     pure = ndimage.binary_opening(share > _MOSTLY_FAT)
     at_skin = ndimage.binary_dilation(outside, _CROSS, iterations=_SKIN_VOXELS)
     under_skin = ndimage.binary_propagation(pure & at_skin, _CROSS, mask=pure)

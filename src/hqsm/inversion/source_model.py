@@ -48,6 +48,8 @@ class Organ:
         Standard deviation of the level around the expected susceptibility.
     goes_on
         Whether it continues beyond the slab's ends as it is there, as the lungs do.
+    half_length_mm
+        An organ that the slab's ends cut goes on there as an ellipsoid of this half length would (0: it ends with the images).
     may_hold_lesions
         Whether neighbours deep in it are believed where they are far from its level together.
     """
@@ -55,6 +57,7 @@ class Organ:
     share: FloatArray
     level_sd_ppm: float
     goes_on: bool = False
+    half_length_mm: float = 0.0
     may_hold_lesions: bool = False
 
 
@@ -190,10 +193,7 @@ class SourceModel:
         unknown = beyond & (self.mean_ppm < SURELY_AIR_PPM)
         self.sd_ppm = self._extended(prior.sd_ppm)
         self.sd_ppm[unknown] = np.maximum(self.sd_ppm[unknown], prior.beyond.sd_ppm)
-        self.organs = [
-            _Column(np.float32(organ.level_sd_ppm) * (self._extended(organ.share) if organ.goes_on else self.padded(organ.share)))
-            for organ in prior.organs
-        ]
+        self.organs = [_Column(np.float32(organ.level_sd_ppm) * self._whole(organ)) for organ in prior.organs]
         self.nodes = [_Nodes(self.padded(part.sd_ppm), voxel_mm, part.spacing_mm) for part in prior.smooth if part.sd_ppm.any()]
         if unknown.any():
             outside_sd = np.where(unknown, np.float32(prior.beyond.smooth_sd_ppm), np.float32(0))
@@ -271,6 +271,22 @@ class SourceModel:
         """The images' voxels (x, y, z) in zeros, on the padded grid."""
         return np.pad(volume.astype(np.float32), self._margins)
 
+    def _whole(self, organ: Organ) -> FloatArray:
+        """The organ's share, on the padded grid, with what of it lies beyond the images."""
+        if organ.goes_on:
+            return self._extended(organ.share)
+        if organ.half_length_mm == 0:
+            return self.padded(organ.share)
+        sections = organ.share.sum(axis=(0, 1))
+        whole = self._extended(organ.share)
+        slices = self.inside[2]
+        for end, beyond in ((0, range(slices.start)), (-1, range(slices.stop, self.shape[2]))):
+            cut = min(float(sections[end] / max(sections.max(), 1e-6)), 1.0)
+            for k in beyond:
+                mm = (slices.start - k if end == 0 else k - slices.stop + 1) * float(self.grid.voxel_size_mm[2])
+                whole[:, :, k] *= _section_beyond(cut, mm / organ.half_length_mm)
+        return whole
+
     def _extended(self, volume: FloatArray) -> FloatArray:
         """Goes on beyond the images as at their border; beyond the end slices along B0, the axis of the body, not of the slab."""
         out = np.pad(volume.astype(np.float32), self._margins, mode="edge")
@@ -283,6 +299,14 @@ class SourceModel:
             shift = [along_mm * b0[axis] / voxel_mm[axis] for axis in (0, 1)]
             out[:, :, k] = ndimage.shift(out[:, :, end], shift, order=1, mode="nearest")
         return out
+
+
+def _section_beyond(cut: float, distance: float) -> np.float32:
+    """Section of an ellipsoid of half length one so far beyond a section of ``cut`` times its largest, over that section."""
+    if cut <= 0:
+        return np.float32(0)
+    at = np.sqrt(1 - cut) + distance
+    return np.float32(max(1 - at**2, 0) / cut)
 
 
 def block_mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
