@@ -7,7 +7,8 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater import separation
-from hqsm.fatwater.measurability import r2star_limit_per_s
+from hqsm.fatwater.bounds import r2star_limit_per_s
+from hqsm.fatwater.measurability import NearTheEnd
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 
@@ -133,12 +134,25 @@ def test_iron_that_can_be_measured_is_not_censored_and_not_biased(r2star: float)
     assert np.nanstd(error / fit.r2star_se_per_s[liver]) == pytest.approx(1, abs=0.08)
 
 
+def nowhere_near_the_end(*_: object, **__: object) -> NearTheEnd:
+    """What ``near_the_end`` would give if every neighbourhood's decay were taken for granted."""
+    none = np.zeros(0)
+    return NearTheEnd(
+        which=np.zeros(0, np.int64),
+        r2star_per_s=none,
+        r2star_se_per_s=none,
+        strict_r2star_se_per_s=none,
+        pdff_se_percent=none,
+        strict_pdff_se_percent=none,
+    )
+
+
 def test_fat_is_not_numbered_where_only_neighbourhoods_that_came_out_too_slow_would_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # at 1,000 1/s its standard error is 29 points where 25 are allowed: a tenth of the neighbourhoods say 900 by chance
     echoes, liver = liver_in_muscle(1000.0, 1.5, 1e-3 * (1.2 + 1.6 * np.arange(6)), snr=40, pdff=0.0)
     numbered = np.isfinite(separate(echoes, FatWaterParams()).pdff_percent[liver])
-    assert numbered.mean() < 0.04
-    monkeypatch.setattr(separation, "cautious", lambda decay, *_: decay)
+    assert numbered.mean() < 0.01
+    monkeypatch.setattr(separation, "near_the_end", nowhere_near_the_end)
     numbered = np.isfinite(separate(echoes, FatWaterParams()).pdff_percent[liver])
     assert numbered.mean() > 0.08
 
@@ -156,10 +170,46 @@ def test_a_fat_fraction_near_the_end_of_the_data_does_not_look_most_certain_wher
     bias, covered = inside()
     assert abs(bias) < 1.3
     assert 0.935 < covered < 0.985
-    monkeypatch.setattr(separation, "both_errors", lambda own, *_: own)
+    monkeypatch.setattr(NearTheEnd, "errors_of_pdff", lambda _, own: own)
     bias, covered = inside()
     assert bias > 1.8
     assert covered < 0.925
+
+
+def places_of_other_iron(dark: float, bright: float) -> tuple[MultiEcho, np.ndarray, np.ndarray]:
+    """A liver of 14 mm squares of two decays in turn, inside muscle, at SNR 20; R2* and where the liver is, away from its edge."""
+    grid = make_grid("axial", (56, 48, 8))
+    rng = np.random.default_rng(11)
+    t = 1e-3 * (1.2 + 2.0 * np.arange(6))
+    i, j, k = np.indices(grid.shape)
+    liver = (i >= 12) & (i < 44) & (j >= 10) & (j < 38)
+    rate = np.where(liver, np.where(((i - 12) // 7 + (j - 10) // 7) % 2 == 0, dark, bright), 35.0)
+    field = 60 * np.sin(i / 12) + 30 * np.cos(j / 9) + 4 * k
+    fraction = np.where(liver, 0.05, 0.02)
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5)
+    signal = 100 * (1 - fraction[..., None] * (1 - fat)) * np.exp((2j * np.pi * field - rate)[..., None] * t)
+    signal = signal + 5 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=1.5, grid=grid, noise_sd=5)
+    return echoes, rate, ndimage.binary_erosion(liver, iterations=2)
+
+
+@pytest.mark.parametrize("bright", [450.0, 600.0])
+def test_iron_beside_slower_decay_is_not_numbered_by_the_neighbourhood_that_holds_both(
+    bright: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes, rate, liver = places_of_other_iron(900.0, bright)
+    dark, slower = liver & (rate == 900), liver & (rate == bright)
+    fit = separate(echoes, FatWaterParams())
+    assert np.isfinite(fit.pdff_percent[dark]).mean() < 0.01
+    assert np.isfinite(fit.r2star_per_s[dark]).mean() < 0.12
+    known = np.isfinite(fit.pdff_percent[slower])
+    assert known.mean() > (0.95 if bright < 500 else 0.5)
+    assert np.std(((fit.pdff_percent - 5) / fit.pdff_se_percent)[slower][known]) == pytest.approx(0.95, abs=0.06)
+    monkeypatch.setattr(separation, "near_the_end", nowhere_near_the_end)
+    fit = separate(echoes, FatWaterParams())
+    assert np.isfinite(fit.pdff_percent[dark]).mean() > 0.05
+    assert np.std(((fit.pdff_percent - 5) / fit.pdff_se_percent)[dark & np.isfinite(fit.pdff_percent)]) > 1.3
+    assert np.isfinite(fit.r2star_per_s[dark]).mean() > (0.11 if bright < 500 else 0.2)
 
 
 def test_severe_iron_is_unbiased_and_near_its_bound_whatever_its_fat() -> None:

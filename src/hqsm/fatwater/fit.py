@@ -606,7 +606,7 @@ def _keep(
     nonlinear[0], nonlinear[1] = 100 * (theta[0, k] - bias[0]), 100 * (theta[1, k] - bias[1])
     errors[0] = 100 * sigma * np.sqrt(inverse[0, 0])
     errors[1] = 100 * sigma * np.sqrt(_scatter(inverse, 1, 1, loose))
-    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, (0.0, loose[1])))
+    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, loose))
 
 
 @njit(inline="always")

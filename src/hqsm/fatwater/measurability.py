@@ -1,8 +1,9 @@
-"""What can be known where: the decay of a neighbourhood as a whole, and the standard errors that it allows.
+"""What can be measured where: which R2* and fat fraction are given, and how certain they are where the data end.
 
-Which model a voxel gets, and whether its R2* or fat fraction is given at all, must not depend on the voxel's own noise:
-choosing by the voxel's own estimate keeps the low ones and loses the high ones. So both follow from the power of the
-neighbourhood's echoes, less that of the noise: fifty voxels know their common decay seven times better than one.
+Neither may follow from the voxel's own estimate, nor from one neighbourhood taken for granted: noise, and other iron within a few
+millimetres that noise hides, make neighbourhoods look slower than their voxels decay, and every number there would be too low
+and look certain. So near the end of the data a voxel is of one of the tissues around, each as likely as the voxel's echoes and those
+of its block make it, and what is allowed are means over these.
 """
 
 from __future__ import annotations
@@ -11,387 +12,219 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit, prange
 from hqsm.fatwater.blocks import Blocks
-from hqsm.fatwater.lanes import LANES, evenly, exponential
-from hqsm.fatwater.nodes import around
-from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.bounds import LARGEST_RELATIVE_SE, ExpectedErrors, LocalDecay
+from hqsm.fatwater.decay import FLOOR, NEAR_THE_LIMIT, NO_DECAY_PER_S, SPREAD2, Pools, beside
 
-_FAT_SHARES = np.array([0.0, 0.15, 0.35, 0.9])
-_N_ITERATIONS = 8
-_TOP_PER_S = 4000.0
-_REACH_MM = 5.0
-_NEAR_PER_S = 0.5
-_CHUNK = 4096
-_ALIKE = 1.0
-"""Standard deviations of chi-square up to which two nodes pass for one tissue; at three, places of other iron were let in."""
-_FLOOR = 2.0
-"""Mean power of noise, in variances of its real part."""
-_SPREAD2 = np.float32(0.02)
-"""Squared relative scatter of neighbouring blocks' power that is tissue, not noise."""
-R2STAR_RANGE_PER_S = 2000.0
-LARGEST_RELATIVE_SE = 0.35
-"""Beyond this ratio of standard error to R2* the estimate is skewed and its interval useless."""
-_NO_DECAY_PER_S = 150.0
-"""R2* below which a large relative error is a matter of brightness, not of decay."""
-_NEAR_THE_LIMIT = 0.2
-"""Ratio of standard error to R2* from which a place is near the end of the data."""
-_LARGEST_GROWTH = 0.8
+_OTHER_TISSUE = 0.3
+"""Probability that a voxel is not of its block's tissue: blocks of 5 mm in places of 15 mm."""
+_TEXTURE = 0.25
+"""Share of the scatter of neighbouring blocks' power that is left in a pool's mean."""
+_LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
+"""Beyond these nothing is measured, however far."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LocalDecay:
-    """(voxel,) amplitude at TE = 0 over the noise SD and R2* [1/s] of the neighbourhood."""
-
-    snr: FloatArray
-    r2star_per_s: FloatArray
-
-
-def local_decay(tissue: Tissue, blocks: Blocks, *, with_fat: bool) -> LocalDecay:
-    """Decay around each voxel, fat allowed for if ``with_fat``: that of its block and the like blocks around.
-
-    Where a block is mixed (an edge, a vessel), each of its voxels goes with the like voxels around, itself left out. The
-    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included.
-    """
-    signal, index, noise_sd = tissue.signal, tissue.index, tissue.noise_sd
-    fat = tissue.fat if with_fat else np.ones_like(tissue.fat)
-    squared = (signal.real**2 + signal.imag**2) * np.float32(1 / noise_sd**2)
-    n_blocks = blocks.n_voxels.size
-    weight = blocks.n_voxels.astype(np.float32)
-    powers = np.stack([np.bincount(blocks.of_voxel, power, n_blocks) / weight for power in squared.T], axis=1).astype(np.float32)
-    templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - fat)) ** 2
-    t = tissue.echo_times_s
-    pooled = _pooled(powers, weight, blocks.index, np.argwhere(blocks.index >= 0), np.array([1, 1, 1]), False)
-    amplitude2, r2star = (values[blocks.of_voxel] for values in _decays(pooled, templates, t))
-    mixed = np.flatnonzero(_mixed(squared, powers, blocks.of_voxel, weight)[blocks.of_voxel])
-    if mixed.size:
-        reach = np.minimum(np.round(_REACH_MM / (blocks.size_mm / _voxels_per_block(index, blocks))), 2).astype(np.int64)
-        places = np.argwhere(index >= 0)[mixed]
-        pooled = _pooled(squared, np.ones(squared.shape[0], np.float32), index, places, np.maximum(reach, 1), True)
-        amplitude2[mixed], r2star[mixed] = _decays(pooled, templates, t)
-    return LocalDecay(snr=np.sqrt(amplitude2), r2star_per_s=r2star)
-
-
-def _voxels_per_block(index: IntArray, blocks: Blocks) -> IntArray:
-    ratio: IntArray = np.ceil(np.array(index.shape) / np.array(blocks.index.shape)).astype(np.int64)
-    return ratio
-
-
-@njit()
-def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(block,) whether its voxels differ by more than their noise."""
-    n_blocks, n_echoes = powers.shape
-    scatter = np.zeros(n_blocks, np.float32)
-    for v in range(of_voxel.size):
-        b = of_voxel[v]
-        for e in range(n_echoes):
-            power = powers[b, e]
-            scatter[b] += (squared[v, e] - power) ** 2 / (4 * max(power - 2, 0.0) + 4 + _SPREAD2 * power * power)
-    mixed = np.zeros(n_blocks, np.bool_)
-    for b in range(n_blocks):
-        freedom = (n_voxels[b] - 1) * n_echoes
-        mixed[b] = freedom > 0 and scatter[b] > freedom + 3 * np.sqrt(2 * freedom)
-    return mixed
-
-
-@njit(parallel=True)
-def _pooled(
-    powers: AnyArray, n_voxels: AnyArray, index: AnyArray, places: AnyArray, reach: AnyArray, without_itself: bool
-) -> AnyArray:  # pragma: no cover - compiled
-    """(place, echo) mean power over the nodes around that differ from the node there by no more than noise.
-
-    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
-    """
-    n_nodes, n_echoes = powers.shape
-    width = 8 * ((n_echoes + 7) // 8)
-    nx, ny, nz = index.shape
-    mean = np.empty((places.shape[0], n_echoes), np.float32)
-    limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
-    known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
-    for c in prange(n_nodes):
-        known[c, :width] = 0
-        for e in range(n_echoes):
-            power = powers[c, e]
-            known[c, e] = power
-            noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_voxels[c]
-            known[c, width + e] = noise + np.float32(0.5) * _SPREAD2 * power * power
-    for chunk in prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
-        sums = np.empty(width, np.float32)
-        mine = np.empty(2 * width, np.float32)
-        for p in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, places.shape[0])):
-            x, y, z = places[p]
-            b = index[x, y, z]
-            total = np.float32(0)
-            sums[:] = 0
-            mine[:] = known[b]
-            for i in range(max(x - reach[0], 0), min(x + reach[0] + 1, nx)):
-                for j in range(max(y - reach[1], 0), min(y + reach[1] + 1, ny)):
-                    for k in range(max(z - reach[2], 0), min(z + reach[2] + 1, nz)):
-                        c = index[i, j, k]
-                        if c < 0 or (without_itself and c == b):
-                            continue
-                        apart = np.float32(0)
-                        for e in range(width):
-                            difference = mine[e] - known[c, e]
-                            apart += difference * difference / (mine[width + e] + known[c, width + e])
-                        weight = n_voxels[c] if apart < limit else np.float32(0)
-                        total += weight
-                        for e in range(width):
-                            sums[e] += weight * known[c, e]
-            for e in range(n_echoes):
-                mean[p, e] = sums[e] / total if total > 0 else powers[b, e]
-    return mean
-
-
-@njit(parallel=True)
-def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Squared SNR at TE = 0 and R2* of each node: Gauss-Newton on (log A^2, R2*) for each share of fat, the best kept.
-
-    A lane of nodes goes on until the last of them has arrived.
-    """
-    n_nodes, n_echoes = powers.shape
-    amplitude2 = np.empty(n_nodes, np.float32)
-    r2star = np.empty(n_nodes, np.float32)
-    for chunk in prange((n_nodes + _CHUNK - 1) // _CHUNK):
-        start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
-        for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
-            count = min(LANES, n_nodes - first)
-            for k in range(count):
-                for e in range(n_echoes):
-                    power[e, k] = max(powers[first + k, e], np.float32(0.1))
-                # the line through the first two echoes above the floor
-                one, two = max(power[0, k] - _FLOOR, 0.3), max(power[1, k] - _FLOOR, 0.1)
-                start[1, k] = min(max(0.5 * np.log(one / two) / (t[1] - t[0]), 20.0), 3000.0)
-                start[0, k] = np.log(one) + 2 * start[1, k] * t[0]
-            best = _best_decay(power, templates, t, start)
-            for k in range(count):
-                amplitude2[first + k] = np.exp(min(best[0, k], 30.0))
-                r2star[first + k] = best[1, k]
-    return amplitude2, r2star
-
-
-@njit(error_model="numpy")
-def _best_decay(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(2, lane) log A^2 and R2* of the share of fat that fits best."""
-    n_echoes = t.size
-    even = evenly(t)
-    best = np.zeros((3, LANES))
-    best[2, :] = 1e30
-    scratch = np.zeros((2, LANES))
-    bits = scratch.view(np.int64)
-    decay, factor = np.zeros(LANES), np.zeros(LANES)
-    for f in range(templates.shape[0]):
-        here = start.copy() if f == 0 else best[:2].copy()
-        s = np.zeros((7, LANES))
-        for _ in range(_N_ITERATIONS):
-            s = np.zeros((7, LANES))
-            for k in range(LANES):
-                decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
-            exponential(decay, scratch, bits)
-            exponential(factor, scratch, bits)
-            for e in range(n_echoes):
-                fat, time = templates[f, e], t[e]
-                if not even and e > 0:
-                    for k in range(LANES):
-                        decay[k] = here[0, k] - 2 * here[1, k] * time
-                    exponential(decay, scratch, bits)
-                for k in range(LANES):
-                    signal = decay[k] * fat
-                    model = signal + _FLOOR
-                    # the logarithm of the ratio, near enough where it matters
-                    residual = 2 * (power[e, k] - model) / (power[e, k] + model)
-                    slope = signal / model
-                    weight = model * model / (2 * signal + 1 + _SPREAD2 * model * model)
-                    weighted = weight * slope
-                    s[0, k] += weighted * slope
-                    s[1, k] -= 2 * time * weighted * slope
-                    s[2, k] += 4 * time * time * weighted * slope
-                    s[3, k] += weighted * residual
-                    s[4, k] -= 2 * time * weighted * residual
-                    s[5, k] += weight * residual * residual
-                    decay[k] *= factor[k]
-            largest = 0.0
-            for k in range(LANES):
-                haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
-                inverse = 1 / (haa * hrr - har * har)
-                more = (haa * gr - har * ga) * inverse
-                # no more than a factor of e, nor 500 1/s, at a time
-                here[0, k] += min(max((hrr * ga - har * gr) * inverse, -2.0), 2.0)
-                here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
-                largest = max(largest, abs(more))
-            if largest < _NEAR_PER_S:
-                break
-        for k in range(LANES):
-            # fat is rather little than much where nothing else tells
-            cost = s[5, k] + 0.02 * f
-            if cost < best[2, k]:
-                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], cost
-    return best
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ExpectedErrors:
-    """Standard errors for lean tissue of unit SNR at TE = 0, over a raster of R2* [1/s].
+class NearTheEnd:
+    """What the tissues allow that a voxel may be of; power means over them, by their probabilities.
 
     Attributes
     ----------
-    field_free, pdff_free
-        Of the field [Hz] and PDFF [points] where W and F are complex and independent and the field is unknown.
-    pdff_constrained, r2star_constrained
-        Of PDFF [points] and R2* [1/s] where they share one phase and the field is known.
-    r2star_alone
-        Of R2* [1/s] where there is no fat unknown.
+    which
+        (voxel,) numbers of the voxels near the end of the data.
+    r2star_per_s
+        Mean decay.
+    r2star_se_per_s, strict_r2star_se_per_s
+        Standard error of R2*, root mean square and fourth-power mean: the second decides, as it hears what is hardly measurable.
+    pdff_se_percent, strict_pdff_se_percent
+        Of the fat fraction, fourth- and eighth-power mean.
     """
 
+    which: IntArray
     r2star_per_s: FloatArray
-    field_free: FloatArray
-    pdff_free: FloatArray
-    pdff_constrained: FloatArray
-    r2star_constrained: FloatArray
-    r2star_alone: FloatArray
+    r2star_se_per_s: FloatArray
+    strict_r2star_se_per_s: FloatArray
+    pdff_se_percent: FloatArray
+    strict_pdff_se_percent: FloatArray
 
-    def at(self, errors: FloatArray, decay: LocalDecay) -> FloatArray:
-        """(voxel,) one of the errors at each voxel's local R2* and SNR."""
-        expected: FloatArray = _interpolated(decay.r2star_per_s, decay.snr, np.log(errors), float(self.r2star_per_s[1]))
-        return expected
+    def errors_of_r2star(self, own: FloatArray, of_local_decay: FloatArray) -> FloatArray:
+        """The fit's ``own`` standard errors, which are those of the local decay, for what the voxel may be.
+
+        Where the tissues allow less error than the local decay, the root mean square of both: noise chose among the tissues too.
+        """
+        ratio = self.r2star_se_per_s / of_local_decay
+        grown: FloatArray = own * np.maximum(ratio, np.sqrt(0.5 * (1 + ratio**2)))
+        return grown
+
+    def errors_of_pdff(self, own: FloatArray) -> FloatArray:
+        """Root mean square of the fit's ``own`` standard errors and of those of the tissues that the voxel may be of.
+
+        Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
+        that are most off would look most certain; the brightness of what is around does not know that noise.
+        """
+        both: FloatArray = np.hypot(own, self.pdff_se_percent) / np.sqrt(2)
+        return both
 
 
-@njit(parallel=True, error_model="numpy")
-def _interpolated(r2star: AnyArray, snr: AnyArray, log_errors: AnyArray, step: float) -> AnyArray:  # pragma: no cover - compiled
-    """(voxel,) error of unit SNR, its logarithm linear between the steps of R2*, over the SNR."""
-    expected = np.empty(r2star.size)
-    for v in prange(r2star.size):
-        at = min(max(r2star[v] / step, 0.0), log_errors.size - 1.0)
-        before = min(int(at), log_errors.size - 2)
-        share = at - before
-        expected[v] = np.exp((1 - share) * log_errors[before] + share * log_errors[before + 1]) / snr[v]
-    return expected
-
-
-def expected_errors(echo_times_s: FloatArray, fat: ComplexArray) -> ExpectedErrors:
-    """Inverse Fisher information of the two models, fat nil."""
-    r2star = np.arange(0, 4001, 25.0)
-    decay = np.exp(-np.outer(r2star, echo_times_s)) + 0j
-    slope = -echo_times_s * decay
-    free = np.sqrt(_variances(np.stack([1j * slope, slope, decay, 1j * decay, fat * decay, 1j * fat * decay], axis=-1)))
-    constrained = np.sqrt(_variances(np.stack([slope, 1j * decay, decay, fat * decay], axis=-1)))
-    return ExpectedErrors(
-        r2star_per_s=r2star,
-        field_free=free[:, 0] / (2 * np.pi),
-        pdff_free=100 * free[:, 4],
-        pdff_constrained=100 * constrained[:, 3],
-        r2star_constrained=constrained[:, 0],
-        r2star_alone=np.sqrt(_variances(np.stack([slope, decay], axis=-1)))[:, 0],
+def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: ExpectedErrors, *, with_fat: bool) -> NearTheEnd:
+    """The voxels near the end of the data, or beside such blocks, and what the tissues around allow there."""
+    local = expected.at(expected.of_r2star(with_fat=with_fat), decay)
+    there = (local > NEAR_THE_LIMIT * decay.r2star_per_s) | beside(pools.near, blocks.index)[blocks.of_voxel]
+    which = np.flatnonzero(there & (decay.r2star_per_s > NO_DECAY_PER_S))
+    which = which[np.argsort(blocks.of_voxel[which], kind="stable")]
+    means = _means_over_tissues(which, pools, blocks, _allowed(pools, expected, with_fat=with_fat))
+    known = np.isfinite(means[:, 0])
+    means = means[known]
+    return NearTheEnd(
+        which=which[known],
+        r2star_per_s=means[:, 0],
+        r2star_se_per_s=means[:, 1] ** (1 / 2),
+        strict_r2star_se_per_s=means[:, 2] ** (1 / 4),
+        pdff_se_percent=means[:, 3] ** (1 / 4),
+        strict_pdff_se_percent=means[:, 4] ** (1 / 8),
     )
 
 
-def _variances(jacobian: ComplexArray) -> FloatArray:
-    """(point, parameter) of the inverse of Re(J^H J), scaled so that a column of any size is inverted alike."""
-    fisher = np.einsum("rei,rej->rij", jacobian.conj(), jacobian).real
-    size = np.sqrt(np.einsum("rii->ri", fisher))
-    inverse = np.linalg.pinv(fisher / (size[:, :, None] * size[:, None, :]), rcond=1e-13, hermitian=True)
-    variances: FloatArray = np.maximum(np.einsum("rii->ri", inverse), 1e-30) / size**2
-    return variances
+def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> FloatArray:
+    """(pool, 5) R2*, its squared standard error, that to the fourth, that of the fat fraction to the fourth and eighth.
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class DecaysAround:
-    """Of the voxels ``near`` the end of the data: mean and SD of the decays of the blocks around [1/s]."""
-
-    near: IntArray
-    mean_per_s: FloatArray
-    sd_per_s: FloatArray
-
-
-def decays_around(decay: LocalDecay, expected_se_per_s: FloatArray, blocks: Blocks) -> DecaysAround:
-    """How much the neighbourhoods around differ, which says how far one's decay may be off, by chance or by another tissue in it."""
-    near = np.flatnonzero((expected_se_per_s > _NEAR_THE_LIMIT * decay.r2star_per_s) & (decay.r2star_per_s > _NO_DECAY_PER_S))
-    block, rate = blocks.of_voxel[near], decay.r2star_per_s[near]
-    n_near = np.bincount(block, minlength=blocks.n_voxels.size)
-    there = n_near > 0.5 * blocks.n_voxels
-    mean = np.where(there, np.bincount(block, rate, n_near.size) / np.maximum(n_near, 1), 0) / _TOP_PER_S
-    first, second = around(there + 1j * mean, blocks.index), around(mean**2 + 0j, blocks.index).real
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centre = first.imag / first.real
-        sd = np.sqrt(np.maximum(second / first.real - centre**2, 0))
-    return DecaysAround(near=near, mean_per_s=_TOP_PER_S * centre[block], sd_per_s=_TOP_PER_S * sd[block])
-
-
-def cautious(decay: LocalDecay, those: DecaysAround, first_echo_s: float) -> LocalDecay:
-    """The decay that decides what is given: near the end of the data, one SD above the mean of the blocks around, if that is more.
-
-    Where a neighbourhood's decay came out too slow every number there would be too low and look certain.
+    Late echoes in the noise cannot tell fat from decay: means over the shares of fat, by how well each fits the pool.
     """
-    more = np.fmax(those.mean_per_s + those.sd_per_s - decay.r2star_per_s[those.near], 0)
-    return _faster(decay, those.near, more, first_echo_s)
+    columns, misfits = [], []
+    for share, decay in enumerate(pools.decays):
+        rate_se = np.minimum(expected.at(expected.of_r2star(with_fat=with_fat), decay), _LARGEST_R2STAR_SE_PER_S)
+        fat_se = np.minimum(expected.at(expected.pdff_of_share[share], decay), _LARGEST_PDFF_SE_PERCENT)
+        columns.append(np.stack([decay.r2star_per_s, rate_se**2, rate_se**4, fat_se**4, fat_se**8], axis=1))
+        misfits.append(_misfit(pools, share, decay))
+    misfit = np.stack(misfits)
+    weight = np.exp(-0.5 * (misfit - misfit.min(axis=0)))
+    weight /= weight.sum(axis=0)
+    allowed: FloatArray = np.einsum("fp,fpq->pq", weight, np.stack(columns))
+    return allowed
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ErrorsNearTheEnd:
-    """(voxel of ``DecaysAround.near``,) what the neighbourhood allows there.
+def _misfit(pools: Pools, share: int, decay: LocalDecay) -> FloatArray:
+    """(pool,) chi-square of the decay with one of the shares of fat."""
+    model = decay.snr[:, None] ** 2 * pools.templates[share] * np.exp(-2 * np.outer(decay.r2star_per_s, pools.echo_times_s)) + FLOOR
+    variance = (4 * (model - FLOOR) + 4) / pools.n_voxels[:, None] + _TEXTURE * SPREAD2 * model**2
+    chi2: FloatArray = ((pools.mean - model) ** 2 / variance).sum(axis=1)
+    return chi2
 
-    Attributes
-    ----------
-    expected
-        Standard error by the neighbourhood's decay.
-    inflation
-        What a standard error is to be multiplied by, as the decay that it follows from is uncertain. A standard error grows like an
-        exponential of the decay, exp(k R2*), so that of an uncertain one, of variance s^2, its mean square is exp(2 k^2 s^2) times
-        that of the mean.
+
+def _means_over_tissues(which: IntArray, pools: Pools, blocks: Blocks, allowed: FloatArray) -> FloatArray:
+    """(voxel of ``which``, 5) means of ``allowed`` over the pools around; NaN where there is none."""
+    slot = np.full(blocks.n_voxels.size, -1, np.int64)
+    slot[pools.which] = np.arange(pools.which.size)
+    block, first = np.unique(blocks.of_voxel[which], return_index=True)
+    places = np.argwhere(blocks.index >= 0)[block]
+    ends = np.append(first, which.size)
+    means: FloatArray = _over_tissues(
+        which,
+        block,
+        places,
+        ends,
+        pools.squared,
+        pools.of_block,
+        blocks.n_voxels.astype(np.float64),
+        blocks.index,
+        slot,
+        pools.mixed,
+        pools.mean.astype(np.float64),
+        allowed.astype(np.float64),
+        _OTHER_TISSUE,
+    )
+    return means
+
+
+@njit(parallel=True, error_model="numpy")
+def _over_tissues(
+    which: AnyArray,
+    block: AnyArray,
+    places: AnyArray,
+    ends: AnyArray,
+    squared: AnyArray,
+    of_block: AnyArray,
+    n_voxels: AnyArray,
+    index: AnyArray,
+    slot: AnyArray,
+    mixed: AnyArray,
+    pools: AnyArray,
+    allowed: AnyArray,
+    other: float,
+) -> AnyArray:  # pragma: no cover - compiled
+    """Mean of ``allowed`` (pool, value) at each voxel of ``which``, which lie block by block.
+
+    The weight of a pool is the voxels of its block times the probability of the voxel's powers, times that of the mean power of
+    the block's other voxels: these are of the same tissue, or with probability ``other`` of any of those around. Mixed
+    blocks are no tissue, unless all are mixed.
     """
+    nx, ny, nz = index.shape
+    n_echoes, n_values = pools.shape[1], allowed.shape[1]
+    means = np.full((which.size, n_values), np.nan)
+    for i in prange(block.size):
+        b = block[i]
+        x, y, z = places[i]
+        rest = n_voxels[b] - 1
+        tissue, prior = np.empty(27, np.int64), np.empty(27)
+        n = 0
+        for mixtures in range(2):
+            if n > 0:
+                break
+            for j in range(max(x - 1, 0), min(x + 2, nx)):
+                for k in range(max(y - 1, 0), min(y + 2, ny)):
+                    for m in range(max(z - 1, 0), min(z + 2, nz)):
+                        c = index[j, k, m]
+                        if c >= 0 and slot[c] >= 0 and mixed[c] == (mixtures == 1):
+                            tissue[n], prior[n] = slot[c], n_voxels[c]
+                            n += 1
+        if n == 0:
+            continue
+        prior /= prior[:n].sum()
+        # one over the variance of one voxel's power and of the rest's mean, and minus half their logarithms' sums
+        of_one, of_rest = np.empty((27, n_echoes)), np.zeros((27, n_echoes))
+        log_one, log_rest = np.empty(27), np.zeros(27)
+        for j in range(n):
+            one = others = 1.0
+            for e in range(n_echoes):
+                power = pools[tissue[j], e]
+                noise, texture = 4 * max(power - FLOOR, 0.0) + 4, SPREAD2 * power * power
+                of_one[j, e] = 1 / (noise + texture)
+                one *= of_one[j, e]
+                if rest > 0:
+                    of_rest[j, e] = 1 / (noise / rest + texture)
+                    others *= of_rest[j, e]
+            log_one[j], log_rest[j] = 0.5 * np.log(one), 0.5 * np.log(others)
+        mine, theirs = np.empty(27), np.empty(27)
+        for i_voxel in range(ends[i], ends[i + 1]):
+            v = which[i_voxel]
+            top_mine = top_theirs = -np.inf
+            for j in range(n):
+                mine[j], theirs[j] = log_one[j], log_rest[j]
+                for e in range(n_echoes):
+                    own, power = squared[v, e], pools[tissue[j], e]
+                    mine[j] -= 0.5 * (own - power) ** 2 * of_one[j, e]
+                    if rest > 0:
+                        theirs[j] -= 0.5 * ((of_block[b, e] * n_voxels[b] - own) / rest - power) ** 2 * of_rest[j, e]
+                top_mine, top_theirs = max(top_mine, mine[j]), max(top_theirs, theirs[j])
+            of_any = 0.0
+            for j in range(n):
+                mine[j], theirs[j] = prior[j] * np.exp(mine[j] - top_mine), np.exp(theirs[j] - top_theirs)
+                of_any += prior[j] * theirs[j]
+            total = 0.0
+            means[i_voxel] = 0
+            for j in range(n):
+                weight = mine[j] * ((1 - other) * theirs[j] + other * of_any)
+                total += weight
+                for q in range(n_values):
+                    means[i_voxel, q] += weight * allowed[tissue[j], q]
+            means[i_voxel] /= total
+    return means
 
-    expected: FloatArray
-    inflation: FloatArray
 
-
-def errors_near_the_end(
-    errors: FloatArray, expected: ExpectedErrors, decay: LocalDecay, those: DecaysAround, first_echo_s: float
-) -> ErrorsNearTheEnd:
-    """One of the ``errors`` of ``expected`` where the data end."""
-    here = LocalDecay(snr=decay.snr[those.near], r2star_per_s=decay.r2star_per_s[those.near])
-    below = np.fmax(those.mean_per_s - here.r2star_per_s, 0)
-    uncertain = np.hypot(those.sd_per_s, below)
-    faster = _faster(here, np.arange(those.near.size), np.where(np.isfinite(uncertain), uncertain, 0), first_echo_s)
-    of_mean = expected.at(errors, here)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        grown = np.log(expected.at(errors, faster) / of_mean)
-    return ErrorsNearTheEnd(expected=of_mean, inflation=np.exp(np.clip(np.nan_to_num(grown), 0, _LARGEST_GROWTH) ** 2))
-
-
-def both_errors(own: FloatArray, near_the_end: ErrorsNearTheEnd) -> FloatArray:
-    """Root mean square of the fit's ``own`` standard errors and of the neighbourhood's, that times the inflation.
-
-    Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
-    that are most off would look most certain; the neighbourhood's brightness does not know that noise.
-    """
-    both: FloatArray = np.hypot(own, near_the_end.expected * near_the_end.inflation) / np.sqrt(2)
-    return both
-
-
-def _faster(decay: LocalDecay, which: IntArray, more_per_s: FloatArray, first_echo_s: float) -> LocalDecay:
-    """The decay with ``more_per_s`` at the voxels ``which``, their first echo as bright as it is."""
-    faster = LocalDecay(snr=decay.snr.copy(), r2star_per_s=decay.r2star_per_s.copy())
-    faster.r2star_per_s[which] += more_per_s
-    faster.snr[which] *= np.exp(more_per_s * first_echo_s)
-    return faster
-
-
-def not_measurable(expected_se_per_s: FloatArray, decay: LocalDecay) -> tuple[Mask, Mask]:
+def not_measurable(expected_se_per_s: FloatArray, r2star_per_s: FloatArray) -> tuple[Mask, Mask]:
     """(voxel,) where R2* has decayed beyond what the echoes show (censored), and where it is lost for want of brightness."""
-    lost = ~(expected_se_per_s <= LARGEST_RELATIVE_SE * np.maximum(decay.r2star_per_s, _NO_DECAY_PER_S))
-    gone = decay.r2star_per_s > _NO_DECAY_PER_S
+    lost = ~(expected_se_per_s <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, NO_DECAY_PER_S))
+    gone = r2star_per_s > NO_DECAY_PER_S
     return np.asarray(lost & gone), np.asarray(lost & ~gone)
-
-
-def r2star_limit_per_s(echo_times_s: FloatArray, snr: float, fat: ComplexArray | None = None) -> float:
-    """Highest R2* [1/s], at most 2,000, whose standard error is a third of it; ``snr`` is the tissue's at TE = 0.
-
-    With two echoes (``fat`` None) of a decay with unknown amplitude, else of the constrained water-fat model.
-    """
-    raster = np.arange(50.0, R2STAR_RANGE_PER_S + 1, 10.0)
-    decay = np.exp(-np.outer(raster, echo_times_s)) + 0j
-    columns = [-echo_times_s * decay, decay] if fat is None else [-echo_times_s * decay, 1j * decay, decay, fat * decay]
-    error = np.sqrt(_variances(np.stack(columns, axis=-1))[:, 0]) / snr
-    measurable = np.flatnonzero(error <= LARGEST_RELATIVE_SE * raster)
-    return float(raster[measurable[-1]]) if measurable.size else 0.0

@@ -17,22 +17,12 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.blocks import Blocks
+from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, ExpectedErrors, LocalDecay, expected_errors, r2star_limit_per_s
+from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
-from hqsm.fatwater.measurability import (
-    R2STAR_RANGE_PER_S,
-    ExpectedErrors,
-    LocalDecay,
-    both_errors,
-    cautious,
-    decays_around,
-    errors_near_the_end,
-    expected_errors,
-    local_decay,
-    not_measurable,
-    r2star_limit_per_s,
-)
+from hqsm.fatwater.measurability import near_the_end, not_measurable
 from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
@@ -247,27 +237,22 @@ def _many_echoes(
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
-    decay = local_decay(tissue, start.blocks, with_fat=separable)
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
-    of_r2star = expected.r2star_constrained if separable else expected.r2star_alone
-    first_s = float(tissue.echo_times_s[0])
-    those = decays_around(decay, expected.at(of_r2star, decay), start.blocks)
-    deciding = cautious(decay, those, first_s)
+    decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
+    near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
+    r2star_se = expected.at(expected.of_r2star(with_fat=separable), decay)
+    pdff_se = expected.at(expected.pdff_constrained, decay)
     if separable:
         _lower_order(fit, tissue, start, decay, expected, params)
-        near = those.near
-        of_rate, of_fat = (
-            errors_near_the_end(errors, expected, decay, those, first_s) for errors in (of_r2star, expected.pdff_constrained)
-        )
-        fit.errors[near, 1] *= of_rate.inflation
-        fit.errors[near, 2] = both_errors(fit.errors[near, 2], of_fat)
-        limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat)
-    else:
-        limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)))
-    censored, dim = not_measurable(expected.at(of_r2star, deciding), deciding)
+        fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], r2star_se[near.which])
+        fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2])
+    limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)
+    r2star_se[near.which], pdff_se[near.which] = near.strict_r2star_se_per_s, near.strict_pdff_se_percent
+    deciding_per_s = decay.r2star_per_s.copy()
+    deciding_per_s[near.which] = near.r2star_per_s
+    censored, dim = not_measurable(r2star_se, deciding_per_s)
     dim |= ~censored & (limit == 0)  # echoes so close together that no decay shows
-    fat_known = np.isin(fit.model, (FREE, CONSTRAINED))
-    fat_known &= expected.at(expected.pdff_constrained, deciding) <= params.pdff_se_for_no_fat_percent
+    fat_known = np.isin(fit.model, (FREE, CONSTRAINED)) & (pdff_se <= params.pdff_se_for_no_fat_percent)
     maps = _assemble(echoes, usable, tissue, fit, start, censored, dim, fat_known, limit, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return _as_wished(maps, echoes, signal, noise_sd, params)

@@ -1,0 +1,327 @@
+"""The decay of a neighbourhood as a whole.
+
+Which model a voxel gets, and whether its R2* or fat fraction is given at all, must not depend on the voxel's own noise:
+choosing by the voxel's own estimate keeps the low ones and loses the high ones. So both follow from the power of the
+neighbourhood's echoes, less that of the noise: fifty voxels know their common decay seven times better than one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
+from hqsm.compiled import njit, prange
+from hqsm.fatwater.blocks import Blocks
+from hqsm.fatwater.bounds import SHARES, ExpectedErrors, LocalDecay
+from hqsm.fatwater.lanes import LANES, evenly, exponential
+from hqsm.fatwater.nodes import around
+from hqsm.fatwater.tissue import Tissue
+
+_FAT_SHARES = np.array([*SHARES, 0.9])
+_COST_OF_FAT = 0.02
+_N_ITERATIONS = 8
+_TOP_PER_S = 4000.0
+_REACH_MM = 5.0
+_NEAR_PER_S = 0.5
+_CHUNK = 4096
+_ALIKE = 1.0
+"""Standard deviations of chi-square up to which two nodes pass for one tissue; at three, places of other iron were let in."""
+_MIXED = 3.0
+"""Standard deviations of chi-square from which the voxels of a block differ."""
+FLOOR = 2.0
+"""Mean power of noise, in variances of its real part."""
+SPREAD2 = np.float32(0.02)
+"""Squared relative scatter of neighbouring blocks' power that is tissue, not noise."""
+NO_DECAY_PER_S = 150.0
+"""R2* below which a large relative error is a matter of brightness, not of decay."""
+NEAR_THE_LIMIT = 0.18
+"""Ratio of standard error to R2* from which a place is near the end of the data."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pools:
+    """What the echoes of blocks say together; powers are mean squared signals over the variance of the noise's real part.
+
+    Attributes
+    ----------
+    squared
+        (voxel, echo) power of each voxel.
+    of_block
+        (block, echo) mean power of each block's voxels.
+    mixed
+        (block,) whether they differ by more than noise.
+    near
+        (block,) whether it is near the end of the data.
+    which
+        (pool,) numbers of the blocks that are near, or two blocks or less from one: those whose pools follow.
+    mean, n_voxels
+        (pool, echo), (pool,) mean power of the like blocks around, and of how many voxels.
+    decays
+        For each of the shares of fat in :data:`SHARES` (no fat alone: one), the decay (pool,) that fits the pool best.
+    templates, echo_times_s
+        (share, echo) power of the echoes of such tissue without decay; (echo,) [s].
+    """
+
+    squared: FloatArray
+    of_block: FloatArray
+    mixed: Mask
+    near: Mask
+    which: IntArray
+    mean: FloatArray
+    n_voxels: FloatArray
+    decays: tuple[LocalDecay, ...]
+    templates: FloatArray
+    echo_times_s: FloatArray
+
+
+def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, with_fat: bool) -> tuple[LocalDecay, Pools]:
+    """Decay around each voxel, fat allowed for if ``with_fat``: that of its block and the like blocks around.
+
+    Where a block is mixed (an edge, a vessel), each of its voxels goes with the like voxels around, itself left out. The
+    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included.
+
+    What is like a block follows from its noise too: one that noise made bright finds bright ones. Near the end of the data the
+    blocks around are therefore compared again, with the mean of those that were found (mean shift).
+    """
+    signal, noise_sd, t = tissue.signal, tissue.noise_sd, tissue.echo_times_s
+    templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - tissue.fat)) ** 2 if with_fat else np.ones((1, t.size))
+    squared = (signal.real**2 + signal.imag**2) * np.float32(1 / noise_sd**2)
+    weight = blocks.n_voxels.astype(np.float32)
+    powers = np.stack([np.bincount(blocks.of_voxel, power, weight.size) / weight for power in squared.T], axis=1).astype(np.float32)
+    places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
+    mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
+    decay = _best(*_decays(mean, templates, t))
+    near = expected.at(expected.of_r2star(with_fat=with_fat), decay) > NEAR_THE_LIMIT * decay.r2star_per_s
+    near &= decay.r2star_per_s > NO_DECAY_PER_S
+    which = np.flatnonzero(beside(beside(near, blocks.index), blocks.index))
+    mean, n_pooled = _pooled(powers, weight, blocks.index, places[which], reach, False, mean[which], n_pooled[which])
+    of_shares = _decays(mean, templates, t)
+    again = _best(*of_shares)
+    decay.snr[which], decay.r2star_per_s[which] = again.snr, again.r2star_per_s
+    mixed = _mixed(squared, powers, blocks.of_voxel, weight)
+    pools = Pools(
+        templates=templates,
+        echo_times_s=t,
+        squared=squared,
+        of_block=powers,
+        mixed=mixed,
+        near=near,
+        which=which,
+        mean=mean,
+        n_voxels=n_pooled,
+        decays=tuple(
+            LocalDecay(snr=np.sqrt(a2), r2star_per_s=rate) for a2, rate, _ in zip(*(s[: SHARES.size] for s in of_shares), strict=True)
+        ),
+    )
+    of_voxels = LocalDecay(snr=decay.snr[blocks.of_voxel], r2star_per_s=decay.r2star_per_s[blocks.of_voxel])
+    those = np.flatnonzero(mixed[blocks.of_voxel])
+    if those.size:
+        own = squared[those], np.ones(those.size, np.float32)
+        mean, _ = _pooled(
+            squared,
+            np.ones(squared.shape[0], np.float32),
+            tissue.index,
+            np.argwhere(tissue.index >= 0)[those],
+            _reach(tissue, blocks),
+            True,
+            *own,
+        )
+        around_them = _best(*_decays(mean, templates, t))
+        of_voxels.snr[those], of_voxels.r2star_per_s[those] = around_them.snr, around_them.r2star_per_s
+    return of_voxels, pools
+
+
+def beside(there: Mask, index: IntArray) -> Mask:
+    """(node,) where one of the 3 x 3 x 3 nodes around is ``there``."""
+    return np.asarray(around(there + 0j, index).real > 0)
+
+
+def _reach(tissue: Tissue, blocks: Blocks) -> IntArray:
+    """(3,) how many voxels away a voxel's neighbourhood ends."""
+    voxels_per_block = np.ceil(np.array(tissue.index.shape) / np.array(blocks.index.shape))
+    reach: IntArray = np.minimum(np.round(_REACH_MM / (blocks.size_mm / voxels_per_block)), 2).astype(np.int64)
+    return np.maximum(reach, 1)
+
+
+def _best(amplitude2: FloatArray, r2star: FloatArray, misfit: FloatArray) -> LocalDecay:
+    """The decay of the share of fat that fits best; fat is rather little than much where nothing else tells."""
+    best = np.argmin(misfit + _COST_OF_FAT * np.arange(misfit.shape[0], dtype=np.float32)[:, None], axis=0)
+    node = np.arange(best.size)
+    return LocalDecay(snr=np.sqrt(amplitude2[best, node]), r2star_per_s=r2star[best, node])
+
+
+@njit()
+def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(block,) whether its voxels differ by more than their noise; an echo counts by the share of its power that is no noise."""
+    n_blocks, n_echoes = powers.shape
+    scatter = np.zeros(n_blocks, np.float32)
+    for v in range(of_voxel.size):
+        b = of_voxel[v]
+        for e in range(n_echoes):
+            power = powers[b, e]
+            signal = max(power - FLOOR, 0.0)
+            scatter[b] += signal / power * (squared[v, e] - power) ** 2 / (4 * signal + 4 + SPREAD2 * power * power)
+    mixed = np.zeros(n_blocks, np.bool_)
+    for b in range(n_blocks):
+        weight = weight2 = 0.0
+        for e in range(n_echoes):
+            share = max(powers[b, e] - FLOOR, 0.0) / powers[b, e]
+            weight += share
+            weight2 += share * share
+        others = n_voxels[b] - 1
+        mixed[b] = others > 0 and scatter[b] > others * weight + _MIXED * np.sqrt(2 * others * weight2)
+    return mixed
+
+
+@njit(parallel=True)
+def _pooled(
+    powers: AnyArray,
+    n_voxels: AnyArray,
+    index: AnyArray,
+    places: AnyArray,
+    reach: AnyArray,
+    without_itself: bool,
+    reference: AnyArray,
+    n_reference: AnyArray,
+) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(place, echo) mean power over the nodes around that differ from the ``reference`` there by no more than noise; (place,) of how
+    many voxels they are. The reference (place, echo) is a mean of (place,) voxels, the node itself for one.
+
+    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
+    """
+    n_nodes, n_echoes = powers.shape
+    width = 8 * ((n_echoes + 7) // 8)
+    nx, ny, nz = index.shape
+    mean = np.empty((places.shape[0], n_echoes), np.float32)
+    n_found = np.empty(places.shape[0], np.float32)
+    limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
+    known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
+    for c in prange(n_nodes):
+        known[c, :width] = 0
+        for e in range(n_echoes):
+            power = powers[c, e]
+            known[c, e] = power
+            noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_voxels[c]
+            known[c, width + e] = noise + np.float32(0.5) * SPREAD2 * power * power
+    for chunk in prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
+        sums = np.empty(width, np.float32)
+        mine = np.empty(2 * width, np.float32)
+        for p in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, places.shape[0])):
+            x, y, z = places[p]
+            b = index[x, y, z]
+            total = np.float32(0)
+            sums[:] = 0
+            mine[:width], mine[width:] = 0, 1
+            for e in range(n_echoes):
+                power = reference[p, e]
+                noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_reference[p]
+                mine[e], mine[width + e] = power, noise + np.float32(0.5) * SPREAD2 * power * power
+            for i in range(max(x - reach[0], 0), min(x + reach[0] + 1, nx)):
+                for j in range(max(y - reach[1], 0), min(y + reach[1] + 1, ny)):
+                    for k in range(max(z - reach[2], 0), min(z + reach[2] + 1, nz)):
+                        c = index[i, j, k]
+                        if c < 0 or (without_itself and c == b):
+                            continue
+                        apart = np.float32(0)
+                        for e in range(width):
+                            difference = mine[e] - known[c, e]
+                            apart += difference * difference / (mine[width + e] + known[c, width + e])
+                        weight = n_voxels[c] if apart < limit else np.float32(0)
+                        total += weight
+                        for e in range(width):
+                            sums[e] += weight * known[c, e]
+            n_found[p] = total if total > 0 else n_reference[p]
+            for e in range(n_echoes):
+                mean[p, e] = sums[e] / total if total > 0 else reference[p, e]
+    return mean, n_found
+
+
+@njit(parallel=True)
+def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(share, node) squared SNR at TE = 0, R2* and misfit: Gauss-Newton on (log A^2, R2*) for each share of fat.
+
+    A lane of nodes goes on until the last of them has arrived.
+    """
+    n_nodes, n_echoes = powers.shape
+    n_shares = templates.shape[0]
+    amplitude2 = np.empty((n_shares, n_nodes), np.float32)
+    r2star = np.empty((n_shares, n_nodes), np.float32)
+    misfit = np.empty((n_shares, n_nodes), np.float32)
+    for chunk in prange((n_nodes + _CHUNK - 1) // _CHUNK):
+        start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
+        for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
+            count = min(LANES, n_nodes - first)
+            for k in range(count):
+                for e in range(n_echoes):
+                    power[e, k] = max(powers[first + k, e], np.float32(0.1))
+                # the line through the first two echoes above the floor
+                one, two = max(power[0, k] - FLOOR, 0.3), max(power[1, k] - FLOOR, 0.1)
+                start[1, k] = min(max(0.5 * np.log(one / two) / (t[1] - t[0]), 20.0), 3000.0)
+                start[0, k] = np.log(one) + 2 * start[1, k] * t[0]
+            found = _fitted(power, templates, t, start)
+            for f in range(n_shares):
+                for k in range(count):
+                    amplitude2[f, first + k] = np.exp(min(found[f, 0, k], 30.0))
+                    r2star[f, first + k], misfit[f, first + k] = found[f, 1, k], found[f, 2, k]
+    return amplitude2, r2star, misfit
+
+
+@njit(error_model="numpy")
+def _fitted(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(share, 3, lane) log A^2, R2* and misfit for each share of fat."""
+    n_echoes = t.size
+    even = evenly(t)
+    found = np.zeros((templates.shape[0], 3, LANES))
+    best = np.zeros((3, LANES))
+    best[2, :] = 1e30
+    scratch = np.zeros((2, LANES))
+    bits = scratch.view(np.int64)
+    decay, factor = np.zeros(LANES), np.zeros(LANES)
+    for f in range(templates.shape[0]):
+        here = start.copy() if f == 0 else best[:2].copy()
+        s = np.zeros((7, LANES))
+        for _ in range(_N_ITERATIONS):
+            s = np.zeros((7, LANES))
+            for k in range(LANES):
+                decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
+            exponential(decay, scratch, bits)
+            exponential(factor, scratch, bits)
+            for e in range(n_echoes):
+                fat, time = templates[f, e], t[e]
+                if not even and e > 0:
+                    for k in range(LANES):
+                        decay[k] = here[0, k] - 2 * here[1, k] * time
+                    exponential(decay, scratch, bits)
+                for k in range(LANES):
+                    signal = decay[k] * fat
+                    model = signal + FLOOR
+                    # the logarithm of the ratio, near enough where it matters
+                    residual = 2 * (power[e, k] - model) / (power[e, k] + model)
+                    slope = signal / model
+                    weight = model * model / (2 * signal + 1 + SPREAD2 * model * model)
+                    weighted = weight * slope
+                    s[0, k] += weighted * slope
+                    s[1, k] -= 2 * time * weighted * slope
+                    s[2, k] += 4 * time * time * weighted * slope
+                    s[3, k] += weighted * residual
+                    s[4, k] -= 2 * time * weighted * residual
+                    s[5, k] += weight * residual * residual
+                    decay[k] *= factor[k]
+            largest = 0.0
+            for k in range(LANES):
+                haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
+                inverse = 1 / (haa * hrr - har * har)
+                more = (haa * gr - har * ga) * inverse
+                # no more than a factor of e, nor 500 1/s, at a time
+                here[0, k] += min(max((hrr * ga - har * gr) * inverse, -2.0), 2.0)
+                here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
+                largest = max(largest, abs(more))
+            if largest < _NEAR_PER_S:
+                break
+        for k in range(LANES):
+            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], s[5, k]
+            if s[5, k] < best[2, k]:
+                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], s[5, k]
+    return found
