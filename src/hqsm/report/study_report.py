@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -178,7 +179,7 @@ def _regression(data: ReportData) -> str:
             p_value(r["p_value"]),
             number(r["df"], 1),
             number(r["physics_value"], 3),
-            f"{number(r['efficiency'])} ({interval(r['efficiency_lo'], r['efficiency_hi'])})" if r["term"] == "chelator" else "–",
+            _efficiency(r),
             r["note"],
         )
         for r in primary.to_dict(orient="records")
@@ -199,6 +200,11 @@ def _regression(data: ReportData) -> str:
         "efficiency is the share of it that the slope implies. Standard errors are cluster-robust (CR2)."
     )
     return "<h3>Primary regression</h3>" + table(header, rows) + render("<p class=soft>{{ e }}</p>", e=explained)
+
+
+def _efficiency(row: Mapping[Any, Any]) -> str:
+    shown = number(row["efficiency"])
+    return shown if shown == "–" else f"{shown} ({interval(row['efficiency_lo'], row['efficiency_hi'])})"
 
 
 def _sensitivity(data: ReportData) -> str:
