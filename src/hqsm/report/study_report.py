@@ -389,10 +389,18 @@ def _readers(data: ReportData) -> str:
 
 
 def _exclusions(data: ReportData) -> str:
-    rows = [
+    found = data.tables["exclusions"]
+    no_interval = found["what"] == "visit of no interval"
+    rows: list[tuple[Any, ...]] = [
         (r["what"], Cell(text=r["participant_id"], css="id"), Cell(text=str(r["item"]), css="id"), r["code"] or "–", r["reason"])
-        for r in data.tables["exclusions"].to_dict(orient="records")
+        for r in found[~no_interval].to_dict(orient="records")
     ]
+    for reason, alike in found[no_interval].groupby("reason"):  # most are of groups that have no intervals: a line for each reason
+        people, one = alike["participant_id"].unique(), len(alike) == 1
+        who = people[0] if len(people) == 1 else f"{len(people)} participants"
+        rows.append(
+            (f"visit{'' if one else 's'} of no interval", who, alike["item"].iloc[0] if one else f"{len(alike)} visits", "–", reason)
+        )
     body = table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
     decided = table(("Participant", "Visit", "Status", "Decision"), decision_rows(data.tables["visits"]), empty="None (decisions.csv).")
     return body + "<h3>Manual decisions</h3>" + decided
