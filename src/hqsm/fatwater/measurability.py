@@ -28,7 +28,7 @@ _LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NearTheEnd:
-    """What the tissues allow that a voxel may be of; power means over them, by their probabilities.
+    """What the tissues allow that a voxel may be of: means over them by their probabilities, of powers where that is said.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class NearTheEnd:
     r2star_se_per_s, strict_r2star_se_per_s
         Standard error of R2*, root mean square and fourth-power mean: the second decides, as it hears what is hardly measurable.
     pdff_se_percent, strict_pdff_se_percent
-        Of the fat fraction, fourth- and eighth-power mean.
+        Of the fat fraction, mean and eighth-power mean.
     """
 
     which: IntArray
@@ -50,13 +50,13 @@ class NearTheEnd:
     strict_pdff_se_percent: FloatArray
 
     def errors_of_r2star(self, own: FloatArray, of_local_decay: FloatArray) -> FloatArray:
-        """The fit's ``own`` standard errors, which are those of the local decay, for what the voxel may be.
+        """Root mean square of the fit's ``own`` standard errors, which are those of the local decay, and of what the voxel may be.
 
-        Where the tissues allow less error than the local decay, the root mean square of both: noise chose among the tissues too.
+        Noise chose both the neighbourhood's decay and among the tissues.
         """
         ratio = self.r2star_se_per_s / of_local_decay
-        grown: FloatArray = own * np.maximum(ratio, np.sqrt(0.5 * (1 + ratio**2)))
-        return grown
+        both: FloatArray = own * np.sqrt(0.5 * (1 + ratio**2))
+        return both
 
     def errors_of_pdff(self, own: FloatArray) -> FloatArray:
         """Root mean square of the fit's ``own`` standard errors and of those of the tissues that the voxel may be of.
@@ -82,13 +82,13 @@ def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: Expe
         r2star_per_s=means[:, 0],
         r2star_se_per_s=means[:, 1] ** (1 / 2),
         strict_r2star_se_per_s=means[:, 2] ** (1 / 4),
-        pdff_se_percent=means[:, 3] ** (1 / 4),
+        pdff_se_percent=means[:, 3],
         strict_pdff_se_percent=means[:, 4] ** (1 / 8),
     )
 
 
 def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> FloatArray:
-    """(pool, 5) R2*, its squared standard error, that to the fourth, that of the fat fraction to the fourth and eighth.
+    """(pool, 5) R2*, its squared standard error, that to the fourth, that of the fat fraction and to the eighth.
 
     Late echoes in the noise cannot tell fat from decay: means over the shares of fat, by how well each fits the pool.
     """
@@ -96,7 +96,7 @@ def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> Float
     for share, decay in enumerate(pools.decays):
         rate_se = np.minimum(expected.at(expected.of_r2star(with_fat=with_fat), decay), _LARGEST_R2STAR_SE_PER_S)
         fat_se = np.minimum(expected.at(expected.pdff_of_share[share], decay), _LARGEST_PDFF_SE_PERCENT)
-        columns.append(np.stack([decay.r2star_per_s, rate_se**2, rate_se**4, fat_se**4, fat_se**8], axis=1))
+        columns.append(np.stack([decay.r2star_per_s, rate_se**2, rate_se**4, fat_se, fat_se**8], axis=1))
         misfits.append(_misfit(pools, share, decay))
     misfit = np.stack(misfits)
     weight = np.exp(-0.5 * (misfit - misfit.min(axis=0)))
