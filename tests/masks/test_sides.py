@@ -15,15 +15,15 @@ SLOPE = 0.06
 """What is left of the coil's sensitivity from the middle of the body to its side."""
 
 
-def flank(step: float = STEP) -> dict[str, np.ndarray]:
-    """A liver in lean tissue, in a wall of muscle, in fat, in air: features with noise, a coil's slope and as many decays."""
+def flank(step: float = STEP, *, bowel: float = 0.0) -> dict[str, np.ndarray]:
+    """A liver beside bowel, in a wall of muscle, in fat, in air; brightness over that of muscle, by their decay all are alike."""
     i, j, _ = np.indices(GRID.shape)
     radius = np.hypot((i - 32) / 30, (j - 24) / 22)
     body, lean = radius < 1, radius < 0.8
     wall = lean & (radius > 0.64)
     liver = (radius <= 0.64) & (i > 26) & (j > 10) & (np.indices(GRID.shape)[2] < 20)
     rng = np.random.default_rng(2)
-    brightness = SLOPE * (i - 32) / 32 + step * liver + 0.03 * rng.standard_normal(GRID.shape)
+    brightness = SLOPE * (i - 32) / 32 + step * liver + bowel * (lean & ~wall & ~liver) + 0.03 * rng.standard_normal(GRID.shape)
     pdff = np.where(lean, 0.03, 0.92) + 0.01 * rng.standard_normal(GRID.shape)
     decay = np.log(45) + 0.08 * rng.standard_normal(GRID.shape)
     features = {"brightness": brightness, "log_decay": decay, "pdff": np.where(body, pdff, np.nan)}
@@ -43,6 +43,16 @@ def test_a_mask_that_holds_the_wall_down_to_the_fat_ends_before_the_wall() -> No
     found = redrawn(scene, first)
     assert dice(found, liver) > 0.95
     assert (found & wall).sum() < 0.15 * (first & wall).sum()
+
+
+def test_where_bowel_is_all_that_lies_outside_the_wall_is_known_from_elsewhere_under_the_skin() -> None:
+    scene = flank(bowel=0.24)
+    liver, wall = scene["liver"], scene["wall"]
+    first = liver | (wall & (np.indices(GRID.shape)[0] > 20))
+    assert dice(first, liver) < 0.76
+    found = redrawn(scene, first)
+    assert dice(found, liver) > 0.85
+    assert (found & wall).sum() < 0.5 * (first & wall).sum()
 
 
 def test_a_mask_that_ends_too_early_grows_to_where_the_level_changes() -> None:
