@@ -58,7 +58,8 @@ def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other(tmp_pat
     assert {visit: others for visit, others in twins.items() if others} == {("1", "1"): ["sub-2/ses-1"], ("2", "1"): ["sub-1/ses-1"]}
     row = visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"same_images": twins["1", "1"]}, None)
     assert (row["status"], row["codes"]) == ("warning", "VISIT_SAME_IMAGES")
-    assert "those of sub-2/ses-1" in row["reason"]
+    assert row["reason"].startswith("VISIT_SAME_IMAGES: Another visit has the same images")
+    assert "Same images: sub-2/ses-1." in row["reason"]
 
 
 def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:

@@ -212,3 +212,17 @@ def test_repeats_are_drawn_with_the_scan_that_they_repeat() -> None:
     assert drawn is not None
     assert b"another field strength" in drawn.svg
     assert repeatability.draw(ReportData(tables={**tables, "lic": frame_of("lic", lic[:1])})) is None
+
+
+def test_visits_of_no_interval_are_told_by_reason_and_all_else_one_by_one(data: ReportData) -> None:
+    left_out = [{"what": "visit", "participant_id": "sub-07", "item": "ses-2", "code": "DICOM_MISSING", "reason": "images are missing"}]
+    why = "the group healthy has no annual intervals"
+    left_out += [{"what": "visit of no interval", "participant_id": f"sub-2{k}", "item": "ses-01", "reason": why} for k in range(4)]
+    left_out += [{"what": "visit of no interval", "participant_id": "sub-09", "item": "ses-05", "reason": "no other visit"}]
+    tables = {**data.tables, "exclusions": frame_of("exclusions", left_out)}
+    html = render_study_report(ReportData(tables=tables, parameters=data.parameters))["index.html"].decode()
+    section = html.split('id="exclusions"')[1].split("<h2")[0]
+    assert section.count("<tr>") == 1 + 3
+    assert section.count(why) == 1
+    for words in ("images are missing", "4 participants", "4 visits", "ses-05"):
+        assert words in section

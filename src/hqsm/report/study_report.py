@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -178,7 +179,7 @@ def _regression(data: ReportData) -> str:
             p_value(r["p_value"]),
             number(r["df"], 1),
             number(r["physics_value"], 3),
-            f"{number(r['efficiency'])} ({interval(r['efficiency_lo'], r['efficiency_hi'])})" if r["term"] == "chelator" else "–",
+            _efficiency(r),
             r["note"],
         )
         for r in primary.to_dict(orient="records")
@@ -199,6 +200,11 @@ def _regression(data: ReportData) -> str:
         "efficiency is the share of it that the slope implies. Standard errors are cluster-robust (CR2)."
     )
     return "<h3>Primary regression</h3>" + table(header, rows) + render("<p class=soft>{{ e }}</p>", e=explained)
+
+
+def _efficiency(row: Mapping[Any, Any]) -> str:
+    shown = number(row["efficiency"])
+    return shown if shown == "–" else f"{shown} ({interval(row['efficiency_lo'], row['efficiency_hi'])})"
 
 
 def _sensitivity(data: ReportData) -> str:
@@ -383,10 +389,18 @@ def _readers(data: ReportData) -> str:
 
 
 def _exclusions(data: ReportData) -> str:
-    rows = [
+    found = data.tables["exclusions"]
+    no_interval = found["what"] == "visit of no interval"
+    rows: list[tuple[Any, ...]] = [
         (r["what"], Cell(text=r["participant_id"], css="id"), Cell(text=str(r["item"]), css="id"), r["code"] or "–", r["reason"])
-        for r in data.tables["exclusions"].to_dict(orient="records")
+        for r in found[~no_interval].to_dict(orient="records")
     ]
+    for reason, alike in found[no_interval].groupby("reason"):  # most are of groups that have no intervals: a line for each reason
+        people, one = alike["participant_id"].unique(), len(alike) == 1
+        who = people[0] if len(people) == 1 else f"{len(people)} participants"
+        rows.append(
+            (f"visit{'' if one else 's'} of no interval", who, alike["item"].iloc[0] if one else f"{len(alike)} visits", "–", reason)
+        )
     body = table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
     decided = table(("Participant", "Visit", "Status", "Decision"), decision_rows(data.tables["visits"]), empty="None (decisions.csv).")
     return body + "<h3>Manual decisions</h3>" + decided

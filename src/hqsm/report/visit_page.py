@@ -19,6 +19,7 @@ from hqsm.data import Regions, Susceptibility, WaterFat
 from hqsm.lic import fit_facts
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table, webp_uri
 from hqsm.report.style import OKABE_ITO
+from hqsm.roi import roi_statistics
 
 _FACTS = {
     "acquisition_date": "date in the (date-shifted) header",
@@ -116,7 +117,7 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
         text = "<div class=box><b>Rejected at the stage {{ s }}.</b> {{ r }}</div>"
         body += render(text, s=str(visit.failed["stage"]).replace("_", " "), r=visit.failed["reason"])
     if visit.iron:
-        body += _headline(visit.iron)
+        body += _headline(visit)
     flags = [(code, meaning(code)) for code in visit.codes]
     if flags:
         body += "<h2>Flags</h2>" + table(("Code", "What it means"), flags)
@@ -158,7 +159,10 @@ _FIT = {
 }
 
 
-def _headline(iron: Mapping[str, Any]) -> str:
+def _headline(visit: VisitPage) -> str:
+    iron, fat_iqr = visit.iron, float("nan")
+    if visit.fit is not None and visit.regions is not None:
+        fat_iqr = roi_statistics(visit.fit.pdff_percent, visit.regions.liver).iqr
     return cards(
         *(
             (
@@ -174,7 +178,7 @@ def _headline(iron: Mapping[str, Any]) -> str:
             f"SE {number(iron.get('chi_se_ppm'), 2)}, by regions {number(iron.get('chi_regional_ppm'), 2)}",
         ),
         ("R2*", f"{number(iron.get('r2star_per_s'), 0)} 1/s", f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
-        ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", ""),
+        ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", f"IQR {number(fat_iqr, 1)}"),
         ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),
     )
 
