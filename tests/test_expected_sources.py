@@ -81,6 +81,24 @@ def test_iron_that_the_mask_has_missed_is_liver_where_it_touches_the_mask_and_is
     assert liver_share(replace(maps, r2star_per_s=half), body, cut, nothing, nothing).share[:, :13].sum() < 0.02 * share.sum()
 
 
+@pytest.mark.parametrize("spleen_r2star_per_s", [180.0, 240.0, 300.0, 450.0])
+def test_a_spleen_with_iron_that_touches_the_liver_is_no_liver(spleen_r2star_per_s: float) -> None:
+    """It dips into the surroundings of the mask in which R2* decides, so that only its shape and its iron tell it."""
+    maps, liver, share = ball_of_liver(liver_r2star_per_s=300.0)
+    body, nothing = np.ones_like(liver), np.zeros_like(liver)
+    at_mm = np.array(maps.grid.affine_mm[:3, :3] @ (np.array(liver.shape) - 1) / 2 + maps.grid.affine_mm[:3, 3])
+    along = maps.grid.affine_mm[:3, 0] / np.linalg.norm(maps.grid.affine_mm[:3, 0])
+    spleen, _ = sphere(maps.grid, 18.0, 1.0, tuple(at_mm + 43.0 * along))
+    touching = np.maximum(spleen - share, 0)
+    assert (ndimage.binary_dilation(liver, _CROSS) & (touching > 0.5)).any()
+    r2star = (maps.r2star_per_s + (spleen_r2star_per_s - 30) * touching).astype(np.float32)
+    found = liver_share(replace(maps, r2star_per_s=r2star), body, liver, nothing, nothing).share
+    # no more of it than what two voxels around any mask hold
+    assert (found * touching).sum() < 0.15 * touching.sum()
+    alone = liver_share(maps, body, liver, nothing, nothing).share
+    assert (found * share).sum() > 0.98 * (alone * share).sum()
+
+
 def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=33.0)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)

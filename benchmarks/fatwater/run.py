@@ -20,10 +20,12 @@ from pathlib import Path
 
 import numpy as np
 from pooled import Pooled
+from scipy import ndimage
 from simulation import CASES, LIVER, LUNG, cramer_rao, simulate
 
 N_RUNS = 5
 """Of ours, whose mean is given: together about as long as one of the peer."""
+RIM_MM = 4.0, 12.0
 BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100))
 
 
@@ -99,6 +101,21 @@ def pooled(name, seeds, n_threads):
     print("\n".join(together.table()), flush=True)
 
 
+def report_field_errors(scan, field, se):
+    """Field's error over its standard error in the liver's depth and in its rim: SD, and per cent inside 1.96."""
+    from_surface_mm = ndimage.distance_transform_edt(scan.labels == LIVER, sampling=scan.voxel_size_mm)
+    places = (("depth", RIM_MM[1], np.inf), ("rim, inner", *RIM_MM), ("rim, outer", 0, RIM_MM[0]))
+    print(f"  field error/SE (inside 1.96, %), liver beyond {RIM_MM[1]:g} mm from its surface, {RIM_MM[0]:g} to {RIM_MM[1]:g} mm, less")
+    for place, nearest_mm, farthest_mm in places:
+        cells = []
+        for low, high in BANDS:
+            here = (from_surface_mm > nearest_mm) & (from_surface_mm <= farthest_mm) & (scan.r2star >= low) & (scan.r2star < high)
+            ratio = ((field - scan.field_hz) / se)[here]
+            ratio = ratio[np.isfinite(ratio)]
+            cells.append(f"{low}-{high} {np.std(ratio):.2f} ({100 * np.mean(np.abs(ratio) < 1.96):.0f})")
+        print(f"  {place:>10}: {' | '.join(cells)}")
+
+
 def pycsemri(scan, case, python, n_threads):
     """(PDFF, R2*, field) of the peer, its wall and CPU seconds for the whole volume."""
     with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +159,7 @@ def main():
         )
         se = (fit.pdff_se_percent, fit.r2star_se_per_s, fit.field_se_hz)
         report(case, scan, fit.pdff_percent, fit.r2star_per_s, fit.field_hz, scan.labels != LUNG, se, fit.model, fit.censored)
+        report_field_errors(scan, fit.field_hz, fit.field_se_hz)
         if options.peer:
             maps, peer_wall, peer_cpu = pycsemri(scan, case, options.peer, options.threads)
             print(

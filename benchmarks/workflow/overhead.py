@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hqsm.commands.run import REPOSITORY
 from hqsm.phantom.cohort import simulate_study
+from hqsm.workflow_folder import REPOSITORY
 
 TARGET_PERCENT = 25
 

@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from hqsm.commands.run import REPOSITORY
 from hqsm.study import INDEX, read_index
+from hqsm.workflow_folder import REPOSITORY
 
 TARGETS_S = {210: 10, 10000: 180}
 STATUS_TARGET_S = 2

@@ -63,55 +63,9 @@ def read_bids_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     """
     images, aside, n_files = _images(folder)
     chosen, more = _choose(images, params)
-    runs = sorted({image.run for image in chosen})
-    times = sorted({image.echo_time_s for image in chosen})
-    kinds = {image.part for image in chosen}
-    parts = ("real", "imaginary") if {"real", "imaginary"} <= kinds else ("magnitude", "phase")
-    table = {(image.run, image.echo_time_s, image.part): image for image in chosen}
-    missing = [
-        f"{part} of the echo at {1e3 * t:g} ms{f', run {run}' if len(runs) > 1 else ''}"
-        for run in runs
-        for t in times
-        for part in parts
-        if (run, t, part) not in table
-    ]
-    if missing:
-        raise InputError(
-            f"{len(missing)} MEGRE images are missing: {'; '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}.",
-            remedy="Convert the visit again, completely.",
-            code="BIDS_MISSING",
-        )
-    first = table[runs[0], times[0], parts[0]]
-    grid: VoxelGrid | None = None
-    volumes: list[AnyArray] = []  # (x, y, z, echo, repetition) per run
-    manifest = []
-    for run in runs:
-        echoes = []
-        for t in times:
-            halves = []
-            for part in parts:
-                image = table[run, t, part]
-                values, here = _load(image.path, params)
-                if grid is None:
-                    grid = here
-                if not here.matches(grid, 1e-2):
-                    raise InputError(
-                        f"The MEGRE images lie on different grids ({grid.shape} and {here.shape}, or different affines).",
-                        remedy="Keep one acquisition, as it was reconstructed.",
-                        code="BIDS_GRIDS_DIFFER",
-                    )
-                halves.append(_radians(values, image.sidecar) if part == "phase" else values)
-                digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
-                manifest.append((hashlib.sha256(image.path.name.encode()).hexdigest(), digest))
-            if halves[0].shape != halves[1].shape:
-                raise InputError("Magnitude and phase have different numbers of volumes.", remedy="Convert again.", code="BIDS_MISSING")
-            echoes.append(halves[0] * np.exp(1j * halves[1]) if parts[0] == "magnitude" else halves[0] + 1j * halves[1])
-        counts = {echo.shape[3] for echo in echoes}
-        if len(counts) > 1:
-            raise InputError("The echoes have different numbers of volumes.", remedy="Convert the visit again.", code="BIDS_MISSING")
-        volumes.append(np.stack(echoes, axis=3).astype(np.complex64))
-    signal = np.concatenate(volumes, axis=4)
-    assert grid is not None
+    scan = _arranged(chosen)
+    first = scan.first
+    signal, grid, manifest = _signal(scan, params)
     notes = list(more)
     _to_our_sign(signal, first.sidecar, notes)
     info = AcquisitionInfo(
@@ -126,20 +80,92 @@ def read_bids_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         n_files=n_files,
         set_aside=tuple(aside),
         notes=tuple(notes),
-        manifest=tuple(sorted(manifest)),
+        manifest=manifest,
     )
     n_repetitions = signal.shape[4]
     clock = np.full(n_repetitions, np.nan)
-    if n_repetitions == len(runs):
-        clock = np.array([_time_of_day_s(table[run, times[0], parts[0]].sidecar) for run in runs])
-    echoes_out = RepeatedMultiEcho(
+    if n_repetitions == len(scan.runs):
+        clock = np.array([_time_of_day_s(scan.images[run, scan.times_s[0], scan.parts[0]].sidecar) for run in scan.runs])
+    echoes = RepeatedMultiEcho(
         signal=signal,
-        echo_times_s=np.array(times),
+        echo_times_s=np.array(scan.times_s),
         field_strength_tesla=_field_strength_tesla(first.sidecar),
         grid=grid,
         repetition_times_of_day_s=clock,
     )
-    return VisitAcquisition(echoes=echoes_out, info=info, navigator=read_navigator(folder, n_repetitions))
+    return VisitAcquisition(echoes=echoes, info=info, navigator=read_navigator(folder, n_repetitions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """Every image of one acquisition, by run, echo time [s] and part."""
+
+    images: dict[tuple[int, float, str], BidsImage]
+    runs: list[int]
+    times_s: list[float]
+    parts: tuple[str, str]
+
+    @property
+    def first(self) -> BidsImage:
+        """The first image, whose sidecar speaks for all."""
+        return self.images[self.runs[0], self.times_s[0], self.parts[0]]
+
+
+def _arranged(chosen: list[BidsImage]) -> _Scan:
+    """The images in their places; ``BIDS_MISSING`` where one is empty."""
+    runs = sorted({image.run for image in chosen})
+    times_s = sorted({image.echo_time_s for image in chosen})
+    kinds = {image.part for image in chosen}
+    parts = ("real", "imaginary") if {"real", "imaginary"} <= kinds else ("magnitude", "phase")
+    images = {(image.run, image.echo_time_s, image.part): image for image in chosen}
+    missing = [
+        f"{part} of the echo at {1e3 * t:g} ms{f', run {run}' if len(runs) > 1 else ''}"
+        for run in runs
+        for t in times_s
+        for part in parts
+        if (run, t, part) not in images
+    ]
+    if missing:
+        raise InputError(
+            f"{len(missing)} MEGRE images are missing: {'; '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}.",
+            remedy="Convert the visit again, completely.",
+            code="BIDS_MISSING",
+        )
+    return _Scan(images=images, runs=runs, times_s=times_s, parts=parts)
+
+
+def _signal(scan: _Scan, params: DicomParams) -> tuple[AnyArray, VoxelGrid, tuple[tuple[str, str], ...]]:
+    """Complex signal (x, y, z, echo, repetition), its grid, and the digest of each image's name and file."""
+    grid: VoxelGrid | None = None
+    volumes: list[AnyArray] = []  # (x, y, z, echo, repetition) per run
+    manifest = []
+    for run in scan.runs:
+        echoes = []
+        for t in scan.times_s:
+            halves = []
+            for part in scan.parts:
+                image = scan.images[run, t, part]
+                values, here = _load(image.path, params)
+                if grid is None:
+                    grid = here
+                if not here.matches(grid, 1e-2):
+                    raise InputError(
+                        f"The MEGRE images lie on different grids ({grid.shape} and {here.shape}, or different affines).",
+                        remedy="Keep one acquisition, as it was reconstructed.",
+                        code="BIDS_GRIDS_DIFFER",
+                    )
+                halves.append(_radians(values, image.sidecar) if part == "phase" else values)
+                digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
+                manifest.append((hashlib.sha256(image.path.name.encode()).hexdigest(), digest))
+            if halves[0].shape != halves[1].shape:
+                raise InputError("Magnitude and phase have different numbers of volumes.", remedy="Convert again.", code="BIDS_MISSING")
+            echoes.append(halves[0] * np.exp(1j * halves[1]) if scan.parts[0] == "magnitude" else halves[0] + 1j * halves[1])
+        counts = {echo.shape[3] for echo in echoes}
+        if len(counts) > 1:
+            raise InputError("The echoes have different numbers of volumes.", remedy="Convert the visit again.", code="BIDS_MISSING")
+        volumes.append(np.stack(echoes, axis=3).astype(np.complex64))
+    assert grid is not None
+    return np.concatenate(volumes, axis=4), grid, tuple(sorted(manifest))
 
 
 def _images(folder: Path) -> tuple[list[BidsImage], list[SetAside], int]:

@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except HqsmError as error:
         sys.stderr.write(f"hqsm: {error}\n")
         return error.exit_status
+    except OSError as error:  # a path that cannot be read or written, a disk that is full
+        sys.stderr.write(f"hqsm: {error.filename or 'The system says'}: {error.strerror or error}.\n")
+        return 2
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+from hqsm.codes import meaning
 
 NOTES = frozenset(
     {
@@ -64,6 +66,13 @@ def volume_refused(visit: Mapping[str, Any]) -> bool:
     return {"LIVER_VOLUME", "MASK_NEEDS_READER"} <= set(str(visit["codes"]).split()) and visit["status"] != "ok"
 
 
+def _flagged(doubts: Sequence[str], of_page: Collection[str]) -> str:
+    """The reason of a warning: codes that the visit's page explains, and the others, which the cohort showed, with their meaning."""
+    shown = [code for code in doubts if code in of_page]
+    words = [f"Flagged: {', '.join(shown)}; the QC page explains each."] if shown else []
+    return " ".join([*words, *(f"{code}: {meaning(code)}" for code in doubts if code not in of_page)])
+
+
 def visit_row(
     participant_id: str,
     session_id: str,
@@ -82,13 +91,14 @@ def visit_row(
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
         and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
-        ``protocol_changes`` are lists of phrases.
+        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
     echoes = statuses.get("gated_echoes", {})
     failed = next((facts for facts in statuses.values() if facts.get("failed")), None)
     codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
+    of_page = frozenset(codes)
     volume_ml = float(statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml") or "nan")
     weight_kg, age_years = float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan"))
     regions = statuses.get("regions", {})
@@ -99,6 +109,7 @@ def visit_row(
         ("protocol_deviations", "PROTOCOL_DEVIATION"),
         ("scanner_changes", "SCANNER_CHANGED"),
         ("protocol_changes", "PROTOCOL_CHANGED"),
+        ("same_images", "VISIT_SAME_IMAGES"),
     ):
         codes += [code] if record.get(name) else []
     status, reason, stage = "ok", "", ""
@@ -107,13 +118,15 @@ def visit_row(
         status, reason, stage = "rejected", str(failed["reason"]), str(failed["stage"])
         codes.append(str(failed["code"]))
     elif doubts:
-        status, reason = "warning", "Flagged: " + ", ".join(doubts) + "; the QC page explains each."
+        status, reason = "warning", _flagged(doubts, of_page)
         why = regions.get("no_liver_because")
         if refused:
             expected_ml = expected_liver_volume_ml(weight_kg, age_years)
             why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:
             reason += f" No automatic liver: {why}."
+        if record.get("same_images"):
+            reason += f" Same images: {', '.join(record['same_images'])}."
     said = f"{decision['who']} on {decision['when']}: {decision['why']}" if decision is not None else ""
     if decision is not None and status != "rejected":
         if decision["decision"] == "exclude":

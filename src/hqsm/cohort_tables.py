@@ -69,6 +69,7 @@ def write_visit_tables(
     protocol = protocol or ProtocolParams()
     tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
     changed = _changes(found, explant, tolerance_s)
+    twins = same_images(found)
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
@@ -93,6 +94,7 @@ def write_visit_tables(
                 "protocol_deviations": deviations(facts, wanted, echo_time_tolerance_s=tolerance_s),
                 "scanner_changes": scanner,
                 "protocol_changes": sequence,
+                "same_images": twins.get((participant, session), []),
             }
         decision = decisions.get((name, label))
         row = visit_row(name, label, statuses, record, asdict(decision) if decision else None)
@@ -118,6 +120,17 @@ def _changes(found: list[list[str]], explant: ExplantParams, tolerance_s: float)
         if session and scan_setting(explant, session)[0] == "in_vivo"
     ]
     return changes_by_visit(visits, echo_time_tolerance_s=tolerance_s)
+
+
+def same_images(found: list[list[str]]) -> dict[tuple[str, str], list[str]]:
+    """The other visits, as ``sub-P/ses-S``, whose images are the same to the last pixel: one folder was filed twice."""
+    visits: dict[str, list[tuple[str, str]]] = {}
+    for participant, session, _ in found:
+        if session:
+            facts = read_status(Path(f"results/work/sub-{participant}_ses-{session}/gated_echoes.json"))
+            visits.setdefault(facts.get("images_sha256", ""), []).append((participant, session))
+    visits.pop("", None)
+    return {own: [f"sub-{p}/ses-{s}" for p, s in alike if (p, s) != own] for alike in visits.values() for own in alike}
 
 
 def _body(records: Records, participant_id: str, session_id: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hqsm.bids import sources, write_json, write_map
 from hqsm.data import AcquisitionInfo, GatingReport, MultiEcho, Regions, Susceptibility, WaterFat
-from hqsm.tables import MISSING, format_value
+from hqsm.table_cells import MISSING, format_value
 
 Facts = dict[str, Any]
 
@@ -45,7 +45,14 @@ def acquisition_facts(echoes: MultiEcho, info: AcquisitionInfo) -> Facts:
         "noise_sd": echoes.noise_sd,
         "shape": list(echoes.grid.shape),
         "voxel_size_mm": echoes.grid.voxel_size_mm.round(6).tolist(),
+        "images_sha256": _images_digest(info),
     }
+
+
+def _images_digest(info: AcquisitionInfo) -> str:
+    """Digest of the pixels of every image, whatever the images are called; empty where nobody has listed them."""
+    pixels = sorted(digest for _, digest in info.manifest)
+    return hashlib.sha256("".join(pixels).encode()).hexdigest() if pixels else ""
 
 
 def write_manifest(path: Path, info: AcquisitionInfo) -> None:

@@ -13,7 +13,7 @@ class HqsmError(Exception):
     remedy
         One plain sentence: what to do.
     code
-        Stable upper-case code, listed in ``docs/findings.md``; tests assert on it.
+        Stable upper-case code; :mod:`hqsm.codes` and ``docs/records.md`` say what those on a page or in a table mean.
     """
 
     exit_status = 2

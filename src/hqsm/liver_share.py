@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
-from hqsm.data import WaterFat
+from hqsm.data import VoxelGrid, WaterFat
+from hqsm.liver.sides import fat_under_skin, sides
 
 REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
@@ -16,9 +17,15 @@ _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
 """R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone,
 beyond the second the data do."""
 _NOISE_SHARE = 0.25
+_NO_SEPARATION, _FULL_SEPARATION = 2.0, 5.0
+"""Distance in standard deviations between what is inside and outside near a place (brightness, fat and R2* together), for the same."""
+_FAT_PERCENT, _FAT_IN_PART_PERCENT, _PURE_FAT_PERCENT, _FAINT = 50.0, 40.0, 85.0, 0.4
 _STRONG_CONTRAST = 140.0
 _OF_THE_LIVER = 0.6
 """Where R2* stands out by so much more [1/s], what touches the mask with this share of its contrast is liver that the mask has missed."""
+_CUT_ACROSS, _LIKE_THE_LIVER = 1.0, (0.75, 1.3)
+"""Least contact of such a part over its volume to 2/3 (half a ball cut off: 1.9; a ball that dips into the mask's surroundings: 0.3 to
+0.5), and its own contrast over the liver's."""
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
 
@@ -62,6 +69,8 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
         return LiverShare(share=drawn, hole=np.zeros_like(drawn), seen=0.0)
     level, surroundings = float(np.nanmedian(r2star[inner])), float(np.median(r2star[ring]))
     trust = np.float32(np.clip((level - surroundings - _NO_CONTRAST) / (_FULL_CONTRAST - _NO_CONTRAST), 0, 1))
+    if trust < 1:
+        drawn = _by_levels(maps, body, liver, band, drawn)
     if trust == 0:
         return LiverShare(share=drawn, hole=np.zeros_like(drawn), seen=0.0)
     known = np.isfinite(r2star)
@@ -69,13 +78,62 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     way = (near - surroundings) / (level - surroundings)
     if level - surroundings > _STRONG_CONTRAST:
         alike = ndimage.binary_opening(known & (way > _OF_THE_LIVER) & body & ~not_tissue, _CROSS)
-        band |= ndimage.binary_propagation(around & alike, _CROSS, mask=alike) & ~core
-    # noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside
-    seen = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
+        band |= _missed(ndimage.binary_propagation(around & alike, _CROSS, mask=alike) & ~core, around, way, maps.grid)
+    seen = _without_noise(way)
     organ = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
     # in a hole that the mask of vessels has found no noise is to be cut off
     share = np.where(slower & liver & known, np.minimum(organ, 1 - trust * (1 - np.clip(way, 0, 1))), organ)
     return LiverShare(share=np.asarray(share, np.float32), hole=np.asarray(organ - share, np.float32), seen=float(trust))
+
+
+def _missed(joined: Mask, around: Mask, way: FloatArray, grid: VoxelGrid) -> Mask:
+    """What of ``joined`` is a part of the liver that the mask ends before, and no other organ with iron that touches it.
+
+    A mask that ends too early has cut the liver across; a spleen touches it. And iron of one organ is of one kind.
+    """
+    labels, n = ndimage.label(joined & ~around, _CROSS)
+    touching = ndimage.binary_dilation(around, _CROSS)
+    size_mm = 1e3 * grid.voxel_volume_ml
+    parts = np.zeros_like(joined)
+    for label in range(1, n + 1):
+        piece = labels == label
+        volume_mm3 = float(piece.sum()) * size_mm
+        contact_mm2 = float((piece & touching).sum()) * size_mm ** (2 / 3)
+        if contact_mm2 > _CUT_ACROSS * volume_mm3 ** (2 / 3) and _LIKE_THE_LIVER[0] < float(np.median(way[piece])) < _LIKE_THE_LIVER[1]:
+            parts |= piece
+    return parts | (joined & around)
+
+
+def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: FloatArray) -> FloatArray:
+    """The share of liver in ``band`` by the levels of brightness, fat and R2* on either side of the mask's edge, near each place.
+
+    Where they are too near each other, or a voxel holds fat, it is as it was drawn.
+    """
+    pdff = maps.pdff_percent
+    fitted = body & (maps.model > 0) & np.isfinite(pdff) & np.isfinite(maps.r2star_per_s) & (maps.amplitude > 0)
+    fat = fitted & (np.nan_to_num(pdff) > _FAT_PERCENT)
+    lean = fitted & ~fat
+    if not (lean & liver).any():
+        return drawn
+    bright = float(np.median(maps.amplitude[lean & liver]))
+    lean &= (np.nan_to_num(pdff) < _FAT_IN_PART_PERCENT) & (maps.amplitude > _FAINT * bright)
+    values = [np.where(lean, v, 0) for v in (np.log(np.maximum(maps.amplitude, 1e-3 * bright)), 0.01 * pdff, 0.01 * maps.r2star_per_s)]
+    found = sides(np.stack([mean_of_known(v, lean) for v in values]), liver, lean, fat_under_skin(0.01 * pdff, body, maps.grid), maps.grid)
+    trust = np.clip((found.separation - _NO_SEPARATION) / (_FULL_SEPARATION - _NO_SEPARATION), 0, 1)
+    told = band & lean & ~ndimage.binary_dilation(fat, _CROSS)
+    own = float(np.median(pdff[lean & liver]))
+    not_fat = np.clip((_PURE_FAT_PERCENT - np.nan_to_num(pdff, nan=own)) / (_PURE_FAT_PERCENT - own), 0, 1)
+    rest = np.where(band & fitted, np.minimum(drawn, _without_noise(not_fat)), drawn)
+    return np.where(told, trust * _without_noise(found.share) + (1 - trust) * drawn, rest).astype(np.float32)
+
+
+def _without_noise(way: FloatArray) -> FloatArray:
+    """Share of liver by a voxel's place between two levels.
+
+    Noise that is cut off at 0 and 1 alone would make liver of all that surrounds it and take some of what is inside.
+    """
+    share: FloatArray = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
+    return share
 
 
 def mean_of_known(values: FloatArray, known: Mask) -> FloatArray:

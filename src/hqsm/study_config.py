@@ -11,8 +11,7 @@ import yaml
 
 from hqsm.config.study import StudyConfig, load_config
 from hqsm.errors import ConfigError
-
-REPOSITORY_CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
+from hqsm.workflow_folder import find_workflow
 
 
 def read_config(override: Path | None) -> StudyConfig:
@@ -24,10 +23,10 @@ def read_config(override: Path | None) -> StudyConfig:
         If ``override`` does not exist, is not YAML, or has a key or value that is not known.
     """
     raw: dict[str, Any] = {}
-    for path in (REPOSITORY_CONFIG, override):
-        if path is None or (path == REPOSITORY_CONFIG and not path.is_file()):
-            continue
-        raw = _merged(raw, read_plain_yaml(path))
+    workflow = find_workflow()
+    for path in (workflow and workflow / "config.yaml", override):
+        if path is not None:
+            raw = _merged(raw, read_plain_yaml(path))
     return load_config(raw)
 
 
@@ -49,7 +48,9 @@ def read_plain_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist.", remedy="Name a config.yaml.", code="CONFIG_MISSING") from error
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path.name} is not YAML in UTF-8.", remedy="Check its indentation.", code="CONFIG_YAML") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" from line {mark.line + 1} on" if mark is not None else ""
+        raise ConfigError(f"{path.name} is not YAML in UTF-8{where}.", remedy="Check its indentation.", code="CONFIG_YAML") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path.name} is not a list of keys.", remedy="Write key: value lines.", code="CONFIG_YAML")
     if "__use_yte__" in loaded:

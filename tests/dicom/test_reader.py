@@ -120,6 +120,15 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
         read_visit(tmp_path, DicomParams())
 
 
+def test_images_that_are_there_but_damaged_are_said_to_be(tmp_path: Path) -> None:
+    write_scan(tmp_path, scan(), vendor="siemens", identity="0001_01", date="20210301")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for path in files[:3]:
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"3 of 72 images are missing: .*3 files are damaged or empty\. Export the visit again"):
+        read_visit(tmp_path, DicomParams())
+
+
 def test_a_folder_without_dicom_says_so(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("nothing", encoding="utf-8")
     with pytest.raises(InputError, match="No DICOM image among 1 files"):

@@ -9,7 +9,7 @@ from hqsm.config.statistics import StatisticsParams
 from hqsm.report.figures.base import ReportData
 from hqsm.report.study_report import _readers
 from hqsm.statistics.readers import reader_rows, reader_summary_rows
-from hqsm.tables import TABLES
+from hqsm.table_contract import TABLES
 
 
 def _readers_of(tables: dict[str, pd.DataFrame]) -> str:

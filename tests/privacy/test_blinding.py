@@ -12,14 +12,15 @@ import pytest
 from hqsm.blinding import arm_digests, blind_state, latest_lock, lock, table_digest, unblind
 from hqsm.cli import main
 from hqsm.code_digest import module_closure
-from hqsm.commands.run import REPOSITORY
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import as_plain
 from hqsm.errors import BlindingError
 from hqsm.phantom.clinical import simulate_participants, write_records
 from hqsm.provenance import write_run_record
 from hqsm.report.blinded_report import stamped
-from hqsm.tables import TABLES, read_frame, write_rows
+from hqsm.table_contract import TABLES
+from hqsm.tables import read_frame, write_rows
+from hqsm.workflow_folder import REPOSITORY
 
 JOIN = frozenset({"annual_change", "regression", "explants", "exclusions", "study_report", "all"})
 """The rules that may see images and records; `visit_tables` joins the records' groups only where nothing is blinded."""

@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hqsm.commands.run import REPOSITORY
 from hqsm.phantom.cohort import simulate_study
 from hqsm.stage import where_it_failed, without_file_names
+from hqsm.workflow_folder import REPOSITORY
 from privacy.canary import COMMENT, HOSPITAL, NAME, NUMBER, found_in, leaks, plant_folder
 
 FREE_TEXT = {

@@ -19,7 +19,6 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from hqsm.commands.run import REPOSITORY
 from hqsm.config.dicom import DicomParams
 from hqsm.config.intake import IntakeParams
 from hqsm.config.records import RecordsParams
@@ -34,6 +33,7 @@ from hqsm.report.page import page, render
 from hqsm.study import discover
 from hqsm.study_config import read_config
 from hqsm.tables import read_frame, write_rows
+from hqsm.workflow_folder import REPOSITORY
 from privacy.canary import small_scan
 
 

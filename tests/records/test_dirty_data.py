@@ -8,9 +8,11 @@ import pytest
 
 from hqsm.config.records import RecordsParams
 from hqsm.errors import InputError
+from hqsm.records.data import Records
 from hqsm.records.exposure import daily_chelator_mg, exposure_of, transfused_iron_mg
 from hqsm.records.intervals import annual_intervals
 from hqsm.records.reading import read_records
+from hqsm.statistics.effects import chemistry_by_participant
 from records.clean_tables import CLEAN, Check, findings_of, line_of
 
 PARAMS = RecordsParams()
@@ -324,6 +326,57 @@ def test_a_missing_table_switches_off_what_needs_it_and_says_so(checked: Check) 
     row = exposure_of(annual_intervals(records, PARAMS)[0][0], records, PARAMS)
     assert (row["included"], row["reason"]) == (0, "no table of chelation")
     assert any("chelation.csv" in note for note in records.notes)
+
+
+def _first_exposure(records: Records) -> dict[str, object]:
+    return exposure_of(annual_intervals(records, PARAMS)[0][0], records, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "code"),
+    [
+        (RX, CLEAN[RX].replace(",product,", ",drug,", 1), "COLUMN_MISSING"),
+        (TX, CLEAN[TX].replace(",amount,", ",volume,", 1), "COLUMN_MISSING"),
+        (TX, CLEAN[TX].replace(",product,", ",amount,", 1), "COLUMN_TWICE"),
+        (RX, CLEAN[RX].replace("jadenu_tablet", '"jadenu_tablet', 1), "FILE_CSV"),
+    ],
+)
+def test_a_table_whose_columns_or_rows_are_lost_counts_for_nobody(checked: Check, table: str, text: str, code: str) -> None:
+    records = checked(**{table: text})
+    assert code in records.blocked["sub-0012"]
+    row = _first_exposure(records)
+    assert row["included"] == 0
+    assert code in str(row["reason"]) or "no table" in str(row["reason"])
+
+
+@pytest.mark.parametrize("text", ["", CLEAN[RX].split("\n", 1)[0] + "\n"])
+def test_a_table_without_rows_counts_as_missing(checked: Check, text: str) -> None:
+    records = checked(chelation=text)
+    assert [f.severity for f in findings_of(records, "FILE_EMPTY")] == ["warning"]
+    assert _first_exposure(records)["reason"] == "no table of chelation"
+    assert any("chelation" in note for note in records.notes)
+
+
+@pytest.mark.parametrize("column", ["fe_unit", "basis", "prep"])
+def test_chemistry_without_its_unit_basis_or_preparation_is_no_reference(checked: Check, column: str) -> None:
+    records = checked(explant_chemistry=CLEAN["explant_chemistry"].replace(column, "other", 1))
+    assert findings_of(records, "COLUMN_MISSING")
+    assert records.blocked == {}
+    assert chemistry_by_participant(records.tables["explant_chemistry"], PARAMS) == {}
+    emptied = line_of("explant_chemistry", "E1,0013,5,mg/g,dry,,,n,10,dry")
+    assert chemistry_by_participant(checked(explant_chemistry=emptied).tables["explant_chemistry"], PARAMS) == {}
+
+
+def test_columns_without_a_name_at_the_end_are_no_error(checked: Check) -> None:
+    text = "".join(line + ",,\n" for line in CLEAN[TX].splitlines())
+    assert checked(transfusions=text).blocked == {}
+
+
+def test_an_interval_without_any_transfusion_or_chelator_says_so(checked: Check) -> None:
+    before = CLEAN[RX].replace("2021-01-15,2022-03-31", "2020-01-15,2020-03-31")
+    row = _first_exposure(checked(chelation=before, transfusions=CLEAN[TX].replace("2021-03-22", "2020-03-22")))
+    assert {"no_transfusion", "no_chelator"} <= set(str(row["flags"]).split())
+    assert not {"no_transfusion", "no_chelator"} & set(str(_first_exposure(checked())["flags"]).split())
 
 
 QUARTERLY = ["2021-03-01", "2021-06-01", "2021-09-02", "2021-12-01", "2022-02-20", "2022-06-05", "2023-02-27"]

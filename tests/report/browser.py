@@ -55,12 +55,19 @@ class Browser:
 
     def open(self, path: Path, width: int = 1280, height: int = 900) -> None:
         self.requests, self.complaints, self._loaded = [], [], False
+        self._call("Emulation.setEmulatedMedia", media="")
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._call("Page.navigate", url=path.resolve().as_uri())
         end = time.monotonic() + 60
         while not self._loaded and time.monotonic() < end:
             self.evaluate("1")
         assert self._loaded, f"{path.name} did not load"
+
+    def print_as_a4(self, *, landscape: bool = False) -> None:
+        """Lay the page out as it is printed, between margins of 13 mm."""
+        self._call("Emulation.setEmulatedMedia", media="print")
+        width = round(((297 if landscape else 210) - 26) / 25.4 * 96)
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
     def evaluate(self, script: str) -> Any:
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -89,6 +89,12 @@ def quiet(browser: Browser) -> None:
     assert browser.complaints == []
 
 
+def cut_tables(browser: Browser) -> list[str]:
+    """First headings of the tables that are wider than their box: part of them is out of sight, and lost in print."""
+    wider = "Array.from(document.querySelectorAll('.wide')).filter(e=>e.clientWidth&&e.scrollWidth>e.clientWidth)"
+    return list(browser.evaluate(f"{wider}.map(e=>e.querySelector('th').textContent)"))
+
+
 def pixels(browser: Browser) -> np.ndarray:
     return np.asarray(matplotlib.image.imread(io.BytesIO(browser.screenshot()), format="png"))[..., :3]
 
@@ -135,6 +141,11 @@ def test_the_report_opens_and_its_tables_sort(browser: Browser, data: object, tm
         browser.open(file, width=width)
         quiet(browser)
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    browser.open(file)
+    assert cut_tables(browser) == []
+    browser.print_as_a4()
+    assert cut_tables(browser) == []
+    browser.open(file)
     column = "Array.from(document.querySelectorAll('h2#visits + div table tbody tr')).map(r=>parseFloat(r.cells[6].textContent))"
     before = browser.evaluate(column)
     click = "document.querySelectorAll('h2#visits + div table th')[6].click()"
@@ -182,7 +193,10 @@ def test_an_index_of_210_visits_opens_in_two_seconds(browser: Browser, tmp_path:
     )
     lic = frame_of("lic", [{"participant_id": f"sub-{k:03d}", "session_id": "ses-01", "lic_hqsm_mg_g": 1.0 + k} for k in range(210)])
     picture = "data:image/png;base64," + "A" * 8000
-    summaries = [{"participant_id": f"sub-{k:03d}", "session_id": "ses-01", "thumbnail": picture, "scanner": "X"} for k in range(210)]
+    summaries = [
+        {"participant_id": f"sub-{k:03d}", "session_id": "ses-01", "thumbnail": picture, "scanner": "SIEMENS MAGNETOM Aera"}
+        for k in range(210)
+    ]
     file = tmp_path / "index.html"
     file.write_text(render_qc_index(visits, lic, summaries), encoding="utf-8")
     assert file.stat().st_size < 5e6
@@ -190,6 +204,9 @@ def test_an_index_of_210_visits_opens_in_two_seconds(browser: Browser, tmp_path:
     quiet(browser)
     timing = browser.evaluate("(t=>t.loadEventStart-t.startTime)(performance.getEntriesByType('navigation')[0])")
     assert timing < 2000
+    assert cut_tables(browser) == []
+    browser.print_as_a4(landscape=True)
+    assert cut_tables(browser) == []
     assert browser.evaluate("document.querySelectorAll('tbody tr').length") == 210
 
 
@@ -220,5 +237,7 @@ def test_the_viewer_draws_the_organ_on_the_right_side(browser: Browser, visit: V
 def test_a_rejected_visit_has_a_page_and_no_viewer() -> None:
     failed = {"stage": "gated_echoes", "reason": "60 of 720 images are missing."}
     rejected = VisitPage(participant_id="sub-01", session_id="ses-02", failed=failed, codes=("DICOM_MISSING",))
-    assert "60 of 720 images" in render_visit_page(rejected, ReportParams())
+    html = render_visit_page(rejected, ReportParams())
+    assert "60 of 720 images" in html
+    assert "<h2>Acquisition" not in html  # nothing is known of it
     assert render_viewer(rejected) == ""

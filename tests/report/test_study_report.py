@@ -10,11 +10,12 @@ import pytest
 from hqsm.config.study import as_plain, load_config
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
+from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, number, page, table
 from hqsm.report.qc_index import outliers, render_qc_index
-from hqsm.report.study_report import methods_text, render_study_report
+from hqsm.report.study_report import render_study_report
 from hqsm.statistics.regression import METHODS, design_matrix, regression_rows
-from hqsm.tables import TABLES
+from hqsm.table_contract import TABLES
 from hqsm.workflow_support import TABLE_NAMES
 
 
@@ -143,7 +144,21 @@ def test_the_methods_text_follows_the_parameters(data: ReportData) -> None:
     assert "window of 4 mm" in text
     assert "1,234 draws" in text
     assert "hqsm 1.2.3" in text
-    assert "window of 4 mm" not in methods_text(data.parameters, {})
+    plain = methods_text(data.parameters, {}, [1.5, 1.5])
+    assert "window of 4 mm" not in plain
+    assert "-0.16 + 0.02603 x R2* [1/s] at 1.5 T" in plain
+    assert "3 T" not in plain  # no scan of this study was made there
+    others = {"fatwater": {"field_initialisation": "in-phase", "r2star_estimator": "arlo"}, "records": {"use_adherence": True}}
+    text = methods_text(as_plain(load_config({**others, "statistics": {"confidence_level": 0.9}})), {})
+    for words in ("in-phase echoes", "without fat (arlo)", "the taken dose", "intervals are of 90 %"):
+        assert words in text
+
+
+def test_the_level_of_the_intervals_is_the_configured_one(data: ReportData) -> None:
+    parameters = {**data.parameters, "statistics": {**data.parameters["statistics"], "confidence_level": 0.9}}
+    html = render_study_report(ReportData(tables=data.tables, parameters=parameters))["index.html"].decode()
+    assert "90 % interval" in html
+    assert "95 % interval" not in re.sub(r"LIC with its 95 % interval|the 95 % interval of LIC", "", html)
 
 
 def test_outliers_are_marked_from_five_values_on() -> None:
@@ -197,3 +212,17 @@ def test_repeats_are_drawn_with_the_scan_that_they_repeat() -> None:
     assert drawn is not None
     assert b"another field strength" in drawn.svg
     assert repeatability.draw(ReportData(tables={**tables, "lic": frame_of("lic", lic[:1])})) is None
+
+
+def test_visits_of_no_interval_are_told_by_reason_and_all_else_one_by_one(data: ReportData) -> None:
+    left_out = [{"what": "visit", "participant_id": "sub-07", "item": "ses-2", "code": "DICOM_MISSING", "reason": "images are missing"}]
+    why = "the group healthy has no annual intervals"
+    left_out += [{"what": "visit of no interval", "participant_id": f"sub-2{k}", "item": "ses-01", "reason": why} for k in range(4)]
+    left_out += [{"what": "visit of no interval", "participant_id": "sub-09", "item": "ses-05", "reason": "no other visit"}]
+    tables = {**data.tables, "exclusions": frame_of("exclusions", left_out)}
+    html = render_study_report(ReportData(tables=tables, parameters=data.parameters))["index.html"].decode()
+    section = html.split('id="exclusions"')[1].split("<h2")[0]
+    assert section.count("<tr>") == 1 + 3
+    assert section.count(why) == 1
+    for words in ("images are missing", "4 participants", "4 visits", "ses-05"):
+        assert words in section

@@ -12,7 +12,8 @@ import pytest
 
 from hqsm.config.study import as_plain, load_config
 from hqsm.phantom.clinical import simulate_participants, write_records
-from hqsm.tables import TABLES, read_frame, write_rows
+from hqsm.table_contract import TABLES
+from hqsm.tables import read_frame, write_rows
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 NOISE = {"hqsm": 0.15, "r2star": 1.0}
@@ -151,3 +152,16 @@ def test_intervals_of_disagreeing_dates_or_reconstructions_are_flagged(cohort: t
     rows = [r for r in annual_change_rows(lic, exposure, StatisticsParams()) if r["participant_id"] == "sub-0101"]
     assert [{"dates_disagree", "reconstruction_differs"} <= set(r["flags"].split()) for r in rows] == [True, True, False]
     assert asdict(StatisticsParams())["acq_date_tolerance_days"] == 7
+
+
+def test_a_visit_with_another_ones_images_ends_no_interval_before_somebody_accepts_it(cohort: tuple[Path, list[dict[str, Any]]]) -> None:
+    from hqsm.config.statistics import StatisticsParams
+    from hqsm.statistics.annual_change import annual_change_rows
+
+    lic, exposure = table(cohort, "lic"), table(cohort, "exposure")
+    twice = (lic["participant_id"] == "sub-0101") & (lic["session_id"] == "ses-02")
+    for status, included in (("warning", [0, 0, 1]), ("ok", [1, 1, 1])):
+        lic.loc[twice, ["qc_status", "qc_codes"]] = [status, "VISIT_SAME_IMAGES"]
+        rows = [r for r in annual_change_rows(lic, exposure, StatisticsParams()) if r["participant_id"] == "sub-0101"]
+        assert [r["included"] for r in rows] == included
+    assert "those of another visit" not in rows[0]["reason"]

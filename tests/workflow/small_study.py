@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hqsm.commands.run import REPOSITORY
 from hqsm.phantom.cohort import simulate_study
+from hqsm.workflow_folder import REPOSITORY
 
 FAULTS = Path(__file__).parent / "faults"
 

@@ -10,6 +10,7 @@ from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.decisions import read_decisions
 from hqsm.errors import ConfigError, InputError
 from hqsm.study import discover
+from hqsm.study_config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,23 @@ def test_every_mistake_is_reported_at_once() -> None:
         load_config({"gating": {"window_mm": -1}, "lic": {"hqsm_calibration": "magic"}})
     assert "gating.window_mm is -1" in str(caught.value)
     assert "lic.hqsm_calibration is 'magic'" in str(caught.value)
+
+
+def test_two_keys_that_contradict_each_other_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"gating: window_mm \(9\) is wider than widest_window_mm \(8\)\. Correct one"):
+        load_config({"gating": {"window_mm": 9}})
+    assert load_config({"gating": {"window_mm": 9, "widest_window_mm": 9}}).gating.window_mm == 9
+
+
+def test_a_window_in_metres_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gating\.window_mm is 0\.005"):
+        load_config({"gating": {"window_mm": 0.005}})
+
+
+def test_where_the_yaml_breaks_is_told_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("gating:\n window_mm: 5\n  widest: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not YAML in UTF-8 from line 3 on"):
+        read_config(tmp_path / "config.yaml")
 
 
 def test_code_in_the_configuration_is_refused() -> None:

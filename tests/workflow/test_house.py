@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -45,6 +47,7 @@ EDGES = {
     "study_status",
     "study_config",
     "tables",
+    "workflow_folder",
     "workflow_support",
     "records.reading",
     "phantom.accuracy",
@@ -144,3 +147,23 @@ def test_the_conda_environment_has_the_versions_of_the_lock_file() -> None:
     names = {re.split("[<>=]", requirement)[0] for requirement in declared}
     assert set(listed) == names
     assert listed == {name: locked[name.lower()] for name in names}
+
+
+def test_what_the_columns_of_the_cohorts_tables_mean_reruns_no_map() -> None:
+    scripts = [ROOT / "workflow" / "scripts" / f"{stage}.py" for stage in STAGES if stage != "visit_page"]
+    reached = {name for script in scripts for own in imports_of(script) - {"hqsm.stage"} for name in module_closure(own)}
+    assert "hqsm.derivatives" in reached
+    assert not reached & {"hqsm.table_contract", "hqsm.tables"}
+
+
+HEAVY = {"numpy", "scipy", "pandas", "numba", "nibabel", "pydicom", "matplotlib", "pydantic", "snakemake"}
+
+
+@pytest.mark.parametrize("start", ["from hqsm.cli import main; main(['--help'])", "import hqsm.stage"])
+def test_the_command_line_and_a_jobs_own_process_import_no_library_before_there_is_work(start: str) -> None:
+    """The work of a job is done in a child of the run's fork server, which has the libraries in memory."""
+    program = f"import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {start}"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(said.stderr.split())
+    assert "hqsm" in loaded
+    assert not loaded & HEAVY

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from hqsm.commands.run import REPOSITORY
+from hqsm.workflow_folder import REPOSITORY
 
 PROFILE = REPOSITORY / "workflow" / "profiles" / "kubernetes"
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hqsm.commands.run import REPOSITORY, run_workflow
+from hqsm.commands.run import run_workflow
 from hqsm.phantom.accuracy import score
 from hqsm.phantom.cohort import simulate_study, truth_folder
 from hqsm.study import describe_changes, discover, read_index
-from hqsm.tables import TABLES
+from hqsm.table_contract import TABLES
+from hqsm.workflow_folder import REPOSITORY
 from hqsm.workflow_support import LAST_RUN, TABLE_NAMES
 
 pytestmark = pytest.mark.slow

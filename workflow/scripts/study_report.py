@@ -8,8 +8,9 @@ def work(job):
     from hqsm.provenance import versions
     from hqsm.report.blinded_report import render_blinded_report, stamped
     from hqsm.report.figures.base import ReportData
+    from hqsm.report.methods import methods_text
     from hqsm.report.qc_index import render_qc_index
-    from hqsm.report.study_report import methods_text, render_study_report
+    from hqsm.report.study_report import render_study_report
     from hqsm.stage import read_status
     from hqsm.tables import read_frame
 

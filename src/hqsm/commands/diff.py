@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare and print."""
     from hqsm.errors import InputError
+    from hqsm.table_contract import TABLES
     from hqsm.table_diff import compare
-    from hqsm.tables import TABLES, read_frame
+    from hqsm.tables import read_frame
 
     found = []
     for study in (options.study_a, options.study_b):

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -19,9 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_workflow(study: Path, further: list[str]) -> int:
     """Run snakemake on a study; returns its exit status (3: some visits were rejected, the tables are made)."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study)]
+    from hqsm.workflow_folder import workflow_folder
+
+    folder = workflow_folder()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(folder / "Snakefile"), "--directory", str(study)]
     if "--workflow-profile" not in further:
-        command += ["--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "default")]
+        command += ["--workflow-profile", str(folder / "workflow" / "profiles" / "default")]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     return subprocess.run([*command, *further], env=environment, check=False).returncode
 

@@ -13,9 +13,9 @@ from hqsm.config.base import parameters
 class GatingParams:
     """Which repetitions are combined."""
 
-    window_mm: Annotated[float, Field(gt=0, le=20)] = 5.0
+    window_mm: Annotated[float, Field(ge=0.5, le=20)] = 5.0
     """Full width of the acceptance window around end-expiration."""
-    widest_window_mm: Annotated[float, Field(gt=0, le=20)] = 8.0
+    widest_window_mm: Annotated[float, Field(ge=0.5, le=20)] = 8.0
     """The window is widened up to this width to reach ``wanted_efficiency``."""
     window_step_mm: Annotated[float, Field(gt=0, le=5)] = 1.0
     """Steps in which the window is widened."""
@@ -43,3 +43,7 @@ class GatingParams:
     """DICOM element that holds each repetition's displacement: ``GGGG,EEEE``, or ``GGGG,xxEE CREATOR`` for a private one."""
     displacement_element_mm_per_unit: float = 1.0
     """What the element's value is multiplied by to be mm towards the head."""
+
+    def __post_init__(self) -> None:
+        if self.window_mm > self.widest_window_mm:
+            raise ValueError(f"window_mm ({self.window_mm:g}) is wider than widest_window_mm ({self.widest_window_mm:g})")

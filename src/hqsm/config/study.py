@@ -112,6 +112,8 @@ def _sentence(item: Any) -> str:
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean {close[0]}?" if close else f"Known keys here: {', '.join(known)}."
         return f"the key {key} is not known. {hint}"
+    if item["type"] == "value_error":  # two keys that disagree
+        return f"{key}: {item['ctx']['error']}. Correct one of them."
     message = item["msg"][0].lower() + item["msg"][1:]
     return f"{key} is {_short(item['input'])}: {message}. Correct it, or delete the line to use the default."
 

@@ -1,4 +1,4 @@
-"""A DICOM file from anywhere, read with bounded memory and time, and without the person it belongs to.
+"""A DICOM file from anywhere, read with bounded memory and time.
 
 Every file that cannot be used is an :class:`hqsm.errors.InputError`, whatever is wrong with it; no message repeats a value
 of the header. What a file may claim is checked before anything is allocated for it.
@@ -6,9 +6,7 @@ of the header. What a file may claim is checked before anything is allocated for
 
 from __future__ import annotations
 
-import hashlib
 import io
-import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,6 @@ from pydicom import filereader
 from pydicom.errors import InvalidDicomError
 
 from hqsm.errors import InputError
-from hqsm.intake.policy import STANDARD, known_version, known_words
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
@@ -30,7 +27,6 @@ READABLE = (*UNCOMPRESSED, RLE)
 """Transfer syntaxes that need no decoder written in C: uncompressed, deflated and RLE."""
 _RLE_RATIO = 64
 """Two bytes of RLE stand for at most 128 (PS3.5 annex G)."""
-_SALT = secrets.token_bytes(16)
 
 # pydicom warns about odd values and repeats them: they must not reach a log
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
@@ -125,48 +121,3 @@ def pixel_bytes(dataset: Any) -> int:
     for value in values:
         total *= value
     return total // 8
-
-
-_TEXTS = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
-_PERSONAL_GROUPS = frozenset({0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040, 0x0088, 0x0400, 0x4000, 0x4008})
-
-
-def without_identity(dataset: Any) -> Any:
-    """Take the person out of a header in memory, so that nothing after the reader can repeat a name.
-
-    Attributes of the groups about patient, visit and procedure go unless the allow-list of intake has them; every other
-    standard text is reduced to known words. PatientID becomes a code that is the same for the same person within this
-    process and means nothing outside of it. Private elements stay: the conventions read numbers from them.
-
-    Raises
-    ------
-    InputError
-        ``DICOM_DAMAGED`` where a value cannot be converted.
-    """
-    with _named_errors():
-        return _reduced(dataset)
-
-
-def _reduced(dataset: Any) -> Any:
-    person = f"{dataset.get('PatientID', '')}\0{dataset.get('PatientName', '')}"
-    for tag in list(dataset.keys()):
-        if tag.is_private:
-            continue
-        keyword = pydicom.datadict.keyword_for_tag(tag)
-        kind = STANDARD.get(keyword)
-        if kind == "version":
-            dataset[tag].value = _each(dataset[tag].value, known_version)
-        elif kind == "text" or (kind is None and tag.group not in _PERSONAL_GROUPS and dataset[tag].VR in _TEXTS):
-            dataset[tag].value = _each(dataset[tag].value, known_words)
-        elif kind is None and tag.group in _PERSONAL_GROUPS:
-            del dataset[tag]
-    dataset.PatientID = dataset.PatientName = hashlib.sha256(_SALT + person.encode("utf-8", "replace")).hexdigest()[:16]
-    return dataset
-
-
-def _each(value: Any, reduce: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return reduce(value)
-    return [reduce(item) for item in value]

@@ -55,10 +55,24 @@ def unusable_values_named() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _damaged_files_named(content: FolderContent) -> Iterator[None]:
+    """Where images are missing, say how many files could not be read: they are in the folder, and one looks for them in vain."""
+    try:
+        yield
+    except InputError as error:
+        unread = sum(item.kind == "damaged" or item.name == "empty files" for item in content.aside)
+        if error.code != "DICOM_MISSING" or not unread:
+            raise
+        words = "1 file is" if unread == 1 else f"{unread} files are"
+        raise InputError(f"{error.problem} {words} damaged or empty.", remedy=error.remedy, code=error.code) from error
+
+
 def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
     content = look_through(folder, params)
     frames, rest = frames_of(content.images)
-    with np.errstate(invalid="ignore", over="ignore"):  # a header may hold any number; what comes of it is checked
+    # a header may hold any number; what comes of it is checked
+    with np.errstate(invalid="ignore", over="ignore"), _damaged_files_named(content):
         acquisition = plan(content, frames, rest, params)
         signal, times_of_day_s, manifest = assemble(acquisition, params)
     header = acquisition.first.header

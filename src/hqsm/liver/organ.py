@@ -16,7 +16,8 @@ from scipy import ndimage
 from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
-from hqsm.liver.pieces import Edges, find_edges, snapped, without_neighbours
+from hqsm.liver.pieces import ORDINARY_LOG_DECAY, Edges, find_edges, snapped, without_neighbours
+from hqsm.liver.sides import between_levels
 from hqsm.liver.surface import along_edges
 
 _DECAY_OFFSET_PER_S = 15.0
@@ -151,7 +152,10 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
             break
     organ = without_neighbours(organ, found.edges, found.log_decay, grid)
     organ = along_edges(organ, _log_likelihood_ratio(found, organ), found.edges, found.log_decay, body, grid)
-    return snapped(organ, found.edges, found.tissue | organ, grid)
+    organ = snapped(organ, found.edges, found.tissue | organ, grid)
+    if not organ.any() or float(np.median(found.log_decay[organ])) > ORDINARY_LOG_DECAY:
+        return organ
+    return between_levels(organ, found.brightness, found.log_decay, found.pdff, found.tissue, body, grid)
 
 
 def _modes(found: Features, where: Mask, most: int = 6) -> list[tuple[float, float]]:

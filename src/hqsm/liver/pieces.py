@@ -33,7 +33,7 @@ _SMALLEST_CLOSED_OFF_ML = 10.0
 _BELOW_MM = 20.0
 """How far its middle must lie below the organ's for a piece behind a dark line to be a kidney or bowel, whatever its decay: fissures
 part lobes that lie beside each other."""
-_ORDINARY_LOG_DECAY = float(np.log(150.0 + 15.0))
+ORDINARY_LOG_DECAY = float(np.log(150.0 + 15.0))
 """Of 150 1/s: an organ that decays faster is dark, its surface's crease lies inside it, and steps and decay part it from all else."""
 _PART_OF_ORGAN = 0.25
 """A piece larger than this share of the largest one is a lobe, whatever vessel or fissure bounds it."""
@@ -137,7 +137,7 @@ def without_neighbours(organ: Mask, edges: Edges, log_decay: FloatArray, grid: V
         return _OTHER if runs or _is_closed_off(piece, accepted, strength, median, log_decay, grid) else _SAME
 
     organ = _judged(organ, edges.gradient_per_mm, organ, log_decay, grid, another_kind)
-    if not organ.any() or float(np.median(log_decay[organ])) > _ORDINARY_LOG_DECAY:
+    if not organ.any() or float(np.median(log_decay[organ])) > ORDINARY_LOG_DECAY:
         return organ
     # a crease lies on the darker side of a step: that of the organ's own surface is not to make pieces
     inner = eroded(organ, grid, _RIM_MM)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hqsm.errors import InputError
 from hqsm.tables import read_frame
 
 
@@ -27,7 +28,19 @@ class Accuracy:
 
 
 def score(study: Path, truth: Path) -> Accuracy:
-    """Compare ``results/tables`` of a simulated study with the truth beside it."""
+    """Compare ``results/tables`` of a simulated study with the truth beside it.
+
+    Raises
+    ------
+    InputError
+        ``TRUTH_MISSING``: the study was not simulated; ``TABLE_MISSING``: the workflow has not run.
+    """
+    if not (truth / "visits.tsv").is_file():
+        raise InputError(
+            f"There is no truth of this study ({truth.name}/visits.tsv).",
+            remedy="Name a study that `hqsm simulate` wrote.",
+            code="TRUTH_MISSING",
+        )
     known = pd.read_csv(truth / "visits.tsv", sep="\t", dtype={"participant_id": str, "session_id": str})
     measured = read_frame(study / "results" / "tables" / "lic.tsv", "lic")
     both = measured.merge(known, on=["participant_id", "session_id"], suffixes=("", "_true"))

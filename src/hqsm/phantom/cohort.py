@@ -52,10 +52,12 @@ def simulate_study(
     Raises
     ------
     InputError
-        If the study folder already holds DICOM.
+        If the study folder already holds DICOM, or there would be nothing in it.
     """
     if (study / "dicom").exists():
         raise InputError(f"{study} already holds a study.", remedy="Name another folder, or remove it.", code="STUDY_EXISTS")
+    if participants < 1 or visits < 1:
+        raise InputError("A study has at least one participant and one visit.", remedy="Give other numbers.", code="STUDY_SIZE")
     scans, records = simulate_participants(participants, visits, vendors, seed)
     bad = (scans[-1].participant, scans[-1].session) if with_bad_visit else None
     truth = truth_folder(study)

@@ -19,7 +19,6 @@ LIVER_DENSITY_G_PER_ML = 1.051
 """21 livers, cirrhotic ones included: 1.051 +- 0.013 g/mL."""
 WET_TO_DRY = 3.33
 """Wet over dry weight of liver in vivo (70 % water)."""
-CURIE_20_OVER_37_CELSIUS = 310.15 / 293.15
 
 
 def liver_chi_ppm(lic_mg_g: float, temperature_celsius: float) -> float:

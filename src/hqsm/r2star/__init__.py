@@ -5,8 +5,6 @@ from __future__ import annotations
 from hqsm.arrays import FloatArray
 from hqsm.r2star import arlo, log_linear, noise_floor, plain, truncated
 
-ESTIMATORS = ("arlo", "log-linear", "plain", "truncated", "noise-floor")
-
 
 def estimate(name: str, magnitude: FloatArray, echo_times_s: FloatArray, noise_sd: float) -> FloatArray:
     """R2* [1/s] of ``magnitude`` (..., echo) by the named estimator."""

@@ -84,33 +84,12 @@ def type_table(table: str, source: RawTable, params: RecordsParams, findings: li
     """
     rules = {rule.name: rule for rule in TABLES[table]}
     check = Checker(table, source.file, params, findings)
-    nowhere: Row = {}
-    if not source.columns:
+    if not source.rows:
         if table in MANDATORY_TABLES:
-            raise InputError(f"records/{source.file} is empty.", remedy="Fill it in.", code="RECORDS_EMPTY")
-        check.warn(nowhere, "", "FILE_EMPTY", "The file is empty.", "Fill it in, or remove it.")
+            raise InputError(f"records/{source.file} is empty: it has no rows.", remedy="Fill it in.", code="RECORDS_EMPTY")
+        check.warn({}, "", "FILE_EMPTY", "The file has no rows; it counts as missing.", "Fill it in, or remove it.")
         return []
-    lacking = [rule.name for rule in rules.values() if rule.mandatory and rule.name not in source.columns]
-    if lacking:
-        if table in MANDATORY_TABLES:
-            raise InputError(
-                f"records/{source.file} has no column {', '.join(lacking)}.",
-                remedy=f"Its mandatory columns are {', '.join(r.name for r in rules.values() if r.mandatory)}.",
-                code="RECORDS_COLUMNS",
-            )
-        for name in lacking:
-            check.error(nowhere, name, "COLUMN_MISSING", "The column is missing.", "Add it to the header.")
-    for position, name in enumerate(source.columns, start=1):
-        # a header that is not ours can be the name of a person: it is told by its place
-        shown = name if name in rules else f"(column {position})"
-        if source.columns.index(name) < position - 1:
-            continue
-        if source.columns.count(name) > 1:
-            check.error(nowhere, shown, "COLUMN_TWICE", "Two columns have this name.", "Rename or remove one of them.")
-        if name and name not in rules and not (table == "visits" and name == "line"):
-            close = difflib.get_close_matches(name, rules, n=1, cutoff=0.8)
-            hint = f"Did you mean {close[0]}?" if close else "Remove it, or ignore this warning."
-            check.warn(nowhere, shown, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
+    _check_header(source, rules, check)
     rows: list[Row] = []
     refused: set[tuple[int, str]] = set()
     for number, (line, cells) in enumerate(source.rows):
@@ -136,6 +115,33 @@ def type_table(table: str, source: RawTable, params: RecordsParams, findings: li
     _check_cells(rows, refused, source, check)
     _report_tidied(check)
     return rows
+
+
+def _check_header(source: RawTable, rules: Mapping[str, FieldRule], check: Checker) -> None:
+    """What is wrong with the columns: missing, twice, not known."""
+    nowhere: Row = {}
+    lacking = [rule.name for rule in rules.values() if rule.mandatory and rule.name not in source.columns]
+    if lacking:
+        if check.table in MANDATORY_TABLES:
+            raise InputError(
+                f"records/{source.file} has no column {', '.join(lacking)}.",
+                remedy=f"Its mandatory columns are {', '.join(r.name for r in rules.values() if r.mandatory)}.",
+                code="RECORDS_COLUMNS",
+            )
+        for name in lacking:
+            check.error(nowhere, name, "COLUMN_MISSING", "The column is missing; nothing is counted from this table.", "Add the column.")
+    for position, name in enumerate(source.columns, start=1):
+        # a header that is not ours can be the name of a person: it is told by its place
+        shown = name if name in rules else f"(column {position})"
+        if source.columns.index(name) < position - 1:
+            continue
+        if name in rules and source.columns.count(name) > 1:
+            problem = "Two columns have this name; nothing is counted from this table."
+            check.error(nowhere, shown, "COLUMN_TWICE", problem, "Rename or remove one of them.")
+        if name and name not in rules and not (check.table == "visits" and name == "line"):
+            close = difflib.get_close_matches(name, rules, n=1, cutoff=0.8)
+            hint = f"Did you mean {close[0]}?" if close else "Remove it, or ignore this warning."
+            check.warn(nowhere, shown, "COLUMN_UNKNOWN", "The column is not known and was not read.", hint)
 
 
 def _check_cells(rows: list[Row], refused: set[tuple[int, str]], source: RawTable, check: Checker) -> None:

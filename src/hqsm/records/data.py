@@ -21,7 +21,7 @@ class Records:
         Text is ``str`` ("" where missing), dates are ISO text ("" where missing or unreadable), numbers float64
         (NaN where missing or refused). A table without a file is empty.
     present
-        Names of the tables that had a file.
+        Names of the tables that had rows.
     findings
         Every problem that was found.
     notes
@@ -46,11 +46,16 @@ class Records:
 
     @property
     def blocked(self) -> dict[str, tuple[str, ...]]:
-        """Participants whose exposure is stopped by errors, each with the codes of those errors."""
+        """Participants whose exposure is stopped by errors, each with the codes of those errors.
+
+        An error of a row stops its participant; an error of a whole table, whose rows cannot be trusted, stops everybody.
+        """
         codes: dict[str, set[str]] = {}
         for finding in self.findings:
-            if finding.severity == ERROR and finding.participant and finding.table in EXPOSURE_TABLES:
-                codes.setdefault(finding.participant, set()).add(finding.code)
+            if finding.severity == ERROR and finding.table in EXPOSURE_TABLES:
+                stopped = set(self.participants["participant_id"]) if finding.about_table else {finding.participant}
+                for participant in stopped - {""}:
+                    codes.setdefault(participant, set()).add(finding.code)
         return {participant: tuple(sorted(found)) for participant, found in sorted(codes.items())}
 
 

@@ -209,6 +209,7 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
     prescribed = own.prescribed_mg(days)
     taken = prescribed * adherence
     dose_mg = taken if params.use_adherence else prescribed
+    flags += [flag for flag, found in (("no_transfusion", given), ("no_chelator", prescribed.any())) if not found]
     annual = DAYS_PER_YEAR / interval.days
     iron_mg = sum(iron for iron, _ in given)
     mean_kg = float(weights_kg.mean())

@@ -50,6 +50,11 @@ class Finding:
     table: str = ""
     """Table of the records that the file, or this part of it, stands for."""
 
+    @property
+    def about_table(self) -> bool:
+        """Whether it is about a table as a whole, not about one of its rows."""
+        return self.line == 0
+
     def as_row(self) -> dict[str, Any]:
         """The finding as a plain dictionary with the keys of :data:`FINDING_COLUMNS`."""
         values = asdict(self)

@@ -114,7 +114,8 @@ def _read_table(path: Path, findings: list[Finding]) -> RawTable:
         )
     header = text.split("\n", 1)[0]
     separator = max(",;\t", key=header.count) if any(mark in header for mark in ",;\t") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    # strict: a quotation mark that is never closed would swallow every later row
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
     start = 1
     try:
@@ -128,8 +129,8 @@ def _read_table(path: Path, findings: list[Finding]) -> RawTable:
                 path,
                 "FILE_CSV",
                 ERROR,
-                f"The file cannot be read as CSV from line {start} on.",
-                "Save it again as CSV.",
+                f"The file cannot be read as CSV from line {start} on; nothing is counted from this table.",
+                "Look for a quotation mark that is not closed, or save it again as CSV.",
             )
         )
     names = tuple(name.replace("\xa0", " ").strip().lower() for name in rows[0][1]) if rows else ()

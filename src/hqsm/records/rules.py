@@ -14,13 +14,6 @@ from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
 DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
 
 
-def iron_mg_per_g(value: float, unit: str) -> float:
-    """Iron concentration given in ``mg/g``, ``ug/g`` or ``umol/g`` as mg/g."""
-    if unit == "umol/g":
-        return umol_per_g_to_mg_per_g(value)
-    return ug_per_g_to_mg_per_g(value) if unit == "ug/g" else value
-
-
 def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

@@ -179,8 +179,8 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
 
 MANDATORY_TABLES = ("participants", "visits")
 
-EXPOSURE_TABLES = ("participants", "visits", "weights", "transfusions", "chelation", "adherence")
-"""Tables in which an error stops the exposure of its participant."""
+EXPOSURE_TABLES = ("participants", "visits", "weights", "transfusions", "chelation", "adherence", "redcap")
+"""Tables in which an error stops the exposure of its participant, and the export that they may come from."""
 
 SWITCHED_OFF_WITHOUT = {
     "weights": "Weights come from the visits alone.",

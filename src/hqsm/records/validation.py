@@ -9,9 +9,9 @@ import pandas as pd
 from hqsm.config.records import RecordsParams
 from hqsm.records.cells import Checker, RawTable, Row, type_table
 from hqsm.records.data import Records, empty_table
-from hqsm.records.findings import Finding, sort_findings
+from hqsm.records.findings import ERROR, Finding, sort_findings
 from hqsm.records.rules import RULES
-from hqsm.records.schema import SWITCHED_OFF_WITHOUT, TABLES
+from hqsm.records.schema import EXPOSURE_TABLES, SWITCHED_OFF_WITHOUT, TABLES
 
 
 def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: Iterable[Finding] = ()) -> Records:
@@ -29,7 +29,8 @@ def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: I
     Returns
     -------
     Records
-        Rows keep their place; a cell that was refused is missing, and its participant is in ``Records.blocked``.
+        Rows keep their place; a cell that was refused is missing, and its participant is in ``Records.blocked``. A table of
+        explants that lacks a column is empty: its rows mean nothing without it.
 
     Raises
     ------
@@ -56,13 +57,19 @@ def validate(raw: Mapping[str, RawTable], params: RecordsParams, found_before: I
         if table in RULES:
             RULES[table](rows, check, typed)
     tables = {name: empty_table(name) for name in TABLES}
+    refused = {finding.table for finding in findings if finding.severity == ERROR and finding.about_table} - set(EXPOSURE_TABLES)
     for table, rows in typed.items():
-        if rows:
+        if rows and table not in refused:
             tables[table] = pd.DataFrame(rows, columns=list(tables[table].columns)).astype(tables[table].dtypes.to_dict())
-    notes = tuple(f"There is no records/{table}.csv. {effect}" for table, effect in SWITCHED_OFF_WITHOUT.items() if table not in raw)
+    present = frozenset(table for table, rows in typed.items() if rows)
+    notes = tuple(
+        f"{f'records/{raw[table].file} has no rows of {table}' if table in raw else f'There is no records/{table}.csv'}. {effect}"
+        for table, effect in SWITCHED_OFF_WITHOUT.items()
+        if table not in present
+    )
     return Records(
         tables=tables,
-        present=frozenset(raw),
+        present=present,
         findings=sort_findings(findings),
         notes=notes,
         files={table: source.file for table, source in raw.items()},

@@ -29,10 +29,10 @@ a{color:var(--blue)}p{max-width:52rem;margin:.4rem 0}.soft,figcaption{color:var(
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:.4rem 0;border-bottom:1px solid var(--line);font-size:.9rem}
 table{border-collapse:collapse;font-size:.86rem;margin:.3rem 0}
 th,td{padding:.28rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{white-space:nowrap;border-bottom:2px solid var(--line)}
+thead th{vertical-align:bottom;border-bottom:2px solid var(--line)}
 th.sortable{cursor:pointer}th.sortable:after{content:" \\2195";color:#9aa7b4}
 th[aria-sort=ascending]:after{content:" \\2191";color:var(--ink)}th[aria-sort=descending]:after{content:" \\2193";color:var(--ink)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.id{white-space:nowrap}td.why{min-width:24rem}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}td.id{white-space:nowrap}td.why{min-width:12rem}td img{width:64px}table.sorts :is(th,td){padding:.28rem .4rem}
 tbody tr:hover{background:#f6f8fa}.wide{overflow-x:auto}
 figure{margin:.8rem 0 1.4rem}figure img{display:block;max-width:100%;height:auto}
 .cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0}
@@ -44,7 +44,11 @@ figure{margin:.8rem 0 1.4rem}figure img{display:block;max-width:100%;height:auto
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.88rem;margin:.3rem 0}dt{color:var(--soft)}dd{margin:0}
 details{margin:.6rem 0}summary{cursor:pointer}footer{margin-top:2.5rem;padding-top:.5rem;border-top:1px solid var(--line);color:var(--soft);font-size:.8rem}
 @media(max-width:600px){.scroll{overflow-x:auto}.scroll img{max-width:none;width:640px}dl{grid-template-columns:1fr}dt{margin-top:.3rem}}
-@media print{nav,th.sortable:after{display:none}details{display:block}h2{break-after:avoid}figure{break-inside:avoid}}
+@page{size:A4;margin:13mm}@page broad{size:A4 landscape}
+@media print{nav,th.sortable:after{display:none}details{display:block}.broad body{page:broad}body{font-size:11px;max-width:none;padding:0}
+h2,h3{break-after:avoid}figure,tr,.cards,.box{break-inside:avoid}.wide{overflow:visible}figure img{max-height:228mm}
+table{font-size:9px}dl,p,.soft,figcaption{font-size:11px}th,td,table.sorts :is(th,td){padding:.15rem .25rem}td.why{min-width:0}
+.broad figure img{max-height:150mm}}
 """
 _SCRIPT = """document.querySelectorAll('table.sorts thead th').forEach(function(h){h.tabIndex=0;
 function go(){var t=h.closest('table'),b=t.tBodies[0],k=Array.prototype.indexOf.call(h.parentNode.children,h),

@@ -59,6 +59,7 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
         else np.zeros(len(frame), bool)
         for name in _METRICS
     }
+    decided = bool((frame["decision"] != "").any())
     rows = []
     for k, row in enumerate(frame.to_dict(orient="records")):
         target = f"{row['participant_id']}_{row['session_id']}.html" if row["has_page"] else ""
@@ -74,11 +75,12 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
                 row["scanner"] or "–",
                 *metrics,
                 Cell(text=row["reason"], css="why"),
-                Cell(text=row["decision"], css="why" if row["decision"] else ""),
+                *([Cell(text=row["decision"])] if decided else []),
             )
         )
     counts = visits["status"].value_counts()
-    header = ("R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason", "Decision")
+    header = ["R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason"]
+    header += ["Decision"] if decided else []
     body = navigation({"Study report": "../report/index.html"}) + "<h1>QC of every visit</h1>"
     body += cards(
         *[(str(status), str(n), "") for status, n in counts.items()],

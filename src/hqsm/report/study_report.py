@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from hqsm.lic import HQSM_CALIBRATIONS, R2STAR_CALIBRATIONS
 from hqsm.report.blinded_report import decision_rows
 from hqsm.report.figures import FIGURES
 from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure
 from hqsm.report.figures.forest import ANALYSES
+from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
 
 _SECTIONS = {
@@ -49,10 +49,10 @@ _READER_WORDS = {
     "dice": "Dice",
 }
 _COMPARISONS = {
-    "delta_r_squared": "difference of R²",
-    "delta_rmse_mg_g_per_year": "difference of RMSE [mg/g/year]",
+    "delta_r_squared": "R² of hQSM minus that of R2*",
+    "delta_rmse_mg_g_per_year": "RMSE of hQSM minus that of R2* [mg/g/year]",
     "variance_inflation_of_iron_and_chelator": "variance inflation of iron and chelator",
-    "pitman_morgan_r": "residual variances (Pitman-Morgan r)",
+    "pitman_morgan_r": "residual variances differ (Pitman-Morgan r)",
     "correlation_with_net_balance_hqsm": "correlation of hQSM with the net balance",
     "correlation_with_net_balance_r2star": "correlation of R2* with the net balance",
     "delta_correlation_with_net_balance_williams": "difference of these correlations (Williams)",
@@ -70,7 +70,8 @@ def render_study_report(data: ReportData) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for figure in figures:
         files |= figure.files()
-    files["methods.md"] = methods_text(data.parameters, data.versions).encode()
+    tesla = data.tables["lic"]["field_strength_t"].dropna()
+    files["methods.md"] = methods_text(data.parameters, data.versions, tesla).encode()
     files["index.html"] = _page(data, figures).encode()
     return files
 
@@ -115,7 +116,7 @@ def _headline(data: ReportData) -> str:
         row = primary[(primary["method"] == method) & (primary["term"] == "iron_in")]
         if len(row) and float(row["r_squared"].iloc[0]) == float(row["r_squared"].iloc[0]):
             items.append((f"R² by {label}", number(row["r_squared"].iloc[0]), f"RMSE {number(row['rmse'].iloc[0])} mg/g/year"))
-    return cards(*items) + render("<p>{{ s }}</p>", s=" ".join(_sentences(primary, data.tables["method_comparison"])))
+    return cards(*items) + render("<p>{{ s }}</p>", s=" ".join(_sentences(primary, data.tables["method_comparison"], data.confidence)))
 
 
 def _people(visits: pd.DataFrame) -> list[tuple[str, int]]:
@@ -128,7 +129,7 @@ def _range(lic: pd.DataFrame) -> str:
     return f"{number(values.min(), 1)} to {number(values.max(), 1)} mg/g by R2*" if len(values) else ""
 
 
-def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame) -> list[str]:
+def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame, confidence: str) -> list[str]:
     """The result in words a stranger understands."""
     words = []
     for method, label in METHOD_NAMES.items():
@@ -138,14 +139,14 @@ def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame) -> list[str]:
         iron, dose = found["iron_in"], found["chelator"]
         words.append(
             f"By {label}, each 10 mg/kg of transfused iron goes with {number(10 * float(iron['estimate']))} mg/g more liver iron a year "
-            f"({interval(10 * iron['ci_lo'], 10 * iron['ci_hi'])}; physics expects {number(10 * float(iron['physics_value']))}), and each g/kg "
+            f"({confidence} interval {interval(10 * iron['ci_lo'], 10 * iron['ci_hi'])}; physics expects {number(10 * float(iron['physics_value']))}), and each g/kg "
             f"of chelator with {number(dose['estimate'])} mg/g ({interval(dose['ci_lo'], dose['ci_hi'])})."
         )
     row = comparison[(comparison["analysis"] == "primary") & (comparison["quantity"] == "delta_r_squared")]
     if len(row) and row["estimate"].iloc[0] == row["estimate"].iloc[0]:
         entry = row.iloc[0]
         text = f"hQSM explains {number(abs(entry['estimate']), 3)} {'more' if entry['estimate'] > 0 else 'less'} of the variance than R2*"
-        words.append(f"{text} (95 % interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}).")
+        words.append(f"{text} ({confidence} interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}).")
     return words or ["There are too few annual intervals for a regression."]
 
 
@@ -178,17 +179,32 @@ def _regression(data: ReportData) -> str:
             p_value(r["p_value"]),
             number(r["df"], 1),
             number(r["physics_value"], 3),
-            f"{number(r['efficiency'])} ({interval(r['efficiency_lo'], r['efficiency_hi'])})" if r["term"] == "chelator" else "–",
+            _efficiency(r),
             r["note"],
         )
         for r in primary.to_dict(orient="records")
     ]
-    header = ("Method", "Term", "Estimate", "95 % interval", "p", "df", "Physics", "Efficiency (95 % interval)", "Note")
+    header = (
+        "Method",
+        "Term",
+        "Estimate",
+        f"{data.confidence} interval",
+        "p",
+        "df",
+        "Physics",
+        f"Efficiency ({data.confidence} interval)",
+        "Note",
+    )
     explained = (
         "Physics: 1/10.6 mg/g per mg/kg of transfused iron, and the chelator's slope if all of its capacity took out iron; the "
         "efficiency is the share of it that the slope implies. Standard errors are cluster-robust (CR2)."
     )
     return "<h3>Primary regression</h3>" + table(header, rows) + render("<p class=soft>{{ e }}</p>", e=explained)
+
+
+def _efficiency(row: Mapping[Any, Any]) -> str:
+    shown = number(row["efficiency"])
+    return shown if shown == "–" else f"{shown} ({interval(row['efficiency_lo'], row['efficiency_hi'])})"
 
 
 def _sensitivity(data: ReportData) -> str:
@@ -206,7 +222,7 @@ def _sensitivity(data: ReportData) -> str:
         )
         for r in data.tables["regression"].to_dict(orient="records")
     ]
-    header = ("Analysis", "Method", "Term", "Estimate", "95 % interval", "p", "Intervals", "Participants", "Note")
+    header = ("Analysis", "Method", "Term", "Estimate", f"{data.confidence} interval", "p", "Intervals", "Participants", "Note")
     return "<details><summary>Every coefficient of every analysis</summary>" + table(header, rows, sorts=True) + "</details>"
 
 
@@ -222,7 +238,7 @@ def _comparison(data: ReportData) -> str:
         )
         for r in data.tables["method_comparison"].to_dict(orient="records")
     ]
-    header = ("Analysis", "What", "hQSM minus R2*", "95 % interval", "p", "Note")
+    header = ("Analysis", "What", "Estimate", f"{data.confidence} interval", "p", "Note")
     return "<h3>Which method follows the iron balance better</h3>" + table(header, rows)
 
 
@@ -240,7 +256,7 @@ def _explants(data: ReportData) -> str:
         )
         for r in data.tables["explant_agreement"].to_dict(orient="records")
     ]
-    header = ("Setting", "Method", "What", "Estimate", "95 % interval", "p", "n", "Note")
+    header = ("Setting", "Method", "What", "Estimate", f"{data.confidence} interval", "p", "n", "Note")
     effects = [
         (
             r["confounder"],
@@ -260,7 +276,7 @@ def _explants(data: ReportData) -> str:
         "Setting",
         "Method",
         "Effect per step [mg/g]",
-        "95 % interval",
+        f"{data.confidence} interval",
         "p (Holm, of 12)",
         "p (equivalence)",
         "n",
@@ -320,7 +336,7 @@ def _repeatability(data: ReportData) -> str:
         for r in table_[table_["n_pairs"] > 0].to_dict(orient="records")
     ]
     header = (
-        *("Comparison", "Quantity", "Pairs", "Within-subject SD (95 %)", "Repeatability coefficient", "CV [%]", "ICC"),
+        *("Comparison", "Quantity", "Pairs", f"Within-subject SD ({data.confidence})", "Repeatability coefficient", "CV [%]", "ICC"),
         "Smallest detectable change",
     )
     baseline = [
@@ -334,7 +350,7 @@ def _repeatability(data: ReportData) -> str:
         )
         for r in data.tables["baseline"].to_dict(orient="records")
     ]
-    names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", "95 % interval of the mean")
+    names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", f"{data.confidence} interval of the mean")
     return (
         "<h3>Repeat scans</h3>"
         + table(header, rows, empty="No visit was scanned again (visit_type repeat, or two scans on one day).")
@@ -366,17 +382,25 @@ def _readers(data: ReportData) -> str:
         for r in wanted.to_dict(orient="records")
     ]
     return (
-        table(("Measure", "Who", "Quantity", "Estimate", "95 % interval", "Scans", "Note"), rows)
+        table(("Measure", "Who", "Quantity", "Estimate", f"{data.confidence} interval", "Scans", "Note"), rows)
         + "<h3>Scans for a third reader</h3>"
         + table(("Participant", "Visit", "Readers", "Why"), listed, empty="No scan needs a third reader.")
     )
 
 
 def _exclusions(data: ReportData) -> str:
-    rows = [
+    found = data.tables["exclusions"]
+    no_interval = found["what"] == "visit of no interval"
+    rows: list[tuple[Any, ...]] = [
         (r["what"], Cell(text=r["participant_id"], css="id"), Cell(text=str(r["item"]), css="id"), r["code"] or "–", r["reason"])
-        for r in data.tables["exclusions"].to_dict(orient="records")
+        for r in found[~no_interval].to_dict(orient="records")
     ]
+    for reason, alike in found[no_interval].groupby("reason"):  # most are of groups that have no intervals: a line for each reason
+        people, one = alike["participant_id"].unique(), len(alike) == 1
+        who = people[0] if len(people) == 1 else f"{len(people)} participants"
+        rows.append(
+            (f"visit{'' if one else 's'} of no interval", who, alike["item"].iloc[0] if one else f"{len(alike)} visits", "–", reason)
+        )
     body = table(("What", "Participant", "Which", "Code", "Reason"), rows, sorts=True, empty="Nothing was left out.")
     decided = table(("Participant", "Visit", "Status", "Decision"), decision_rows(data.tables["visits"]), empty="None (decisions.csv).")
     return body + "<h3>Manual decisions</h3>" + decided
@@ -430,44 +454,3 @@ _PARTS: dict[str, tuple[_Part, _Part]] = {
     "provenance": (_provenance, _nothing),
 }
 """What stands before and after the figures of each section."""
-
-
-def methods_text(parameters: Mapping[str, Any], versions: Mapping[str, str]) -> str:
-    """A methods section from the parameters that were used."""
-    gating, lic, chi = parameters["gating"], parameters["lic"], parameters["susceptibility"]
-    records, statistics = parameters["records"], parameters["statistics"]
-    r2star = "; ".join(c.source for c in R2STAR_CALIBRATIONS if c.name == lic["r2star_calibration"])
-    hqsm = HQSM_CALIBRATIONS[lic["hqsm_calibration"]].source if lic["hqsm_calibration"] in HQSM_CALIBRATIONS else lic["hqsm_calibration"]
-    return f"""# Methods
-
-## Images
-
-Repetitions whose diaphragm lay within a window of {gating["window_mm"]:g} mm (at most {gating["widest_window_mm"]:g} mm) around
-end-expiration, the mode of the displacement, were combined as complex images weighted by inverse variance, after the
-phase and the field drift of each were removed. Water, fat ({parameters["fatwater"]["spectrum"]} spectrum), R2* and field were fitted
-to the complex echoes by maximum likelihood after a global, swap-free field initialisation (tree-reweighted message
-passing). Susceptibility was estimated by the method "{chi["method"]}" and referenced to {chi["reference"]}.
-
-## Liver iron concentration
-
-LIC by R2* used the calibration {lic["r2star_calibration"]} ({r2star}). LIC by hQSM used the calibration
-{lic["hqsm_calibration"]} ({hqsm}). Values are per gram of dry tissue.
-
-## Exposure
-
-Net transfused iron was volume times haematocrit times {records["iron_per_ml_red_cells_mg"]:g} mg/mL of red cells, less what exchanges removed.
-Chelator was the prescribed dose in deferasirox film-coated tablet equivalents, integrated day by day with body weight
-interpolated between weighings. Intervals of about a year were chosen without sight of liver iron.
-
-## Statistics
-
-Annual changes of LIC were regressed on transfused iron and chelator dose by ordinary least squares with CR2 cluster-robust
-standard errors and Satterthwaite degrees of freedom by participant (Pustejovsky and Tipton 2018). Methods were compared
-by a bootstrap of participants ({statistics["bootstrap_draws"]:,} draws). Explants were compared with chemistry by Deming's and Passing and Bablok's
-regression and by Bland and Altman's limits; the 12 registered outcomes were adjusted by Holm's method and tested for
-equivalence with two one-sided tests.
-
-## Software
-
-{", ".join(f"{name} {value}" for name, value in versions.items())}.
-"""

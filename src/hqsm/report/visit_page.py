@@ -19,9 +19,10 @@ from hqsm.data import Regions, Susceptibility, WaterFat
 from hqsm.lic import fit_facts
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table, webp_uri
 from hqsm.report.style import OKABE_ITO
+from hqsm.roi import roi_statistics
 
 _FACTS = {
-    "acquisition_date": "date (shifted)",
+    "acquisition_date": "date in the (date-shifted) header",
     "manufacturer": "manufacturer",
     "model": "scanner",
     "software": "software",
@@ -35,6 +36,8 @@ _FACTS = {
     "set_aside": "series left aside",
     "notes": "notes",
 }
+_NO_VALUE = "#c6dcee"
+"""Colour of a voxel without a value: one that no colour map here has, white being the top of the grey ones."""
 _GATING = {
     "source": "respiratory position from",
     "n_repetitions": "repetitions",
@@ -114,7 +117,7 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
         text = "<div class=box><b>Rejected at the stage {{ s }}.</b> {{ r }}</div>"
         body += render(text, s=str(visit.failed["stage"]).replace("_", " "), r=visit.failed["reason"])
     if visit.iron:
-        body += _headline(visit.iron)
+        body += _headline(visit)
     flags = [(code, meaning(code)) for code in visit.codes]
     if flags:
         body += "<h2>Flags</h2>" + table(("Code", "What it means"), flags)
@@ -127,7 +130,9 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     deviations = visit.acquisition.get("protocol_deviations") or []
     if deviations:
         body += "<h2>Deviations from the protocol</h2>" + render("<ul>{% for d in d %}<li>{{ d }}</li>{% endfor %}</ul>", d=deviations)
-    body += "<h2>Acquisition</h2>" + _facts(visit.acquisition, _FACTS)
+    acquired = _facts(visit.acquisition, _FACTS)
+    if acquired:
+        body += "<h2>Acquisition</h2>" + acquired
     if visit.fit is not None and visit.regions is not None and visit.regions.liver.any():
         shares = fit_facts(visit.fit, visit.regions.liver)
         facts = {_FIT.get(name, name): f"{100 * share:.1f} %" for name, share in shares.items()}
@@ -154,17 +159,26 @@ _FIT = {
 }
 
 
-def _headline(iron: Mapping[str, Any]) -> str:
+def _headline(visit: VisitPage) -> str:
+    iron, fat_iqr = visit.iron, float("nan")
+    if visit.fit is not None and visit.regions is not None:
+        fat_iqr = roi_statistics(visit.fit.pdff_percent, visit.regions.liver).iqr
     return cards(
-        ("LIC by hQSM", f"{number(iron.get('lic_hqsm_mg_g'))} mg/g", interval(iron.get("lic_hqsm_lo"), iron.get("lic_hqsm_hi"))),
-        ("LIC by R2*", f"{number(iron.get('lic_r2star_mg_g'))} mg/g", interval(iron.get("lic_r2star_lo"), iron.get("lic_r2star_hi"))),
+        *(
+            (
+                f"LIC by {name}",
+                f"{number(iron.get(f'lic_{method}_mg_g'))} mg/g",
+                f"95 %: {interval(iron.get(f'lic_{method}_lo'), iron.get(f'lic_{method}_hi'))}",
+            )
+            for method, name in (("hqsm", "hQSM"), ("r2star", "R2*"))
+        ),
         (
             "Susceptibility",
             f"{number(iron.get('chi_hqsm_ppm'), 2)} ppm",
             f"SE {number(iron.get('chi_se_ppm'), 2)}, by regions {number(iron.get('chi_regional_ppm'), 2)}",
         ),
         ("R2*", f"{number(iron.get('r2star_per_s'), 0)} 1/s", f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
-        ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", ""),
+        ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", f"IQR {number(fat_iqr, 1)}"),
         ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),
     )
 
@@ -191,6 +205,8 @@ def _facts(facts: Mapping[str, Any], words: Mapping[str, str]) -> str:
             value = "; ".join(str(item) for item in value)
         if value not in (None, ""):
             rows.append((label, value))
+    if not rows:
+        return ""
     return render("<dl>{% for k, v in rows %}<dt>{{ k }}</dt><dd>{{ v }}</dd>{% endfor %}</dl>", rows=rows)
 
 
@@ -206,7 +222,7 @@ def _echoes(visit: VisitPage) -> str:
 def _pictures(visit: VisitPage, params: ReportParams) -> list[tuple[str, str, str]]:
     pictures = []
     if visit.fit is not None:
-        caption = "Patient's right at the left. Contours: liver (orange), vessels (light blue), reference regions (pink). White: no value."
+        caption = "Patient's right at the left. Contours: liver (orange), vessels (blue), reference regions (pink). Pale blue: no value."
         pictures.append(("Maps", _maps(visit, visit.fit, params), caption))
     if visit.gating_rows and len(visit.gating_rows) > 1:
         caption = (
@@ -255,7 +271,7 @@ def maps_of(visit: VisitPage, fit: WaterFat) -> list[Shown]:
         chi = visit.chi.chi_ppm
         maps.append(Shown(name="susceptibility [ppm]", volume=chi, colours="gray", limits=(-1.0, top(chi, 1.0))))
     maps.append(Shown(name="SE of R2* [1/s]", volume=fit.r2star_se_per_s, colours="magma", limits=(0, top(fit.r2star_se_per_s, 5.0, 2.0))))
-    maps.append(Shown(name="fit residual", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 1e-6, 2.5))))
+    maps.append(Shown(name="fit residual [of signal]", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 1e-6, 2.5))))
     if fit.swap_margin is not None:
         maps.append(Shown(name="swap margin", volume=fit.swap_margin, colours="viridis", limits=(0, 10)))
     if fit.field_difference_hz is not None:
@@ -286,6 +302,7 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
         gridspec_kw={"wspace": 0.02, "hspace": 0.03},
     )
     figure.subplots_adjust(left=0.035, right=0.93, bottom=0.005, top=0.995)
+    box = {"facecolor": "black", "alpha": 0.45, "pad": 1, "linewidth": 0}
     outlines = []
     if regions is not None:
         outlines = [(regions.liver, OKABE_ITO[1]), (regions.vessel, OKABE_ITO[5])]
@@ -293,7 +310,7 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
     outlines = [(radiological(mask, affine)[window], colour) for mask, colour in outlines if mask.any()]
     for row, shown in zip(axes, maps, strict=True):
         volume = radiological(np.asarray(shown.volume, float), affine)[window]
-        colours = plt.get_cmap(shown.colours).with_extremes(bad="white")
+        colours = plt.get_cmap(shown.colours).with_extremes(bad=_NO_VALUE)
         drawn: Any = None
         for ax, k in zip(row, slices, strict=True):
             drawn = ax.imshow(
@@ -303,13 +320,15 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
             ax.set_yticks([])
             for side in ax.spines.values():
                 side.set_visible(False)
-            box = {"facecolor": "black", "alpha": 0.45, "pad": 1, "linewidth": 0}
             ax.text(0.02, 0.97, left, transform=ax.transAxes, color="w", fontsize=7, va="top", bbox=box)
             ax.text(0.98, 0.97, right, transform=ax.transAxes, color="w", fontsize=7, va="top", ha="right", bbox=box)
             for mask, colour in outlines:
                 if mask[:, :, k].any() and not mask[:, :, k].all():
                     ax.contour(mask[:, :, k], levels=[0.5], colors=[colour], linewidths=0.7)
         row[0].set_ylabel(shown.name, fontsize=8)
+        if shown is maps[0]:
+            for ax, k in zip(row, slices, strict=True):
+                ax.text(0.5, 0.97, f"slice {k + 1}", transform=ax.transAxes, color="w", fontsize=7, va="top", ha="center", bbox=box)
         place = row[-1].get_position()
         bar = figure.colorbar(drawn, cax=figure.add_axes((0.936, place.y0, 0.010, place.height)))
         bar.ax.tick_params(labelsize=6.5, length=2)

@@ -40,8 +40,7 @@ def annual_change_rows(lic: pd.DataFrame, exposure: pd.DataFrame, params: Statis
         change = {"hqsm": np.nan, "r2star": np.nan}
         baseline = dict(change)
         for name, end in zip(("start_session", "end_session"), ends, strict=True):
-            if end is None and not reason:
-                reason = f"no liver iron of {entry[name]} (see visits.tsv)"
+            reason = reason or _why_no_end(str(entry[name]), end)
         first, last = ends
         if first is not None and last is not None:
             years = float(entry["days"]) / DAYS_PER_YEAR
@@ -64,6 +63,15 @@ def annual_change_rows(lic: pd.DataFrame, exposure: pd.DataFrame, params: Statis
             }
         )
     return rows
+
+
+def _why_no_end(session: str, visit: dict[Any, Any] | None) -> str:
+    """Why a visit is no end of an interval; empty where it is one."""
+    if visit is None:
+        return f"no liver iron of {session} (see visits.tsv)"
+    if visit["qc_status"] != "ok" and "VISIT_SAME_IMAGES" in str(visit["qc_codes"]).split():
+        return f"the images of {session} are those of another visit too (see visits.tsv)"
+    return ""
 
 
 def _doubts(first: dict[Any, Any], last: dict[Any, Any], days: float, params: StatisticsParams) -> list[str]:

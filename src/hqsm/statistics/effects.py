@@ -48,7 +48,7 @@ def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> 
     for row in chemistry.to_dict(orient="records"):
         censored = str(row["below_lod"]) == "y"
         raw = row["lod"] / np.sqrt(2) if censored and np.isfinite(row["lod"]) else row["fe_value"]
-        if np.isfinite(raw) and row["fe_unit"] and row["basis"] and not row.get("exclusion_code"):
+        if np.isfinite(raw) and row["fe_unit"] and row["basis"] and row["prep"] and not row.get("exclusion_code"):
             who = str(row["participant_id"])
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
             values.setdefault(who, []).append(dry)
@@ -94,7 +94,8 @@ def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataF
             # the last scan before the explantation is the one that the specimen is compared with
             visit = visits.sort_values("session_id").iloc[-1] if len(visits) else None
             for method in METHODS:
-                value = float(visit[f"lic_{method}_mg_g"]) if visit is not None else float("nan")
+                names = (f"lic_{method}_{end}" for end in ("mg_g", "lo", "hi"))
+                value, low, high = (float(visit[name]) if visit is not None else float("nan") for name in names)
                 rows.append(
                     {
                         "participant_id": who,
@@ -102,6 +103,8 @@ def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataF
                         "setting": setting,
                         "method": method,
                         "lic_mg_g": value,
+                        "lic_lo_mg_g": low,
+                        "lic_hi_mg_g": high,
                         "lic_chemistry_mg_g": found.mean_mg_g,
                         "lic_chemistry_sd_mg_g": found.sd_mg_g,
                         "n_replicates": found.n_replicates,

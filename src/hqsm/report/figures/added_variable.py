@@ -55,7 +55,7 @@ def draw(data: ReportData) -> StudyFigure | None:
             ax.plot(ends, entry["estimate"] * ends, color="k", lw=1.2, label=f"fit {entry['estimate']:.3g}")
             if np.isfinite(entry["ci_lo"]):
                 low, high = entry["ci_lo"] * ends, entry["ci_hi"] * ends
-                ax.fill_between(ends, low, high, color="k", alpha=0.07, lw=0, label="95 % interval of the slope")
+                ax.fill_between(ends, low, high, color="k", alpha=0.07, lw=0, label=f"{data.confidence} interval of the slope")
             if np.isfinite(entry["physics_value"]):
                 words = "physics" if name == "iron_in" else "chelator's full capacity"
                 ax.plot(ends, entry["physics_value"] * ends, ":", color="k", lw=1, label=f"{words} {entry['physics_value']:.3g}")

@@ -19,8 +19,6 @@ from hqsm.report.style import OKABE_ITO
 METHOD_NAMES = {"hqsm": "hQSM", "r2star": "R2*"}
 METHOD_STYLE = {"hqsm": {"color": OKABE_ITO[0], "marker": "o"}, "r2star": {"color": OKABE_ITO[1], "marker": "s"}}
 """A colour and a marker per method, so that they differ in grey too."""
-PHYSICS_SLOPE = 1 / 10.6
-"""Expected change of LIC per transfused iron [(mg/g)/(mg/kg)]: Angelucci et al., NEJM 2000;343:327."""
 LIC_BANDS_MG_G = (1.8, 3.2, 7.0, 15.0)
 """Upper end of normal, and the limits of rising risk: Olivieri and Brittenham, Blood 1997;89:739."""
 
@@ -47,6 +45,11 @@ class ReportData:
     demographics: Sequence[Mapping[str, Any]] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def confidence(self) -> str:
+        """Level of the statistics' intervals in words: ``95 %``."""
+        return f"{100 * self.parameters['statistics']['confidence_level']:g} %"
 
     def included_intervals(self) -> pd.DataFrame:
         """The annual intervals of the primary analysis."""

@@ -32,9 +32,9 @@ def draw(data: ReportData) -> StudyFigure | None:
                 continue
             style = METHOD_STYLE[method]
             spread = np.nan_to_num(numbers(own, "lic_chemistry_sd_mg_g"))
-            upper.errorbar(
-                x, y, xerr=spread, fmt=style["marker"], color=style["color"], ms=4, elinewidth=0.7, label=f"{name} (n = {x.size})"
-            )
+            reach = np.nan_to_num(np.stack([y - numbers(own, "lic_lo_mg_g"), numbers(own, "lic_hi_mg_g") - y]))
+            words = f"{name} (n = {x.size})"
+            upper.errorbar(x, y, reach, spread, fmt=style["marker"], color=style["color"], ms=4, elinewidth=0.7, label=words)
             ends = np.array([0.0, float(x.max())])
             for line, dashes in _LINES.items():
                 found = agreement[(agreement["setting"] == setting) & (agreement["method"] == method)].set_index("quantity")["estimate"]
@@ -56,7 +56,8 @@ def draw(data: ReportData) -> StudyFigure | None:
         section="explants",
         title="Explanted livers against chemistry",
         caption=(
-            "Above: dotted is equality, full lines are Deming's, dashed ones Passing and Bablok's (from four specimens on); "
-            "horizontal bars are the SD of the chemical replicates. Below: bias and 95 % limits of agreement (from five on)."
+            "Above: dotted is equality, full lines are Deming's, dashed ones Passing and Bablok's (from four specimens on); vertical bars "
+            "are the 95 % interval of LIC, horizontal ones the SD of the chemical replicates. "
+            "Below: bias and 95 % limits of agreement (from five on)."
         ),
     )

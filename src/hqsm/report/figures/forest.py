@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from hqsm.report.figures.base import METHOD_NAMES, METHOD_STYLE, ReportData, StudyFigure, finish
 from hqsm.statistics.regression import METHODS
@@ -54,6 +55,7 @@ def draw(data: ReportData) -> StudyFigure | None:
                 ax.axvline(physics, ls=":", color="k", lw=1, label="physics")
         ax.axvline(0, color="0.7", lw=0.8)
         ax.set_xlabel(label)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_yticks(range(len(names)), [ANALYSES.get(name, name.replace("_", " ")) for name in names])
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
@@ -63,5 +65,5 @@ def draw(data: ReportData) -> StudyFigure | None:
         name="sensitivity",
         section="change",
         title="Sensitivity analyses",
-        caption="Estimate and 95 % interval of both coefficients under each pre-specified analysis; dotted: the slope of physics.",
+        caption=f"Estimate and {data.confidence} interval of both coefficients, by each pre-specified analysis; dotted: slope of physics.",
     )

@@ -48,6 +48,6 @@ def draw(data: ReportData) -> StudyFigure | None:
         title="Error of LIC against histology",
         caption=(
             "The 12 registered outcomes. Above each panel: effect per step of the score (steatosis: per 10 points), adjusted for "
-            "chemical LIC, with its 95 % interval [mg/g]."
+            f"chemical LIC, with its {data.confidence} interval [mg/g]."
         ),
     )

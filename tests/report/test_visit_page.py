@@ -1,0 +1,58 @@
+"""What a visit's page draws of the fit."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from hqsm.config.report import ReportParams
+from hqsm.report import visit_page
+from hqsm.report.visit_page import VisitPage, maps_of, render_visit_page
+from report.test_in_a_browser import visit
+
+__all__ = ["visit"]
+NAME = "two first fields [Hz]"
+
+
+def with_two_fields(visit: VisitPage, tesla: float) -> tuple[VisitPage, float]:
+    """The visit where the two first fields are a swap apart in one corner of the organ, and how far that is [Hz]."""
+    assert visit.fit is not None
+    assert visit.regions is not None
+    apart_hz = 217.0 * tesla / 1.5
+    difference = np.where(visit.regions.body, 0, np.nan).astype(np.float32)
+    difference[26:31, 12:18] = apart_hz
+    return replace(visit, fit=replace(visit.fit, field_difference_hz=difference, field_strength_tesla=tesla)), apart_hz
+
+
+@pytest.mark.parametrize("tesla", [1.5, 3.0])
+def test_the_page_draws_where_the_two_first_fields_differ(visit: VisitPage, tesla: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    disagreeing, apart_hz = with_two_fields(visit, tesla)
+    drawn: list[Figure] = []
+    kept: Any = visit_page._uri
+
+    def watched(figure: Figure, *rest: Any) -> str:
+        rows = {ax.get_ylabel(): ax.images[0] for ax in figure.axes if ax.images and ax.get_ylabel()}
+        if NAME in rows:
+            image = rows[NAME]
+            values = np.ma.filled(np.ma.asarray(image.get_array()), np.nan)
+            assert np.nanmax(values) == pytest.approx(apart_hz)
+            assert (values == np.float32(apart_hz)).sum() == 5 * 6
+            low, high = image.get_clim()
+            assert low == -high  # a field that is one swap off either way has the full colour
+            assert apart_hz <= high < 1.2 * apart_hz
+            drawn.append(figure)
+        return str(kept(figure, *rest))
+
+    monkeypatch.setattr(visit_page, "_uri", watched)
+    render_visit_page(disagreeing, ReportParams())
+    assert len(drawn) == 1
+
+
+def test_the_viewer_has_the_two_first_fields_too_and_a_visit_of_one_field_has_none(visit: VisitPage) -> None:
+    assert visit.fit is not None
+    disagreeing, _ = with_two_fields(visit, 1.5)
+    assert disagreeing.fit is not None
+    assert NAME in [shown.name for shown in maps_of(disagreeing, disagreeing.fit)]
+    assert NAME not in [shown.name for shown in maps_of(visit, visit.fit)]
