@@ -1,5 +1,7 @@
 # ruff: noqa: E501
-"""Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--seed N] [--peer PYTHON]`, one table per case.
+"""Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--seed N ...] [--peer PYTHON]`, one table per case.
+
+With several seeds, one table of all scans with the standard errors of its figures, and no times: `run.py A15 --seed 21 22 23`.
 
 `--peer` names a Python that has `pycsemri` (PyPI): it then runs on every slice of the same volume, warm, with as many
 threads, and is timed without reading its input.
@@ -9,12 +11,15 @@ import argparse
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pooled import Pooled
 from scipy import ndimage
 from simulation import CASES, LIVER, LUNG, cramer_rao, simulate
 
@@ -71,6 +76,31 @@ def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored
     )
 
 
+def pooled(name, seeds, n_threads):
+    """Print one table of all the seeds of a case."""
+    together = Pooled(BANDS)
+    for done, seed in enumerate(seeds):
+        print(f"\r{name}: scan {done + 1} of {len(seeds)}", end="", file=sys.stderr, flush=True)
+        case = replace(CASES[name], seed=seed)
+        scan = simulate(case)
+        fit, *_ = ours(scan, case, n_threads)
+        liver = scan.labels == LIVER
+        r2star, pdff, density = (values[liver] for values in (scan.r2star, scan.pdff, scan.density))
+
+        def bound(band, which, case=case, scan=scan, r2star=r2star, pdff=pdff, density=density):
+            return np.sqrt(np.mean(cramer_rao(case, r2star[band], pdff[band], density[band], scan.noise_sd)[which] ** 2))
+
+        together.add(
+            r2star,
+            {"PDFF": (fit.pdff_percent[liver], pdff), "R2*": (fit.r2star_per_s[liver], r2star)},
+            {"PDFF": fit.pdff_se_percent[liver], "R2*": fit.r2star_se_per_s[liver]},
+            {"PDFF": partial(bound, which=0), "R2*": partial(bound, which=1)},
+        )
+    print(file=sys.stderr)
+    print(f"{name}, seeds {' '.join(map(str, seeds))}: {CASES[name].tesla} T, SNR {CASES[name].snr}")
+    print("\n".join(together.table()), flush=True)
+
+
 def report_field_errors(scan, field, se):
     """Field's error over its standard error in the liver's depth and in its rim: SD, and per cent inside 1.96."""
     from_surface_mm = ndimage.distance_transform_edt(scan.labels == LIVER, sampling=scan.voxel_size_mm)
@@ -102,12 +132,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=["A15", "A3", "A15lo"])
     parser.add_argument("--peer", metavar="PYTHON", help="a Python with pycsemri")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="several: pooled accuracy, no times")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--once", action="store_true", help="no warming run")
     options = parser.parse_args()
     for name in options.cases:
-        case = replace(CASES[name], seed=options.seed)
+        if len(options.seed) > 1:
+            pooled(name, options.seed, options.threads)
+            continue
+        case = replace(CASES[name], seed=options.seed[0])
         scan = simulate(case)
         body = scan.field_hz[scan.density > 50]
         spread = np.percentile(body, [0.5, 99.5])

@@ -85,11 +85,10 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     What is like a block follows from its noise too: one that noise made bright finds bright ones. Near the end of the data the
     blocks around are therefore compared again, with the mean of those that were found (mean shift).
     """
-    signal, noise_sd, t = tissue.signal, tissue.noise_sd, tissue.echo_times_s
+    t = tissue.echo_times_s
     templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - tissue.fat)) ** 2 if with_fat else np.ones((1, t.size))
-    squared = (signal.real**2 + signal.imag**2) * np.float32(1 / noise_sd**2)
     weight = blocks.n_voxels.astype(np.float32)
-    powers = np.stack([np.bincount(blocks.of_voxel, power, weight.size) / weight for power in squared.T], axis=1).astype(np.float32)
+    squared, powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight)
     places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
     mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
     decay = _best(*_decays(mean, templates, t))
@@ -150,6 +149,26 @@ def _best(amplitude2: FloatArray, r2star: FloatArray, misfit: FloatArray) -> Loc
     best = np.argmin(misfit + _COST_OF_FAT * np.arange(misfit.shape[0], dtype=np.float32)[:, None], axis=0)
     node = np.arange(best.size)
     return LocalDecay(snr=np.sqrt(amplitude2[best, node]), r2star_per_s=r2star[best, node])
+
+
+@njit()
+def _powers(signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover
+    """(voxel, echo) squared signal times ``scale``, and (block, echo) its mean over each block."""
+    n, n_echoes = signal.shape
+    squared = np.empty((n, n_echoes), np.float32)
+    sums = np.zeros((n_voxels.size, n_echoes))
+    factor = np.float32(scale)
+    for v in range(n):
+        b = of_voxel[v]
+        for e in range(n_echoes):
+            power = (signal[v, e].real * signal[v, e].real + signal[v, e].imag * signal[v, e].imag) * factor
+            squared[v, e] = power
+            sums[b, e] += power
+    means = np.empty(sums.shape, np.float32)
+    for b in range(n_voxels.size):
+        for e in range(n_echoes):
+            means[b, e] = sums[b, e] / n_voxels[b]
+    return squared, means
 
 
 @njit()
