@@ -122,7 +122,7 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
             squared,
             np.ones(squared.shape[0], np.float32),
             tissue.index,
-            np.argwhere(tissue.index >= 0)[those],
+            np.stack(np.unravel_index(tissue.places[those], tissue.index.shape), axis=1),
             _reach(tissue, blocks),
             True,
             *own,

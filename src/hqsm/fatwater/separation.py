@@ -122,7 +122,7 @@ def separate(
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     seek = fat_at if separable and setting == "in_vitro" and params.water_shift_of_explants else None
-    return _many_echoes(echoes, signal, usable, noise_sd, fat, params, separable=separable, fat_at=seek)
+    return _many_echoes(echoes, signal, usable, noise_sd, fat, expected, params, separable=separable, fat_at=seek)
 
 
 def _two_echoes(echoes: MultiEcho, signal: AnyArray, usable: AnyArray, noise_sd: float) -> WaterFat:
@@ -203,6 +203,7 @@ def _many_echoes(
     usable: AnyArray,
     noise_sd: float,
     fat: ComplexArray,
+    expected: ExpectedErrors,
     params: FatWaterParams,
     *,
     separable: bool,
@@ -226,6 +227,7 @@ def _many_echoes(
         shift = water_shift(tissue, fat_at, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
         if shift.helps:
             shift_ppm, tissue = shift.ppm, replace(tissue, fat=fat_at(shift.ppm))
+            expected = expected_errors(tissue.echo_times_s, tissue.fat)
             codes.append("WATER_SHIFT_ESTIMATED")
             start, fit = _free_fits(tissue, params, separable=separable)
     if separable:
@@ -238,7 +240,6 @@ def _many_echoes(
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = _magnitude_only(echoes, np.abs(signal), usable, noise_sd, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
-    expected = expected_errors(tissue.echo_times_s, tissue.fat)
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
     near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
     r2star_se = expected.at(expected.of_r2star(with_fat=separable), decay)
