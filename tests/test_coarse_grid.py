@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import VoxelGrid
-from hqsm.inversion.coarse_grid import CoarseGrid
 
 
 def grid_of(shape: tuple[int, int, int], voxel_mm: tuple[float, float, float]) -> VoxelGrid:

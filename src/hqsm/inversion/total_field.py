@@ -16,8 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from hqsm.arrays import FloatArray, box_around
+from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import Solution, TotalField
-from hqsm.inversion.coarse_grid import CoarseGrid
 from hqsm.inversion.source_model import SURELY_AIR_PPM, Beyond, Preconditioner, Reduced, SourceModel, SourcePrior
 from hqsm.solvers import conjugate_gradient
 

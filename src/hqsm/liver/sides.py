@@ -14,8 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
+from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import VoxelGrid
-from hqsm.inversion.coarse_grid import CoarseGrid
 from hqsm.liver.geometry import depth_mm, dilated, filled, largest_piece, opened
 
 _INSIDE_MM, _GAP_MM, _REACH_MM = 10.0, 5.0, 25.0
