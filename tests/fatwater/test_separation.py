@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -243,6 +245,17 @@ def test_two_echoes_give_a_field_and_no_fat_fraction_and_say_so() -> None:
     assert np.isnan(fit.pdff_percent).all()
     assert np.nanmedian(fit.r2star_per_s) == pytest.approx(40, abs=0.5)
     assert "TWO_ECHOES_NO_FAT" in fit.codes
+
+
+def test_echoes_that_a_scanner_has_set_to_zero_somewhere_stop_nothing() -> None:
+    """Late echoes below a scanner's own threshold are zero, not noise."""
+    echoes, truth = blocks(1.5, snr=40)
+    signal = echoes.signal.copy()
+    signal[:16, :8, :, 3:] = 0
+    fit = separate(replace(echoes, signal=signal), FatWaterParams())
+    whole = np.zeros(SHAPE, bool)
+    whole[24:] = True
+    assert np.median(np.abs(fit.r2star_per_s - truth["r2star"])[whole]) < 15
 
 
 def test_noise_alone_is_refused() -> None:

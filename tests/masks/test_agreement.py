@@ -1,5 +1,7 @@
 """Pairs of readings and what they say of the readers."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from hqsm.table_contract import TABLES
 
 
 def _readers_of(tables: dict[str, pd.DataFrame]) -> str:
-    return _readers(ReportData(tables=tables))
+    return _readers(ReportData(tables=tables, parameters={"statistics": asdict(StatisticsParams())}))
 
 
 def regions(values: dict[str, list[float]], dices: dict[str, float], quantity: str = "r2star_per_s") -> pd.DataFrame:

@@ -180,13 +180,14 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
         b = of_voxel[v]
         for e in range(n_echoes):
             power = powers[b, e]
-            signal = max(power - FLOOR, 0.0)
-            scatter[b] += signal / power * (squared[v, e] - power) ** 2 / (4 * signal + 4 + SPREAD2 * power * power)
+            if power > FLOOR:
+                signal = power - FLOOR
+                scatter[b] += signal / power * (squared[v, e] - power) ** 2 / (4 * signal + 4 + SPREAD2 * power * power)
     mixed = np.zeros(n_blocks, np.bool_)
     for b in range(n_blocks):
         weight = weight2 = 0.0
         for e in range(n_echoes):
-            share = max(powers[b, e] - FLOOR, 0.0) / powers[b, e]
+            share = (powers[b, e] - FLOOR) / powers[b, e] if powers[b, e] > FLOOR else 0.0
             weight += share
             weight2 += share * share
         others = n_voxels[b] - 1
