@@ -1,13 +1,11 @@
 """Rows of the cohort's tables: what makes a visit doubtful."""
 
 import math
-from pathlib import Path
 
 import pytest
 
 from hqsm.cohort import expected_liver_volume_ml, lic_row, liver_region_rows, visit_row, volume_doubt
 from hqsm.cohort_tables import same_images
-from hqsm.stage import write_json
 
 NAN = float("nan")
 
@@ -49,12 +47,9 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
 
 
-def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, digest in (("sub-1_ses-1", "aa"), ("sub-1_ses-2", "bb"), ("sub-2_ses-1", "aa"), ("sub-3_ses-1", ""), ("sub-3_ses-2", "")):
-        write_json(f"results/work/{name}/gated_echoes.json", {"failed": False, "images_sha256": digest})
-    found = [["1", "1", "9"], ["1", "2", "9"], ["2", "1", "9"], ["3", "1", "9"], ["3", "2", "9"]]
-    twins = same_images(found)
+def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other() -> None:
+    digests = {("1", "1"): "aa", ("1", "2"): "bb", ("2", "1"): "aa", ("3", "1"): "", ("3", "2"): ""}
+    twins = same_images({visit: {"failed": False, "images_sha256": digest} for visit, digest in digests.items()})
     assert {visit: others for visit, others in twins.items() if others} == {("1", "1"): ["sub-2/ses-1"], ("2", "1"): ["sub-1/ses-1"]}
     row = visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"same_images": twins["1", "1"]}, None)
     assert (row["status"], row["codes"]) == ("warning", "VISIT_SAME_IMAGES")

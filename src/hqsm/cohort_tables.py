@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -68,8 +69,9 @@ def write_visit_tables(
     decisions = read_decisions(Path("decisions.csv"))
     protocol = protocol or ProtocolParams()
     tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
-    changed = _changes(found, explant, tolerance_s)
-    twins = same_images(found)
+    echoes = {(p, s): read_status(_work_folder(p, s) / "gated_echoes.json") for p, s, _ in found if s}
+    changed = _changes(echoes, explant, tolerance_s)
+    twins = same_images(echoes)
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
@@ -79,7 +81,7 @@ def write_visit_tables(
             visit_rows.append(unusable_row(participant, what))
             continue
         name, label = f"sub-{participant}", f"ses-{session}"
-        folder = Path(f"results/work/{name}_{label}")
+        folder = _work_folder(participant, session)
         statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
         placeholders += [path for facts in statuses.values() for path in facts.get("placeholders", [])]
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
@@ -112,23 +114,23 @@ def write_visit_tables(
     return placeholders
 
 
-def _changes(found: list[list[str]], explant: ExplantParams, tolerance_s: float) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+def _work_folder(participant: str, session: str) -> Path:
+    return Path(f"results/work/sub-{participant}_ses-{session}")
+
+
+def _changes(
+    echoes: Mapping[tuple[str, str], dict[str, Any]], explant: ExplantParams, tolerance_s: float
+) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
     """What changed since each participant's visit before; explants, which have a protocol of their own, are left out."""
-    visits = [
-        (participant, session, read_status(Path(f"results/work/sub-{participant}_ses-{session}/gated_echoes.json")))
-        for participant, session, _ in found
-        if session and scan_setting(explant, session)[0] == "in_vivo"
-    ]
+    visits = [(*visit, facts) for visit, facts in echoes.items() if scan_setting(explant, visit[1])[0] == "in_vivo"]
     return changes_by_visit(visits, echo_time_tolerance_s=tolerance_s)
 
 
-def same_images(found: list[list[str]]) -> dict[tuple[str, str], list[str]]:
+def same_images(echoes: Mapping[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
     """The other visits, as ``sub-P/ses-S``, whose images are the same to the last pixel: one folder was filed twice."""
     visits: dict[str, list[tuple[str, str]]] = {}
-    for participant, session, _ in found:
-        if session:
-            facts = read_status(Path(f"results/work/sub-{participant}_ses-{session}/gated_echoes.json"))
-            visits.setdefault(facts.get("images_sha256", ""), []).append((participant, session))
+    for visit, facts in echoes.items():
+        visits.setdefault(facts.get("images_sha256", ""), []).append(visit)
     visits.pop("", None)
     return {own: [f"sub-{p}/ses-{s}" for p, s in alike if (p, s) != own] for alike in visits.values() for own in alike}
 
