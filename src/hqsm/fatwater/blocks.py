@@ -193,10 +193,9 @@ def _steps(
 
 
 @njit(inline="always")
-def _turn(field_hz: float, time_s: float) -> complex:  # pragma: no cover - compiled
+def _turn(field_hz: float, time_s: float) -> np.complex64:  # pragma: no cover - compiled
     angle = -2 * np.pi * field_hz * time_s
-    turn: complex = np.complex64(complex(np.cos(angle), np.sin(angle)))  # type: ignore[assignment]
-    return turn
+    return np.complex64(complex(np.cos(angle), np.sin(angle)))
 
 
 @njit()
