@@ -397,7 +397,7 @@ class Reduced:
         model = self.model
         n = model.n_unknowns - model.n_voxels
         fields, places = np.empty((n, int(self._data.sum())), np.float32), list[int]()
-        in_plane = box_around(self._data.any(axis=2))
+        in_plane = box_around(np.asarray(self._data.any(axis=2)))
         with_data = (*in_plane, model.inside[2])
         chosen = np.flatnonzero(self._data[in_plane])
         for place, source in enumerate(self._sources()):
