@@ -73,7 +73,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
             tolerance=params.tolerance,
             max_iterations=params.max_iterations,
         )
-        if regions.mask_source == "automatic":
+        if regions.mask_source == "automatic" and specimen == "in_vivo":  # a block is found by its decay, or not at all
             mask_ppm = _UNSEEN_EDGE_PPM * (1 - expected.liver_edge_seen)
             if expected.liver_edge_seen < _SEEN:
                 codes.append("CHI_MASK_UNCONFIRMED")

@@ -22,6 +22,10 @@ _OTHER_TISSUE = 0.3
 """Probability that a voxel is not of its block's tissue: blocks of 5 mm in places of 15 mm."""
 _TEXTURE = 0.25
 """Share of the scatter of neighbouring blocks' power that is left in a pool's mean."""
+_HEARD = 0.25
+"""Power to which the probability of a voxel's own echoes counts in whether its R2* is given: the noise that makes it look slow lowers its
+R2* as well, so that the low ones would be kept. Not nil: at edges nothing else tells."""
+_N_DECIDING = 2
 _LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
 """Beyond these nothing is measured, however far."""
 
@@ -35,7 +39,7 @@ class NearTheEnd:
     which
         (voxel,) numbers of the voxels near the end of the data.
     r2star_per_s
-        Mean decay.
+        Mean decay, by which the decision goes.
     r2star_se_per_s, strict_r2star_se_per_s
         Standard error of R2*, root mean square and fourth-power mean: the second decides, as it hears what is hardly measurable.
     pdff_se_percent, strict_pdff_se_percent
@@ -80,15 +84,15 @@ def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: Expe
     return NearTheEnd(
         which=which[known],
         r2star_per_s=means[:, 0],
-        r2star_se_per_s=means[:, 1] ** (1 / 2),
-        strict_r2star_se_per_s=means[:, 2] ** (1 / 4),
+        strict_r2star_se_per_s=means[:, 1] ** (1 / 4),
+        r2star_se_per_s=means[:, 2] ** (1 / 2),
         pdff_se_percent=means[:, 3],
         strict_pdff_se_percent=means[:, 4] ** (1 / 8),
     )
 
 
 def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> FloatArray:
-    """(pool, 5) R2*, its squared standard error, that to the fourth, that of the fat fraction and to the eighth.
+    """(pool, 5) R2*, its standard error to the fourth (these two decide), squared, that of the fat fraction and to the eighth.
 
     Late echoes in the noise cannot tell fat from decay: means over the shares of fat, by how well each fits the pool.
     """
@@ -96,7 +100,7 @@ def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> Float
     for share, decay in enumerate(pools.decays):
         rate_se = np.minimum(expected.at(expected.of_r2star(with_fat=with_fat), decay), _LARGEST_R2STAR_SE_PER_S)
         fat_se = np.minimum(expected.at(expected.pdff_of_share[share], decay), _LARGEST_PDFF_SE_PERCENT)
-        columns.append(np.stack([decay.r2star_per_s, rate_se**2, rate_se**4, fat_se, fat_se**8], axis=1))
+        columns.append(np.stack([decay.r2star_per_s, rate_se**4, rate_se**2, fat_se, fat_se**8], axis=1))
         misfits.append(_misfit(pools, share, decay))
     misfit = np.stack(misfits)
     weight = np.exp(-0.5 * (misfit - misfit.min(axis=0)))
@@ -134,6 +138,7 @@ def _means_over_tissues(which: IntArray, pools: Pools, blocks: Blocks, allowed: 
         pools.mean.astype(np.float64),
         allowed.astype(np.float64),
         _OTHER_TISSUE,
+        _HEARD,
     )
     return means
 
@@ -153,12 +158,14 @@ def _over_tissues(
     pools: AnyArray,
     allowed: AnyArray,
     other: float,
+    heard: float,
 ) -> AnyArray:  # pragma: no cover - compiled
     """Mean of ``allowed`` (pool, value) at each voxel of ``which``, which lie block by block.
 
     The weight of a pool is the voxels of its block times the probability of the voxel's powers, times that of the mean power of
     the block's other voxels: these are of the same tissue, or with probability ``other`` of any of those around. Mixed
-    blocks are no tissue, unless all are mixed.
+    blocks are no tissue, unless all are mixed. In the first two values, which decide whether R2* is given, the voxel's powers count
+    to the power ``heard`` only.
     """
     nx, ny, nz = index.shape
     n_echoes, n_values = pools.shape[1], allowed.shape[1]
@@ -210,16 +217,19 @@ def _over_tissues(
                 top_mine, top_theirs = max(top_mine, mine[j]), max(top_theirs, theirs[j])
             of_any = 0.0
             for j in range(n):
-                mine[j], theirs[j] = prior[j] * np.exp(mine[j] - top_mine), np.exp(theirs[j] - top_theirs)
-                of_any += prior[j] * theirs[j]
-            total = 0.0
+                theirs[j] = prior[j] * np.exp(theirs[j] - top_theirs)
+                of_any += theirs[j]
+            total_deciding = total = 0.0
             means[i_voxel] = 0
             for j in range(n):
-                weight = mine[j] * ((1 - other) * theirs[j] + other * of_any)
+                around = (1 - other) * theirs[j] + other * of_any * prior[j]
+                deciding, weight = around * np.exp(heard * (mine[j] - top_mine)), around * np.exp(mine[j] - top_mine)
+                total_deciding += deciding
                 total += weight
                 for q in range(n_values):
-                    means[i_voxel, q] += weight * allowed[tissue[j], q]
-            means[i_voxel] /= total
+                    means[i_voxel, q] += (deciding if q < _N_DECIDING else weight) * allowed[tissue[j], q]
+            means[i_voxel, :_N_DECIDING] /= total_deciding
+            means[i_voxel, _N_DECIDING:] /= total
     return means
 
 
