@@ -11,7 +11,7 @@ from hqsm.fatwater.lanes import LANES
 _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
 _ONE_IN = 29
-_SPREAD_FLOOR_HZ_AT_1T5 = 1.5
+SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 _LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
 
 
@@ -33,7 +33,7 @@ def field_prior(
     if wanted.size == 0:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     scale = field_strength_tesla / 1.5
-    floor_hz = _SPREAD_FLOOR_HZ_AT_1T5 * scale
+    floor_hz = SPREAD_FLOOR_HZ_AT_1T5 * scale
     kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]
     own = own_weight(voxel_size_mm)
     some_hz = field_hz[::_ONE_IN][good[::_ONE_IN]]

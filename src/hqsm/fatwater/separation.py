@@ -19,7 +19,7 @@ from hqsm.errors import InputError
 from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, ExpectedErrors, LocalDecay, expected_errors, r2star_limit_per_s
 from hqsm.fatwater.decay import local_decay
-from hqsm.fatwater.field_errors import field_errors
+from hqsm.fatwater.field_errors import Prior, field_errors
 from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
@@ -410,17 +410,8 @@ def _lower_order(
         before_hz = prior_hz.copy()
         taken = fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)
         away[taken] = False
-    calibrated_hz = field_errors(
-        result[1][:, 0] - prior_hz,
-        result[2][:, 0],
-        precision,
-        plane_hz2,
-        fit.nonlinear[:, 0],
-        fit.errors[:, 0],
-        which,
-        start.blocks,
-        tissue,
-    )
+    prior = Prior(departure_hz=result[1][:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
+    calibrated_hz = field_errors(result[2][:, 0], prior, which, fit.nonlinear[:, 0], fit.errors[:, 0], darker_hz, start.blocks, tissue)
     fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
