@@ -64,7 +64,7 @@ def _centred(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def measured(maps: WaterFat, regions: Regions, tolerance: float = 2e-4) -> tuple[float, Susceptibility]:
-    # twice the study's tolerance is enough to see a fault, in half the time
+    # some times the study's tolerance is enough to see a fault, in half the time
     chi = estimate(maps, regions, SusceptibilityParams(tolerance=tolerance), specimen="in_vivo")
     liver = regions.liver
     return (float(np.nanmedian(chi.chi_ppm[liver])) if liver.any() else float("nan")), chi

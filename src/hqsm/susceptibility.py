@@ -33,7 +33,7 @@ _LIVER_CUT_SHARE = 0.4
 _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
-"""What the estimate by regions, on voxels of 9 mm, may differ by."""
+"""What the estimate by regions, on larger voxels, may differ by."""
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 

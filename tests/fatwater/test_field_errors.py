@@ -9,7 +9,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater import separation
 from hqsm.fatwater.blocks import Blocks, gather
-from hqsm.fatwater.field_errors import field_errors
+from hqsm.fatwater.field_errors import Prior, field_errors
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
@@ -35,21 +35,26 @@ def tissue_of(signal: np.ndarray) -> tuple[Tissue, Blocks]:
     return tissue, gather(tissue)
 
 
-def from_departures(real_share: float, slope_hz_per_mm: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def from_departures(real_share: float, slope_hz_per_mm: float = 0.0, of_iron: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(voxel,) standard errors found and true, of estimates whose priors have ``real_share`` of the variance that they claim.
 
-    Half of the voxels know their field better than their neighbours do, the others hardly.
+    Half of the voxels know their field better than their neighbours do, the others hardly. Where ``of_iron`` is given, a quarter of
+    either claims three times as much because of iron that steps, of which there is that share.
     """
     rng = np.random.default_rng(6)
-    own, precision = np.where(rng.random(N) < 0.5, 1 / 9, 1 / 400), np.full(N, 1 / 25)
+    own = np.where(rng.random(N) < 0.5, 1 / 9, 1 / 400)
+    iron_hz2 = np.where(rng.random(N) < 0.25, 50.0, 0.0) if of_iron is not None else np.zeros(N)
+    precision = 1 / (25 + iron_hz2)
     own_error = rng.standard_normal(N) / np.sqrt(own)
-    prior_error = np.sqrt(real_share / precision) * rng.standard_normal(N)
+    really_hz2 = 25 * real_share + iron_hz2 * (of_iron or 0.0)
+    prior_error = np.sqrt(really_hz2) * rng.standard_normal(N)
     error = (own * own_error + precision * prior_error) / (own + precision)
     claimed = 1 / np.sqrt(own + precision)
     field = slope_hz_per_mm * 2.4 * np.indices(SHAPE)[0].ravel()
     tissue, blocks = tissue_of(np.ones((N, T.size)))
-    found = field_errors(error - prior_error, claimed, precision, np.zeros(N), field, claimed, np.arange(N), blocks, tissue)
-    true = np.sqrt(own + precision**2 * real_share / precision) / (own + precision)
+    prior = Prior(departure_hz=error - prior_error, precision=precision, plane_hz2=np.zeros(N), iron_hz2=iron_hz2)
+    found = field_errors(claimed, prior, np.arange(N), field, claimed, np.zeros(N), blocks, tissue)
+    true = np.sqrt(own + precision**2 * really_hz2) / (own + precision)
     return found, true
 
 
@@ -57,18 +62,32 @@ def from_departures(real_share: float, slope_hz_per_mm: float = 0.0) -> tuple[np
 def test_what_a_prior_is_really_off_by_is_found_from_departures_and_gives_the_closed_form(
     real_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # in these draws a voxel's own noise is not in its neighbours
-    monkeypatch.setattr("hqsm.fatwater.field_errors._OWN_SHARE", 0.0)
+    # in these draws no voxel's noise is in its neighbours' priors
+    monkeypatch.setattr("hqsm.fatwater.field_errors._LEFT_OF_NOISE", 0.0)
     found, true = from_departures(real_share)
     assert np.sqrt(np.mean(found**2) / np.mean(true**2)) == pytest.approx(1, abs=0.03)
     assert np.mean(np.abs(found / true - 1) < 0.35) > 0.9  # some hundred voxels around each say what it is
+
+
+@pytest.mark.parametrize("of_iron", [0.0, 0.5, 2.0])
+def test_what_iron_that_steps_does_to_the_prior_is_told_from_what_the_plane_cannot_follow(
+    of_iron: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hqsm.fatwater.field_errors._LEFT_OF_NOISE", 0.0)
+    found, true = from_departures(0.3, of_iron=of_iron)
+    kinds = np.unique(np.round(true, 6))
+    assert kinds.size == 4
+    for kind in kinds:
+        here = np.isclose(true, kind, atol=1e-5)
+        assert np.sqrt(np.mean(found[here] ** 2)) == pytest.approx(kind, rel=0.12)
 
 
 def test_where_nothing_departs_or_no_prior_is_the_claim_stands() -> None:
     tissue, blocks = tissue_of(np.ones((N, T.size)))
     claimed, which = np.full(N, 4.0), np.arange(N)
     for departure, precision in ((np.full(N, np.nan), np.full(N, 1 / 25)), (np.zeros(N), np.zeros(N))):
-        found = field_errors(departure, claimed, precision, np.zeros(N), np.zeros(N), claimed, which, blocks, tissue)
+        prior = Prior(departure_hz=departure, precision=precision, plane_hz2=np.zeros(N), iron_hz2=np.zeros(N))
+        found = field_errors(claimed, prior, which, np.zeros(N), claimed, np.zeros(N), blocks, tissue)
         np.testing.assert_array_equal(found, claimed)
 
 
@@ -107,9 +126,30 @@ def test_the_field_of_iron_has_an_honest_error_where_its_neighbours_foresee_it_a
 
     fit = separate(echoes, FatWaterParams())
     assert least < scatter(fit) < most
-    monkeypatch.setattr(separation, "field_errors", lambda _, claimed, *rest: claimed)
+    monkeypatch.setattr(separation, "field_errors", lambda claimed, *_: claimed)
     by_claim = separate(echoes, FatWaterParams())
     assert not 0.6 < scatter(by_claim) < 1.6
     # errors alone differ
     np.testing.assert_array_equal(fit.field_hz, by_claim.field_hz)
     np.testing.assert_array_equal(fit.r2star_per_s, by_claim.r2star_per_s)
+
+
+def test_the_noise_of_dark_neighbours_is_in_the_field_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    # half of a liver knows its field to some hertz, the other half lives on its neighbours, which know it as badly
+    rng = np.random.default_rng(4)
+    i, j, k = np.indices(SHAPE)
+    dark = i >= SHAPE[0] // 2
+    field = 40 * np.sin(i / 14) + 30 * np.cos(j / 11) + 4 * k
+    signal = 100 * (1 - 0.05 * (1 - FAT)) * np.exp((2j * np.pi * field - np.where(dark, 620.0, 60.0))[..., None] * T)
+    signal = signal + 5 * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    grid = make_grid("axial", SHAPE)
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=T, field_strength_tesla=1.5, grid=grid, noise_sd=5)
+    near = (i >= SHAPE[0] // 2 + 3) & (i < SHAPE[0] // 2 + 8)
+
+    def scatter() -> float:
+        fit = separate(echoes, FatWaterParams())
+        return float(np.nanstd(((fit.field_hz - field) / fit.field_se_hz)[near]))
+
+    assert 0.85 < scatter() < 1.15
+    monkeypatch.setattr("hqsm.fatwater.field_errors._LEFT_OF_NOISE", 0.0)
+    assert scatter() > 1.25

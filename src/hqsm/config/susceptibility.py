@@ -127,7 +127,7 @@ class SusceptibilityParams:
     """Tissue whose susceptibility is zero (explants: always the medium around them)."""
     max_iterations: Annotated[int, Field(ge=1, le=2000)] = 400
     """Conjugate-gradient iterations at most (total-field)."""
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 3e-5
     """Relative residual of the normal equations at which the iteration has arrived (total-field)."""
     tissue_sd_ppm: Annotated[float, Field(gt=0)] = 0.12
     """Prior standard deviation of a voxel's susceptibility in ordinary tissue (total-field)."""

@@ -4,40 +4,70 @@ The field's prior must hold at an organ's surface and beside iron that changes f
 uniform tissue, where the field is harmonic and a plane through the neighbours foresees it well, it is several times too
 wide. Which of the two it is nobody knows beforehand, but voxels that know their own field tell: of an estimate with information d of
 its own and p of the prior, the departure from the prior's mean has the variance (d / (d + p))^2 (1 / d + v), v being the variance that the
-prior really has. With v so found around each voxel, the variance of the estimate is (d + p^2 v) / (d + p)^2, be it less or more
-than the 1 / (d + p) of a prior that is off as it claims: variance components, by the method of moments.
+prior really has. With v so found, the variance of the estimate is (d + p^2 v) / (d + p)^2, be it less or more than the 1 / (d + p) of a
+prior that is off as it claims: variance components, by the method of moments.
+
+v has three parts. Noise of the neighbours comes through the plane: it is worked out, because voxels that know their own field lie
+among others that do and hardly show it. What the plane cannot follow, and what iron that steps adds to it, are each a share of
+what the prior claims for it: two shares for the volume by least squares, the first then around each voxel.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.optimize import nnls
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
 from hqsm.fatwater.blocks import Blocks
-from hqsm.fatwater.neighbourhood import own_weight
+from hqsm.fatwater.neighbourhood import SPREAD_FLOOR_HZ_AT_1T5, own_weight
 from hqsm.fatwater.nodes import around
 from hqsm.fatwater.tissue import Tissue
 
 _LARGEST_DEPARTURE2 = 16.0
 """Squared departures, in variances that are claimed for them, beyond which they count as this: other minima of the fit."""
-_OWN_SHARE = 0.6
-"""Of a voxel's own weight in the Gaussian around it: its noise that is in its neighbours' plane, through the neighbours' own priors."""
-_ENOUGH_VOXELS, _ENOUGH_VOXELS_IN_ALL = 4.0, 5.0
-"""Fully informative voxels that a wider neighbourhood, and the prior's own claim, counts as."""
-_LEAST_RATIO = 0.02
+_LEFT_OF_NOISE = 2.0**-1.5
+"""Neighbours' errors are a Gaussian sum already; one more of the same width is wider by the root of two along each axis."""
+_ENOUGH_VOXELS = 10.0
+"""Fully informative voxels that a wider neighbourhood counts as."""
+_INFORMATION_OF_CLAIM = np.array([1.0, 10.0])
+"""What the claim itself counts for; an informative voxel is 0.2."""
+_NOISE_KNOWN = 10.0
+"""Ratio of a voxel's own noise to the prior's claim from which it says the less, the noise being known no better than the model of it."""
+_LEAST_RATIO, _LEAST_REST = 0.02, 0.05
 _STEEP_HZ_PER_MM_AT_1T5 = 2.0
 _BEND_MM = 2.0
 """Beside lung and gas the field is steep, and bends: a plane is off by its gradient beyond the steepest of other places times this."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prior:
+    """What neighbours foresaw of n voxels.
+
+    Attributes
+    ----------
+    departure_hz
+        (n,) estimate less the prior's mean, NaN where there is none.
+    precision
+        (n,) inverse variance that the prior claims [1/Hz2].
+    plane_hz2, iron_hz2
+        (n,) parts of that variance: error of the plane through the neighbours, and what iron that steps may add.
+    """
+
+    departure_hz: FloatArray
+    precision: FloatArray
+    plane_hz2: FloatArray
+    iron_hz2: FloatArray
+
+
 def field_errors(
-    departure_hz: FloatArray,
     claimed_hz: FloatArray,
-    precision: FloatArray,
-    plane_hz2: FloatArray,
+    prior: Prior,
+    which: IntArray,
     field_hz: FloatArray,
     field_se_hz: FloatArray,
-    which: IntArray,
+    to_darker_hz: FloatArray,
     blocks: Blocks,
     tissue: Tissue,
 ) -> FloatArray:
@@ -45,60 +75,109 @@ def field_errors(
 
     Parameters
     ----------
-    departure_hz, claimed_hz
-        (n,) estimate less the prior's mean, NaN where there is none, and its standard error were the prior off as it claims.
-    precision, plane_hz2
-        (n,) inverse variance of the prior [1/Hz2], and the part of that variance that is the error of the plane through the neighbours.
-    field_hz, field_se_hz
-        (voxel,) of all voxels.
+    claimed_hz
+        (n,) standard error were the prior off as it claims.
     which
         (n,) numbers of the voxels that have a prior.
+    field_hz, field_se_hz
+        (voxel,) of all voxels.
+    to_darker_hz
+        (voxel,) by how much the fields of darker neighbours may depart from a voxel's: it says less of them.
     """
-    share, steep_hz_per_mm = _OWN_SHARE * own_weight(tissue.voxel_size_mm), _STEEP_HZ_PER_MM_AT_1T5 * tissue.field_strength_tesla / 1.5
     variance = claimed_hz**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        of_prior = np.where(precision > 0, 1 / precision, np.inf)
-        own = 1 / variance - precision
-        known = np.isfinite(departure_hz) & np.isfinite(of_prior) & (own > 0)
+        of_prior = np.where(prior.precision > 0, 1 / prior.precision, np.inf)
+        own = 1 / variance - prior.precision
+        known = np.isfinite(prior.departure_hz) & np.isfinite(of_prior) & (own > 0)
     if not known.any():
         return claimed_hz.copy()
-    own, of_prior, variance = own[known], of_prior[known], variance[known]
+    noise = _noise_of_neighbours(np.where(known, own, 0), claimed_hz, which, field_se_hz, to_darker_hz, blocks, tissue)
     block = blocks.of_voxel[which[known]]
-    steep = _steepness_hz_per_mm(field_hz, field_se_hz, blocks)[block]
-    bent = (_BEND_MM * np.maximum(steep - steep_hz_per_mm, 0)) ** 2
-    rest = np.maximum(of_prior - plane_hz2[known], 1e-3 * of_prior)
+    steep_hz_per_mm = _STEEP_HZ_PER_MM_AT_1T5 * tissue.field_strength_tesla / 1.5
+    steep = _steepness_hz_per_mm(field_hz, field_se_hz, blocks)
+    own, of_prior, variance = own[known], of_prior[known], variance[known]
+    given = (noise + (_BEND_MM * np.maximum(steep - steep_hz_per_mm, 0)) ** 2)[block]
+    iron = np.minimum(prior.iron_hz2[known], of_prior)
+    rest = np.maximum(of_prior - iron - prior.plane_hz2[known], _LEAST_REST * of_prior)
     kept2 = (own * variance) ** 2  # share of an error of the prior's mean that a departure shows
-    ratio = _ratio(departure_hz[known] ** 2, kept2, 1 / own, of_prior, bent, rest, block, blocks, share)
-    trusted2 = (variance / of_prior) ** 2
+    off = _found(prior.departure_hz[known] ** 2, kept2, 1 / own, of_prior, given, rest, iron, block, blocks)
     errors: FloatArray = claimed_hz.copy()
-    errors[known] = np.sqrt(own * variance**2 + trusted2 * (bent + ratio * rest + share * of_prior))
+    errors[known] = np.sqrt(own * variance**2 + (variance / of_prior) ** 2 * (given + off))
     return errors
 
 
-def _ratio(
+def _noise_of_neighbours(
+    own: FloatArray,
+    claimed_hz: FloatArray,
+    which: IntArray,
+    se_hz: FloatArray,
+    to_darker_hz: FloatArray,
+    blocks: Blocks,
+    tissue: Tissue,
+) -> FloatArray:
+    """(block,) variance [Hz2] that the noise of the voxels around gives a prior's mean.
+
+    The planes are fitted twice. First through fields that voxels found by themselves, with weights by their information; what a voxel
+    then knows is its own and that; and these errors, common to a neighbourhood, are averaged by the second planes' weights.
+    Noise of SD s in each part turns a phasor of length 1 by a variance of s^2 (1 + s^2): the second matters where there is iron.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        information = np.where(np.isfinite(se_hz) & (se_hz > 0), 1 / se_hz**2, 0)
+    in_the_end = information.copy()
+    information[which] = own
+    in_the_end[which] = np.where(own > 0, 1 / claimed_hz**2, 0)
+    departs_hz2 = to_darker_hz**2 + (SPREAD_FLOOR_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5) ** 2
+
+    def means(weight: FloatArray, value: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(block,) of the weight and of weight times value, over the voxels of the 27 blocks."""
+        sums = np.bincount(blocks.of_voxel, weight, blocks.n_voxels.size) + 1j * np.bincount(
+            blocks.of_voxel, weight * value, blocks.n_voxels.size
+        )
+        both = around(sums, blocks.index) / np.maximum(around(blocks.n_voxels + 0j, blocks.index).real, 1e-9)
+        return both.real, both.imag
+
+    rad_per_hz = 2 * np.pi * float(np.diff(tissue.echo_times_s).min())
+    with np.errstate(divide="ignore"):
+        more = np.where(information > 0, 1 + rad_per_hz**2 / information, 1)
+    weight, of_noise = means(information / (1 + information * departs_hz2), more / (1 + information * departs_hz2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        first = np.nan_to_num(weight**2 / (own_weight(tissue.voxel_size_mm) * of_noise))[blocks.of_voxel]
+        of_errors = 1 / np.maximum(information / more + first, 1e-6)
+        weight, of_error = means(in_the_end / (1 + in_the_end * departs_hz2), of_errors)
+        noise: FloatArray = np.nan_to_num(_LEFT_OF_NOISE * of_error / weight)
+    return noise
+
+
+def _found(
     squared: FloatArray,
     kept2: FloatArray,
     noise: FloatArray,
     of_prior: FloatArray,
-    bent: FloatArray,
+    given: FloatArray,
     rest: FloatArray,
+    iron: FloatArray,
     block: IntArray,
     blocks: Blocks,
-    share: float,
 ) -> FloatArray:
-    """(n,) what the prior is really off by around each voxel, squared, over ``rest``, from ``squared`` departures [Hz2]."""
-    expected = kept2 * (noise + of_prior + bent)
-    more = np.minimum(squared, _LARGEST_DEPARTURE2 * expected) - kept2 * ((1 - share) * noise + bent)
-    # of equal weight where voxels know their field as well as the prior, none where they do not
-    weight = kept2 * np.median(of_prior) / (expected**2 + (kept2 * noise) ** 2)
+    """(n,) variance [Hz2] by which the prior is off beyond what is ``given``, from ``squared`` departures [Hz2].
+
+    One share of ``rest``, which differs from place to place, and one of ``iron``.
+    """
+    expected = kept2 * (noise + of_prior + given)
+    more = np.minimum(squared, _LARGEST_DEPARTURE2 * expected) - kept2 * (noise + given)
+    # of equal weight where voxels know their field as well as the prior, none where they do not: noise is known to a share only
+    weight = 1 / ((expected**2 + (kept2 * noise) ** 2) * (1 + (noise / (_NOISE_KNOWN * of_prior)) ** 2))
+    columns = np.sqrt(weight) * kept2 * np.stack([rest, iron])
+    information, moments = columns @ columns.T + np.diag(_INFORMATION_OF_CLAIM), columns @ (np.sqrt(weight) * more) + _INFORMATION_OF_CLAIM
+    (in_all, of_iron), _ = nnls(information, moments)
+    more, weight = more - kept2 * of_iron * iron, weight * kept2 * np.median(of_prior)
     sums = np.bincount(block, weight * more, blocks.n_voxels.size) + 1j * np.bincount(block, weight * kept2 * rest, blocks.n_voxels.size)
-    in_all = sums.sum() + _ENOUGH_VOXELS_IN_ALL * (1 + 1j)
     near = 27 * around(sums, blocks.index)
-    ratio: AnyArray = np.full(sums.size, max(in_all.real / in_all.imag, _LEAST_RATIO))
+    ratio: AnyArray = np.full(sums.size, max(in_all, _LEAST_RATIO))
     for those in (27 * around(near, blocks.index), near):
         ratio = np.maximum((those.real + _ENOUGH_VOXELS * ratio) / (those.imag + _ENOUGH_VOXELS), _LEAST_RATIO)
-    of_voxels: FloatArray = ratio[block]
-    return of_voxels
+    off: FloatArray = ratio[block] * rest + of_iron * iron
+    return off
 
 
 def _steepness_hz_per_mm(field_hz: FloatArray, se_hz: FloatArray, blocks: Blocks) -> FloatArray:

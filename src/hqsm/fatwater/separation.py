@@ -19,7 +19,7 @@ from hqsm.errors import InputError
 from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, ExpectedErrors, LocalDecay, expected_errors, r2star_limit_per_s
 from hqsm.fatwater.decay import local_decay
-from hqsm.fatwater.field_errors import field_errors
+from hqsm.fatwater.field_errors import Prior, field_errors
 from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import CONSTRAINED, FREE, NO_FAT, fit_constrained, fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
@@ -50,6 +50,8 @@ _FIELD_INSIDE_IRON_HZ_S = 0.01
 _IRON_PER_S, _OTHER_TISSUE_PER_S = 100.0, 75.0
 """R2* from which the field's prior leaves out what decays as slowly as tissue without iron: at an organ's surface the field bends."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
+_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
+"""Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
@@ -410,17 +412,8 @@ def _lower_order(
         before_hz = prior_hz.copy()
         taken = fit.take(which, result, CONSTRAINED, lowest_r2star_per_s=-300)
         away[taken] = False
-    calibrated_hz = field_errors(
-        result[1][:, 0] - prior_hz,
-        result[2][:, 0],
-        precision,
-        plane_hz2,
-        fit.nonlinear[:, 0],
-        fit.errors[:, 0],
-        which,
-        start.blocks,
-        tissue,
-    )
+    prior = Prior(departure_hz=result[1][:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
+    calibrated_hz = field_errors(result[2][:, 0], prior, which, fit.nonlinear[:, 0], fit.errors[:, 0], darker_hz, start.blocks, tissue)
     fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
@@ -484,6 +477,9 @@ def _assemble(
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
+    with np.errstate(invalid="ignore"):
+        # less than no fat, or less than no water, and by more than errors allow: two fields or moving tissue in one voxel
+        fat_known &= np.abs(pdff - 50) < 50 + np.maximum(_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE * errors[:, 2])
 
     def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)

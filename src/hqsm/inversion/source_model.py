@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import linalg, ndimage
@@ -25,10 +26,12 @@ from hqsm.data import TotalField
 from hqsm.dipole import DipoleOperator
 from hqsm.inversion.separable import Separable, SolidHarmonics
 
-_LEAST_SD_PPM = 0.02
+_LEAST_SD_PPM = 0.01
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
 _PART = 4096
 """Voxels whose weighted fields are held at a time."""
+_GRADING = 0.4
+"""Thickness of the slabs whose data are joined, over their distance from the slab's end."""
 _FEW = 0.1
 """Changed data, over unknowns, up to which a dense inverse is changed and not made anew."""
 _STEEP = 0.7
@@ -322,9 +325,11 @@ def block_mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
 
 
 class Reduced:
-    """Organs, nodes and harmonics alone, on voxels of about 9 mm, as a dense problem.
+    """Organs, nodes and harmonics alone, on voxels of about 12 mm in plane, as a dense problem.
 
-    It preconditions the whole problem, and by itself it is the estimate by regions.
+    It preconditions the whole problem, and by itself it is the estimate by regions. Slices stay as they are, and their data
+    are joined the more, the farther they are from the slab's ends: what lies beyond is strong, and its field falls within
+    millimetres. On slices of 9 mm the whole problem did not arrive in 2,000 steps, on these it does in 50.
 
     Attributes
     ----------
@@ -334,16 +339,20 @@ class Reduced:
         (n, n) posterior covariance of its unknowns.
     """
 
-    def __init__(self, model: SourceModel, voxel_mm: float = 9.0) -> None:
+    def __init__(self, model: SourceModel, voxel_mm: float = 12.0) -> None:
         self.model = model
-        self._factors = tuple(max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm)
-        self._kept = tuple(n // f * f for n, f in zip(model.shape, self._factors, strict=True))
-        small = tuple(n // f for n, f in zip(self._kept, self._factors, strict=True))
+        x, y = (max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm[:2])
+        self._factors = (x, y, 1)
+        self._slices = _joined_slices(model.grid.shape[2], float(model.grid.voxel_size_mm[2]), voxel_mm)
+        # a block that held data and what lies beyond the images would be neither
+        first = [where.start % f for where, f in zip(model.inside, self._factors, strict=True)]
+        self._kept = tuple(slice(a, a + (n - a) // f * f) for a, n, f in zip(first, model.shape, self._factors, strict=True))
+        small = tuple((kept.stop - kept.start) // f for kept, f in zip(self._kept, self._factors, strict=True))
         self._shape = fourier.fast_shape((small[0], small[1], small[2]))
         self._small = tuple(slice(0, n) for n in small)
         size_mm = model.grid.voxel_size_mm * np.array(self._factors)
         self._dipole = DipoleOperator(self._shape, size_mm, model.grid.b0_direction)
-        self._data = self._mean(model.padded(model.weight2)) > 0
+        self._data = self._sums(model.weight2) > 0
         self._fields, self.places = self._columns()
         self._weight2 = self._weights(model.weight2)
         self.inverse = _inverse(self._matrix())
@@ -358,14 +367,14 @@ class Reduced:
             _change(self.inverse, self._fields[:, changed], (self._weight2 - before)[changed])
 
     def _matrix(self) -> FloatArray:
-        """(n, n) the normal equations of its unknowns."""
+        """(n, n) the normal equations of its unknowns, their upper triangle, in Fortran's order."""
         weight = np.sqrt(self._weight2)
-        matrix = np.eye(len(self._fields))
+        matrix = np.eye(len(self._fields), order="F")
         # in parts: the weighted fields as a whole would be the largest array there is
         for part in np.array_split(np.arange(weight.size), max(1, weight.size // _PART)):
             some = slice(part[0], part[-1] + 1) if part.size else slice(0, 0)
             weighted = self._fields[:, some] * weight[some]
-            matrix += weighted @ weighted.T
+            matrix += linalg.blas.ssyrk(1.0, weighted.T, trans=True)
         return matrix
 
     def solve(self) -> FloatArray:
@@ -377,22 +386,27 @@ class Reduced:
         return unknowns
 
     def _weights(self, volume: FloatArray) -> FloatArray:
-        """Sums over its voxels that have data of a volume on the images' grid."""
-        return np.asarray(self._mean(self.model.padded(volume))[self._data] * np.float32(np.prod(self._factors)))
+        """Sums over its data of a volume on the images' grid."""
+        return self._sums(volume)[self._data]
+
+    def _sums(self, volume: FloatArray) -> FloatArray:
+        blocks = self._mean(self.model.padded(volume))[..., self.model.inside[2]] * np.float32(np.prod(self._factors))
+        return np.asarray(blocks @ (self._slices > 0))
 
     def _columns(self) -> tuple[FloatArray, IntArray]:
         model = self.model
         n = model.n_unknowns - model.n_voxels
         fields, places = np.empty((n, int(self._data.sum())), np.float32), list[int]()
-        with_data = box_around(self._data)
-        chosen = np.flatnonzero(self._data[with_data])
+        in_plane = box_around(np.asarray(self._data.any(axis=2)))
+        with_data = (*in_plane, model.inside[2])
+        chosen = np.flatnonzero(self._data[in_plane])
         for place, source in enumerate(self._sources()):
             if source is not None:
                 box, part = source
-                fields[len(places)] = self._dipole.between(part, source=box, target=with_data).ravel()[chosen]
+                fields[len(places)] = (self._dipole.between(part, source=box, target=with_data) @ self._slices).ravel()[chosen]
                 places.append(place)
         for place, harmonic in enumerate(self._harmonics(), start=n - model.harmonics.size):
-            fields[len(places)] = harmonic[self._data]
+            fields[len(places)] = (harmonic[..., model.inside[2]] @ self._slices)[self._data]
             places.append(place)
         return fields[: len(places)], np.array(places)
 
@@ -408,7 +422,7 @@ class Reduced:
             whole = np.zeros(self.model.shape, np.float32)
             whole[nodes.box] = nodes.sd_ppm
             sd = self._mean(whole)
-            hats = [h[:n].reshape(n // f, f, -1).mean(axis=1) for h, n, f in zip(nodes.hats, self._kept, self._factors, strict=True)]
+            hats = [self._block_means(hat, axis) for axis, hat in enumerate(nodes.hats)]
             spans = [[box_around(column > 0)[0] for column in h.T] for h in hats]
             for i, j, k in np.ndindex(nodes.shape):
                 where = (spans[0][i], spans[1][j], spans[2][k])
@@ -418,28 +432,40 @@ class Reduced:
     def _harmonics(self) -> list[FloatArray]:
         """Each solid harmonic, zero beyond the images."""
         means = []
-        for n, where, kept, factor, small in zip(self.model.shape, self.model.inside, self._kept, self._factors, self._shape, strict=True):
-            inside = np.eye(n, dtype=np.float32)[:, where][:kept]
-            mean = np.zeros((small, inside.shape[1]), np.float32)
-            mean[: kept // factor] = inside.reshape(kept // factor, factor, -1).mean(axis=1)
-            means.append(mean)
+        for axis, where in enumerate(self.model.inside):
+            inside = self._block_means(np.eye(self.model.shape[axis], dtype=np.float32)[:, where], axis)
+            means.append(np.pad(inside, [(0, self._shape[axis] - len(inside)), (0, 0)]))
         return self.model.harmonics.each(tuple(means))
 
+    def _block_means(self, along: FloatArray, axis: int) -> FloatArray:
+        """(n, columns) along an axis of the padded grid as means over its voxels."""
+        return np.asarray(along[self._kept[axis]].reshape(-1, self._factors[axis], along.shape[1]).mean(axis=1))
+
     def _mean(self, volume: FloatArray) -> FloatArray:
-        a, b, c = self._kept
         out = np.zeros(self._shape, np.float32)
-        out[self._small] = block_mean(volume[:a, :b, :c], self._factors)
+        out[self._small] = block_mean(volume[self._kept], self._factors)
         return out
 
 
+def _joined_slices(n: int, slice_mm: float, thickest_mm: float) -> FloatArray:
+    """(n, joined) means over slices that stay single at either end and are joined the more, the farther they are from there."""
+    first, at = list[int](), 0
+    while at < n:
+        first.append(at)
+        at += max(1, int(min(_GRADING * at, (n - at) * _GRADING / (1 + _GRADING), thickest_mm / slice_mm)))
+    joined = np.zeros((n, len(first)), np.float32)
+    for column, (start, stop) in enumerate(pairwise([*first, n])):
+        joined[start:stop, column] = 1 / (stop - start)
+    return joined
+
+
 def _inverse(matrix: FloatArray) -> FloatArray:
-    """Inverse of a symmetric positive definite matrix (n, n) in double precision, in its place, by its Cholesky factor."""
-    # the transpose is the same matrix in the order of axes that LAPACK can overwrite
-    factor, failed = linalg.lapack.dpotrf(matrix.T, lower=True, clean=True, overwrite_a=True)
+    """Inverse of a symmetric positive definite matrix, given its upper triangle (n, n) in Fortran's order, in its place (Cholesky)."""
+    factor, failed = linalg.lapack.dpotrf(matrix, lower=False, clean=True, overwrite_a=True)
     if failed:
         raise np.linalg.LinAlgError("the matrix of organs and shared deviations is not positive definite")
-    inverse, _ = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
-    inverse += np.tril(inverse, -1).T
+    inverse, _ = linalg.lapack.dpotri(factor, lower=False, overwrite_c=True)
+    inverse += np.triu(inverse, 1).T
     return np.asarray(inverse)
 
 
