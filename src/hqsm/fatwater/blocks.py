@@ -13,7 +13,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit
 from hqsm.fatwater.lanes import evenly
-from hqsm.fatwater.nodes import around, neighbour_table, numbered
+from hqsm.fatwater.nodes import around
 from hqsm.fatwater.tissue import Tissue
 
 BLOCK_MM = 5.0
@@ -73,29 +73,15 @@ def gather(tissue: Tissue) -> Blocks:
     """Blocks of the tissue's voxels, none longer than 5 mm unless a voxel is."""
     signal, index, echo_times_s, voxel_size_mm = tissue.signal, tissue.index, tissue.echo_times_s, tissue.voxel_size_mm
     edge = np.maximum(np.floor(BLOCK_MM / voxel_size_mm + 1e-6), 1).astype(np.int64)
-    where = np.nonzero(index >= 0)
-    shape = -(-np.array(index.shape) // edge)
-    along = [np.arange(n) // e for n, e in zip(index.shape, edge, strict=True)]
-    x, y, z = (numbers[places] for numbers, places in zip(along, where, strict=True))
-    flat = (x * shape[1] + y) * shape[2] + z
-    present = np.zeros(int(np.prod(shape)), bool)
-    present[flat] = True
-    number = numbered(present)
-    of_voxel = number[flat]
-    n_blocks = int(present.sum())
-    number = number.reshape(tuple(shape))
-    slope = np.zeros((n_blocks, 3), np.float32)
-    later = neighbour_table(index)[:, 3:] if (edge > 1).any() else np.zeros((0, 3), np.int64)
+    of_voxel, number, n_blocks = _numbered_blocks(index, edge, signal.shape[0])
     spacing_s = float(np.diff(echo_times_s).min())
     close = np.flatnonzero(np.diff(echo_times_s) < 1.02 * spacing_s)
-    for axis in np.flatnonzero(edge > 1):
-        turns = _steps(signal, later[:, axis], of_voxel, n_blocks, close)
+    axes = np.flatnonzero(edge > 1)
+    slope = np.zeros((n_blocks, 3), np.float32)
+    for axis, turns in zip(axes, _steps(signal, index, of_voxel, n_blocks, close, axes), strict=True):
         slope[:, axis] = np.angle(around(turns, number)) / (2 * np.pi * spacing_s)
     noise, share = 2 * tissue.noise_sd**2, _MODEL_ERROR
-    away_hz = np.zeros(of_voxel.size, np.float32)
-    for axis in np.flatnonzero(edge > 1):
-        from_centre = (np.arange(index.shape[axis]) % edge[axis] - (edge[axis] - 1) / 2).astype(np.float32)
-        away_hz += slope[of_voxel, axis] * from_centre[where[axis]]
+    away_hz = _from_centres(index, of_voxel, slope, edge)
     products = _sums_of_products(signal, of_voxel, away_hz, echo_times_s, n_blocks, noise, share)
     counts = np.bincount(of_voxel, minlength=n_blocks)
     dark = _lend(products, counts.astype(np.float32), number)
@@ -131,21 +117,85 @@ def singles(signal: ComplexArray, echo_times_s: FloatArray, noise_sd: float, vox
 
 
 @njit()
-def _steps(signal: AnyArray, later: AnyArray, block: AnyArray, n_blocks: int, close: AnyArray) -> AnyArray:  # pragma: no cover
-    """(block,) phasor by which neighbouring voxels of the block turn against each other from one echo to the next."""
-    sums = np.zeros(n_blocks, np.complex64)
-    for v in range(signal.shape[0]):
-        u = later[v]
-        if u >= 0:
-            total = np.complex64(0)
-            power = np.float32(1e-20)
-            for n in close:
-                here = signal[v, n + 1] * np.conj(signal[v, n])
-                there = signal[u, n + 1] * np.conj(signal[u, n])
-                total += there * np.conj(here)
-                power += there.real**2 + there.imag**2 + here.real**2 + here.imag**2
-            sums[block[v]] += total / np.sqrt(power)
+def _numbered_blocks(index: AnyArray, edge: AnyArray, n_voxels: int) -> tuple[AnyArray, AnyArray, int]:  # pragma: no cover - compiled
+    """(voxel,) block of each voxel; (bx, by, bz) numbers of the blocks in raster order, -1 where there is none; how many there are."""
+    nx, ny, nz = index.shape
+    number = np.full(((nx - 1) // edge[0] + 1, (ny - 1) // edge[1] + 1, (nz - 1) // edge[2] + 1), -1, np.int64)
+    for x in range(nx):
+        for y in range(ny):
+            row = number[x // edge[0], y // edge[1]]
+            for z in range(nz):
+                if index[x, y, z] >= 0:
+                    row[z // edge[2]] = 0
+    n_blocks = 0
+    flat = number.reshape(-1)
+    for b in range(flat.size):
+        if flat[b] >= 0:
+            flat[b] = n_blocks
+            n_blocks += 1
+    of_voxel = np.empty(n_voxels, np.int64)
+    for x in range(nx):
+        for y in range(ny):
+            row = number[x // edge[0], y // edge[1]]
+            for z in range(nz):
+                if index[x, y, z] >= 0:
+                    of_voxel[index[x, y, z]] = row[z // edge[2]]
+    return of_voxel, number, n_blocks
+
+
+@njit()
+def _from_centres(index: AnyArray, of_voxel: AnyArray, slope: AnyArray, edge: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(voxel,) how far each voxel's field lies from its block's, by the (block, 3) slopes for a voxel's step along each axis."""
+    nx, ny, nz = index.shape
+    away = np.zeros(of_voxel.size, np.float32)
+    for x in range(nx):
+        from_x = np.float32(x % edge[0] - (edge[0] - 1) / 2)
+        for y in range(ny):
+            from_y = np.float32(y % edge[1] - (edge[1] - 1) / 2)
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0:
+                    b = of_voxel[v]
+                    from_z = np.float32(z % edge[2] - (edge[2] - 1) / 2)
+                    away[v] = slope[b, 0] * from_x + slope[b, 1] * from_y + slope[b, 2] * from_z
+    return away
+
+
+@njit()
+def _steps(
+    signal: AnyArray, index: AnyArray, of_voxel: AnyArray, n_blocks: int, close: AnyArray, axes: AnyArray
+) -> AnyArray:  # pragma: no cover - compiled
+    """(axis, block) phasor by which neighbouring voxels along each of the ``axes`` turn against each other from one echo to the next."""
+    nx, ny, nz = index.shape
+    sums = np.zeros((axes.size, n_blocks), np.complex64)
+    here = np.empty(close.size, np.complex64)
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v < 0:
+                    continue
+                for i in range(close.size):
+                    here[i] = signal[v, close[i] + 1] * np.conj(signal[v, close[i]])
+                for a in range(axes.size):
+                    i, j, k = x + (axes[a] == 0), y + (axes[a] == 1), z + (axes[a] == 2)
+                    u = index[i, j, k] if i < nx and j < ny and k < nz else -1
+                    if u < 0:
+                        continue
+                    total = np.complex64(0)
+                    power = np.float32(1e-20)
+                    for i in range(close.size):
+                        mine, there = here[i], signal[u, close[i] + 1] * np.conj(signal[u, close[i]])
+                        total += there * np.conj(mine)
+                        power += there.real**2 + there.imag**2 + mine.real**2 + mine.imag**2
+                    sums[a, of_voxel[v]] += total / np.sqrt(power)
     return sums
+
+
+@njit(inline="always")
+def _turn(field_hz: float, time_s: float) -> np.complex64:  # pragma: no cover - compiled
+    angle = -2 * np.pi * field_hz * time_s
+    return np.complex64(complex(np.cos(angle), np.sin(angle)))
 
 
 @njit()
@@ -160,14 +210,14 @@ def _sums_of_products(
     for v in range(signal.shape[0]):
         b = block[v]
         away = away_hz[v]
-        turn = np.complex64(np.exp(-2j * np.pi * away * (t[1] - t[0])))
+        turn = _turn(away, t[1] - t[0])
         phasor = np.complex64(1)
         energy = np.float32(0.0)
         for n in range(n_echoes):
             y[n] = signal[v, n] * phasor
             energy += y[n].real ** 2 + y[n].imag ** 2
             if n + 1 < n_echoes:
-                phasor = phasor * turn if even else np.complex64(np.exp(-2j * np.pi * away * (t[n + 1] - t[0])))
+                phasor = phasor * turn if even else _turn(away, t[n + 1] - t[0])
         weight = np.float32(1.0 / (noise + share * energy))
         into = sums[b]
         pair = 0

@@ -263,7 +263,7 @@ def _refined(
     even, even_sums = evenly(t, EVEN_WITHIN_S), evenly(sums_s, EVEN_WITHIN_S)
     misfits = np.empty(n_minima)
     h, g = np.zeros((2, pairs.shape[0], LANES)), np.zeros((2, t.size, LANES))
-    frequency, middle, rate, nothing = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    w, middle, rate = np.zeros((3, LANES)), np.zeros(LANES), np.zeros(LANES)
     decay, scratch = np.zeros((sums_s.size, LANES)), np.zeros((5, LANES))
     bits = scratch.view(np.int64)
     left = np.zeros((3, LANES))
@@ -271,10 +271,10 @@ def _refined(
         count = min(LANES, n_minima - first)
         for k in range(count):
             v = block[first + k]
-            frequency[k], middle[k] = places[0, first + k], places[1, first + k]
+            w[0, k], middle[k] = places[0, first + k], places[1, first + k]
             for i in range(pairs.shape[0]):
                 h[0, i, k], h[1, i, k] = products[v, i].real, products[v, i].imag
-        growth(frequency, nothing, nothing, t, even, g, scratch, bits)
+        growth(w, t, even, g, scratch, bits)
         terms = _terms(h, g, pairs, factors, sums_s.size)
         for trial in range(3):
             for k in range(LANES):

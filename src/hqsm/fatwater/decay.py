@@ -195,7 +195,7 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@njit(parallel=True)
+@njit(parallel=True, error_model="numpy")
 def _pooled(
     powers: AnyArray,
     n_voxels: AnyArray,
@@ -217,41 +217,44 @@ def _pooled(
     mean = np.empty((places.shape[0], n_echoes), np.float32)
     n_found = np.empty(places.shape[0], np.float32)
     limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
-    known = np.ones((n_nodes, 2 * width), np.float32)  # power, and its variance
+    known = np.ones((n_nodes, 2, width), np.float32)  # power, and its variance
     for c in prange(n_nodes):
-        known[c, :width] = 0
+        known[c, 0] = 0
         for e in range(n_echoes):
             power = powers[c, e]
-            known[c, e] = power
+            known[c, 0, e] = power
             noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_voxels[c]
-            known[c, width + e] = noise + np.float32(0.5) * SPREAD2 * power * power
+            known[c, 1, e] = noise + np.float32(0.5) * SPREAD2 * power * power
     for chunk in prange((places.shape[0] + _CHUNK - 1) // _CHUNK):
-        sums = np.empty(width, np.float32)
-        mine = np.empty(2 * width, np.float32)
+        sums, terms, mine = np.empty(width, np.float32), np.empty(width, np.float32), np.empty((2, width), np.float32)
         for p in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, places.shape[0])):
             x, y, z = places[p]
             b = index[x, y, z]
             total = np.float32(0)
             sums[:] = 0
-            mine[:width], mine[width:] = 0, 1
+            mine[0], mine[1] = 0, 1
             for e in range(n_echoes):
                 power = reference[p, e]
                 noise = (np.float32(4) * max(power - np.float32(2), np.float32(0)) + np.float32(4)) / n_reference[p]
-                mine[e], mine[width + e] = power, noise + np.float32(0.5) * SPREAD2 * power * power
+                mine[0, e], mine[1, e] = power, noise + np.float32(0.5) * SPREAD2 * power * power
             for i in range(max(x - reach[0], 0), min(x + reach[0] + 1, nx)):
                 for j in range(max(y - reach[1], 0), min(y + reach[1] + 1, ny)):
                     for k in range(max(z - reach[2], 0), min(z + reach[2] + 1, nz)):
                         c = index[i, j, k]
                         if c < 0 or (without_itself and c == b):
                             continue
-                        apart = np.float32(0)
                         for e in range(width):
-                            difference = mine[e] - known[c, e]
-                            apart += difference * difference / (mine[width + e] + known[c, width + e])
-                        weight = n_voxels[c] if apart < limit else np.float32(0)
+                            difference = mine[0, e] - known[c, 0, e]
+                            terms[e] = difference * difference / (mine[1, e] + known[c, 1, e])
+                        # by itself: a sum in the order of the echoes is no vector
+                        apart = np.float32(0)
+                        for e in range(n_echoes):
+                            apart += terms[e]
+                        size = n_voxels[c]  # read before it is asked for: no branch then, which noise would make unpredictable
+                        weight = size if apart < limit else np.float32(0)
                         total += weight
                         for e in range(width):
-                            sums[e] += weight * known[c, e]
+                            sums[e] += weight * known[c, 0, e]
             n_found[p] = total if total > 0 else n_reference[p]
             for e in range(n_echoes):
                 mean[p, e] = sums[e] / total if total > 0 else reference[p, e]

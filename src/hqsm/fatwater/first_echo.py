@@ -51,13 +51,12 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     known = np.isfinite(residual) & np.isfinite(off)
     if not known.any():
         return None
-    places = np.argwhere(index >= 0)
-    terms = _terms(places[chosen], index.shape)
+    terms = _terms(_places(tissue, chosen), index.shape)
     phase, error = _smooth(terms[known], off[known])
     size = float(np.sqrt(np.mean((terms @ phase) ** 2)))
     if size < max(_LEAST_PHASE_RAD, _LEAST_ERRORS * error):
         return None
-    smooth: FloatArray = _terms(places, index.shape) @ phase
+    smooth: FloatArray = _terms(_places(tissue, np.arange(voxels.shape[0])), index.shape) @ phase
     return smooth
 
 
@@ -66,6 +65,11 @@ def without_phase_of_first(signal: ComplexArray, phase_rad: FloatArray) -> Compl
     turned = signal.copy()
     turned[:, 0] *= np.exp(-1j * phase_rad)
     return turned
+
+
+def _places(tissue: Tissue, which: IntArray) -> IntArray:
+    """(which, 3) where those voxels lie."""
+    return np.stack(np.unravel_index(tissue.places[which], tissue.index.shape), axis=1)
 
 
 def _terms(places: IntArray, shape: tuple[int, ...]) -> FloatArray:

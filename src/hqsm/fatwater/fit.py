@@ -208,8 +208,7 @@ def _free_chunk(
     even = evenly(t)
     fat = fat_signal if with_fat else np.zeros(n_echoes, np.complex128)
     extra = 0.0 if with_fat else 1.0
-    trial = np.zeros((2, LANES))
-    nothing = np.zeros(LANES)
+    trial = np.zeros((3, LANES))
     y = np.zeros((2, n_echoes, LANES))
     g = np.zeros((2, n_echoes, LANES))
     scratch = np.zeros((5, LANES))
@@ -225,7 +224,7 @@ def _free_chunk(
                 trial[0, k], trial[1, k] = start_field[which[taken]], start_r2star[which[taken]]
                 at[k], count[k], state[_LOWEST, k], state[_DAMPING, k] = taken, 0, np.inf, 1e-4
                 taken += 1
-        growth(trial[0], trial[1], nothing, t, even, g, scratch, bits)
+        growth(trial, t, even, g, scratch, bits)
         s = _project(y, g, t, fat, extra)
         state = _stepped(s, trial, state)
         for k in range(LANES):
@@ -416,32 +415,40 @@ def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma:
         off, rate_off = state[_TRIAL, k] - given[_OFF, k], state[_TRIAL + 1, k] - given[_RATE_OFF, k]
         p, q = given[_PRECISION, k], given[_RATE_PRECISION, k]
         cost = s[_SQUARES, k] + p * off * off + q * rate_off * rate_off
-        better = fitting and cost <= state[_COST_SO_FAR, k] * (1 + 1e-12)
+        cost_before, squares_before, level = state[_COST_SO_FAR, k], state[_SQUARES_SO_FAR, k], state[_LEVEL, k]
+        better = fitting and cost <= cost_before * (1 + 1e-12)
         here = better or not fitting
-        ff = _TURN * _TURN * a * a * s[_S2, k] + p if here else state[_N_FF, k]
-        fp = _TURN * a * a * s[_S1, k] if here else state[_N_FP, k]
-        pp = a * a * s[_S0, k] if here else state[_N_PP, k]
-        rr = 1e4 * a * a * s[_S2, k] + q if here else state[_N_RR, k]
-        ra = -100 * a * s[_S1, k] if here else state[_N_RA, k]
-        aa = s[_S0, k] if here else state[_N_AA, k]
-        fs = _TURN * a * a * s[_X1I, k] if here else state[_N_FS, k]
-        ps = a * a * s[_X0I, k] if here else state[_N_PS, k]
-        rs = -100 * a * a * s[_X1R, k] if here else state[_N_RS, k]
-        sa = a * s[_X0R, k] if here else state[_N_AS, k]
-        ss = a * a * s[_U0, k] if here else state[_N_SS, k]
-        gf = _TURN * a * s[_R1I, k] - p * off if better else state[_G_F, k]
-        gr = -100 * a * s[_R1R, k] - q * rate_off if better else state[_G_R, k]
-        gp = a * s[_R0I, k] if better else state[_G_P, k]
-        ga = s[_R0R, k] if better else state[_G_A, k]
-        gs = a * s[_RU, k] if better else state[_G_S, k]
-        less, more = state[_LEVEL, k] * 0.2, state[_LEVEL, k] * 8
+        # both sides of each choice are read first: a row that is read in some lanes only is gathered lane by lane
+        ff, fp, pp, rr, ra, aa = state[_N_FF, k], state[_N_FP, k], state[_N_PP, k], state[_N_RR, k], state[_N_RA, k], state[_N_AA, k]
+        fs, ps, rs, sa, ss = state[_N_FS, k], state[_N_PS, k], state[_N_RS, k], state[_N_AS, k], state[_N_SS, k]
+        gf, gr, gp, ga, gs = state[_G_F, k], state[_G_R, k], state[_G_P, k], state[_G_A, k], state[_G_S, k]
+        s0, s1, s2, u0 = s[_S0, k], s[_S1, k], s[_S2, k], s[_U0, k]
+        x0r, x0i, x1r, x1i = s[_X0R, k], s[_X0I, k], s[_X1R, k], s[_X1I, k]
+        r0r, r0i, r1r, r1i, ru = s[_R0R, k], s[_R0I, k], s[_R1R, k], s[_R1I, k], s[_RU, k]
+        ff = _TURN * _TURN * a * a * s2 + p if here else ff
+        fp = _TURN * a * a * s1 if here else fp
+        pp = a * a * s0 if here else pp
+        rr = 1e4 * a * a * s2 + q if here else rr
+        ra = -100 * a * s1 if here else ra
+        aa = s0 if here else aa
+        fs = _TURN * a * a * x1i if here else fs
+        ps = a * a * x0i if here else ps
+        rs = -100 * a * a * x1r if here else rs
+        sa = a * x0r if here else sa
+        ss = a * a * u0 if here else ss
+        gf = _TURN * a * r1i - p * off if better else gf
+        gr = -100 * a * r1r - q * rate_off if better else gr
+        gp = a * r0i if better else gp
+        ga = r0r if better else ga
+        gs = a * ru if better else gs
+        less, more = level * 0.2, level * 8
         less = less if less > 1e-9 else 1e-9
-        level = less if better else (more if fitting else state[_LEVEL, k])
+        level = less if better else (more if fitting else level)
         new[_N_FF, k], new[_N_FP, k], new[_N_PP, k], new[_N_RR, k], new[_N_RA, k], new[_N_AA, k] = ff, fp, pp, rr, ra, aa
         new[_N_FS, k], new[_N_PS, k], new[_N_RS, k], new[_N_AS, k], new[_N_SS, k] = fs, ps, rs, sa, ss
         new[_G_F, k], new[_G_R, k], new[_G_P, k], new[_G_A, k], new[_G_S, k] = gf, gr, gp, ga, gs
-        new[_COST_SO_FAR, k] = cost if better else state[_COST_SO_FAR, k]
-        new[_SQUARES_SO_FAR, k] = s[_SQUARES, k] if better else state[_SQUARES_SO_FAR, k]
+        new[_COST_SO_FAR, k] = cost if better else cost_before
+        new[_SQUARES_SO_FAR, k] = s[_SQUARES, k] if better else squares_before
         new[_LEVEL, k], new[_BETTER, k] = level, 1.0 if better else 0.0
         d, free = 1 + level, given[_SHARE_FREE, k]
         ff, pp, rr, aa, ss = ff * d + 1e-12, pp * d + 1e-12, rr * d + 1e-12, aa * d + 1e-12, ss * d + 1e-12
@@ -456,17 +463,18 @@ def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma:
         to_f, to_r = (pp * gf - fp * gp) * one - bf * share + bad, (aa * gr - ra * ga) * two - br * share
         to_p, to_a = (ff * gp - fp * gf) * one - bp * share, (rr * ga - ra * gr) * two - ba * share
         new[_GAINS, k] = to_f * gf + to_r * gr + to_p * gp + to_a * ga + share * gs
-        f = state[_TRIAL, k] if better else state[_THETA, k]
-        r = state[_TRIAL + 1, k] if better else state[_THETA + 1, k]
-        phase = state[_TRIAL + 2, k] if better else state[_THETA + 2, k]
-        size = state[_TRIAL + 3, k] if better else state[_THETA + 3, k]
-        part = state[_TRIAL + 4, k] if better else state[_THETA + 4, k]
+        f, r, phase = state[_THETA, k], state[_THETA + 1, k], state[_THETA + 2, k]
+        size, part = state[_THETA + 3, k], state[_THETA + 4, k]
+        tried_f, tried_r, tried_phase = state[_TRIAL, k], state[_TRIAL + 1, k], state[_TRIAL + 2, k]
+        tried_size, tried_part = state[_TRIAL + 3, k], state[_TRIAL + 4, k]
+        f, r, phase = tried_f if better else f, tried_r if better else r, tried_phase if better else phase
+        size, part = tried_size if better else size, tried_part if better else part
         new[_THETA, k], new[_THETA + 1, k], new[_THETA + 2, k], new[_THETA + 3, k], new[_THETA + 4, k] = f, r, phase, size, part
-        new[_TRIAL, k] = f + to_f if fitting else state[_TRIAL, k]
-        new[_TRIAL + 1, k] = r + to_r if fitting else state[_TRIAL + 1, k]
-        new[_TRIAL + 2, k] = phase + to_p if fitting else state[_TRIAL + 2, k]
-        new[_TRIAL + 3, k] = size + to_a if fitting else state[_TRIAL + 3, k]
-        new[_TRIAL + 4, k] = part + share if fitting else state[_TRIAL + 4, k]
+        new[_TRIAL, k] = f + to_f if fitting else tried_f
+        new[_TRIAL + 1, k] = r + to_r if fitting else tried_r
+        new[_TRIAL + 2, k] = phase + to_p if fitting else tried_phase
+        new[_TRIAL + 3, k] = size + to_a if fitting else tried_size
+        new[_TRIAL + 4, k] = part + share if fitting else tried_part
     return new
 
 
@@ -530,7 +538,7 @@ def _constrained_chunk(
         for k in range(LANES):
             physical[0, k], physical[1, k] = 100 * state[_TRIAL, k], 100 * state[_TRIAL + 1, k]
             physical[2, k] = state[_TRIAL + 2, k] / (2 * np.pi)
-        growth(physical[0], physical[1], physical[2], t, even, g, scratch, bits)
+        growth(physical, t, even, g, scratch, bits)
         s = _moments(state, y, g, t, fat)
         state = _next(s, state, given)
         for k in range(LANES):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
+from hqsm.compiled import njit
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import Blocks, gather, pairs_of, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates, one_phase_misfit
@@ -146,11 +147,20 @@ def _decided(
 
 def _own_margin(costs: Costs, chosen: IntArray) -> FloatArray:
     """(block,) by how much its best other field costs more, by itself."""
-    rows = np.arange(chosen.size)
-    others = costs.unary.copy()
-    others[rows, chosen] = IMPOSSIBLE
-    margin: FloatArray = others.min(axis=1) - costs.unary[rows, chosen]
+    margin: FloatArray = _margins(costs.unary, chosen)
     return margin
+
+
+@njit()
+def _margins(unary: AnyArray, chosen: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    margins = np.empty(chosen.size)
+    for v in range(chosen.size):
+        lowest = float(IMPOSSIBLE)
+        for a in range(unary.shape[1]):
+            if a != chosen[v]:
+                lowest = min(lowest, unary[v, a])
+        margins[v] = lowest - unary[v, chosen[v]]
+    return margins
 
 
 def _near_dark(share: FloatArray, blocks: Blocks) -> Mask:

@@ -33,9 +33,8 @@ def settle(of: Costs, joins: Mask, chosen: IntArray, field_strength_tesla: float
     """
     labels = chosen.copy()
     piece, margin = _settle(
-        of.field_hz.astype(np.float64),
-        of.unary.astype(np.float64),
-        (of.unary < IMPOSSIBLE).sum(axis=1),
+        of.field_hz,
+        of.unary,
         labels,
         of.table,
         of.weights,
@@ -84,7 +83,6 @@ def _pieces(
 def _settle(
     fields: AnyArray,
     unary: AnyArray,
-    counts: AnyArray,
     labels: AnyArray,
     table: AnyArray,
     weights: AnyArray,
@@ -94,6 +92,10 @@ def _settle(
     joins: AnyArray,
 ) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     reach = min(period, 2000.0)
+    counts = np.zeros(labels.size, np.int64)
+    for v in range(labels.size):
+        for a in range(unary.shape[1]):
+            counts[v] += unary[v, a] < IMPOSSIBLE
     trial = labels.copy()
     best_trial = labels.copy()
     piece = np.empty(0, np.int64)

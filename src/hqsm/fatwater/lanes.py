@@ -54,45 +54,50 @@ def exponential(x: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # prag
 
 
 @njit(error_model="numpy")
-def _phasor(
-    frequency: AnyArray, rate: AnyArray, offset: AnyArray, time: float, real: AnyArray, imag: AnyArray, scratch: AnyArray, bits: AnyArray
-) -> None:  # pragma: no cover - compiled
-    """exp(2 pi i (frequency time + offset) - rate time) of each lane; ``bits`` is ``scratch`` as integers."""
+def _phasor(w: AnyArray, time: float, turned: float, into: AnyArray, e: int, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover
+    """exp(2 pi i (frequency time + turned phase) - rate time) of each lane; ``bits`` is ``scratch`` as integers."""
     for k in range(LANES):
-        cycles = frequency[k] * time + offset[k]
+        cycles = w[0, k] * time + turned * w[2, k]
         x = _PI * (cycles - ((cycles + _ROUND) - _ROUND))
         q = x * x
         sine = 1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 + q * (-1 / 39916800 + q * (1 / 6227020800))))))
         half = x * (sine - q**7 * (1 / 1307674368000))
         cosine = 1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q * (1 / 479001600 - q * (1 / 87178291200)))))
         other = 1 + q * (-1 / 2 + q * cosine)
-        power = min(max(-rate[k] * time * _LOG2_E, -1000.0), 1000.0)
+        power = min(max(-w[1, k] * time * _LOG2_E, -1000.0), 1000.0)
         whole = power + _ROUND
         small = _small((power - (whole - _ROUND)) * _LN_2)
         scratch[0, k] = whole
-        real[k] = small * (1 - 2 * half * half)
-        imag[k] = small * (2 * half * other)
+        into[0, e, k] = small * (1 - 2 * half * half)
+        into[1, e, k] = small * (2 * half * other)
     for k in range(LANES):
         bits[1, k] = (bits[0, k] + 1023) << 52
     for k in range(LANES):
-        real[k] *= scratch[1, k]
-        imag[k] *= scratch[1, k]
+        into[0, e, k] *= scratch[1, k]
+        into[1, e, k] *= scratch[1, k]
 
 
 @njit(error_model="numpy")
-def growth(
-    frequency: AnyArray, rate: AnyArray, offset: AnyArray, t: AnyArray, even: bool, into: AnyArray, scratch: AnyArray, bits: AnyArray
-) -> None:  # pragma: no cover - compiled
-    """Fill ``into`` (2, echo, lane), real and imaginary parts; evenly spaced echoes by multiplication."""
-    _phasor(frequency, rate, offset, t[0], into[0, 0], into[1, 0], scratch, bits)
-    if even:
-        scratch[4, :] = 0
-        _phasor(frequency, rate, scratch[4], t[1] - t[0], scratch[2], scratch[3], scratch, bits)
-        for e in range(1, t.size):
-            for k in range(LANES):
-                real, imag = into[0, e - 1, k], into[1, e - 1, k]
-                into[0, e, k] = real * scratch[2, k] - imag * scratch[3, k]
-                into[1, e, k] = real * scratch[3, k] + imag * scratch[2, k]
-    else:
-        for e in range(1, t.size):
-            _phasor(frequency, rate, offset, t[e], into[0, e], into[1, e], scratch, bits)
+def growth(w: AnyArray, t: AnyArray, even: bool, into: AnyArray, scratch: AnyArray, bits: AnyArray) -> None:  # pragma: no cover - compiled
+    """Fill ``into`` (2, echo, lane), real and imaginary parts; evenly spaced echoes by multiplication.
+
+    ``w`` (3, lane) holds frequencies [Hz], rates [1/s] and phases [cycles]. Whole arrays are handed on, not their rows: to make
+    and drop a view of an array counts its references, which takes as long as the exponentials of eight lanes.
+    """
+    if not even:
+        for e in range(t.size):
+            _phasor(w, t[e], 1.0, into, e, scratch, bits)
+        return
+    # one array of a size known when compiling: only then does the compiler know that no two rows overlap
+    z = np.empty((2, 2, LANES))
+    _phasor(w, t[0], 1.0, z, 0, scratch, bits)
+    _phasor(w, t[1] - t[0], 0.0, z, 1, scratch, bits)
+    for e in range(t.size):
+        for k in range(LANES):
+            into[0, e, k] = z[0, 0, k]
+        for k in range(LANES):
+            into[1, e, k] = z[1, 0, k]
+        for k in range(LANES):
+            real, imag = z[0, 0, k], z[1, 0, k]
+            z[0, 0, k] = real * z[0, 1, k] - imag * z[1, 1, k]
+            z[1, 0, k] = real * z[1, 1, k] + imag * z[0, 1, k]

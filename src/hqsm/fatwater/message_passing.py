@@ -17,17 +17,30 @@ _NEWS = np.float32(1e-2)
 
 def smoothest_choice(of: Costs, chosen: IntArray | None = None, open_: Mask | None = None) -> IntArray:
     """(block,) which minimum each block takes; with ``open_``, only those choose and the others keep what they have ``chosen``."""
-    # a field that costs more than all the steps to all neighbours together is out of play
-    in_play = (of.unary < IMPOSSIBLE) & (
-        of.unary - of.unary.min(axis=1, keepdims=True) <= of.truncation_hz * of.weights.sum(axis=1)[:, None]
-    )
-    counts = in_play.shape[1] - in_play[:, ::-1].argmax(axis=1)
+    counts = _in_play(of.unary, of.weights, of.truncation_hz)
     result = np.zeros(counts.size, np.int64) if chosen is None else chosen.copy()
     which = np.flatnonzero(counts > 1 if open_ is None else open_ & (counts > 1))
     unary = of.unary.astype(np.float32)
     problem = _of_open_blocks(of.field_hz, unary, counts, result, of.table, of.weights, of.truncation_hz, of.period_hz, which)
     result[which] = choice_by_messages(*problem, of.truncation_hz, of.period_hz, N_SWEEPS)
     return result
+
+
+@njit()
+def _in_play(unary: AnyArray, weights: AnyArray, truncation: float) -> AnyArray:  # pragma: no cover - compiled
+    """(block,) how many of its first fields do not cost more than the best one and all the steps to all neighbours together."""
+    counts = np.empty(unary.shape[0], np.int64)
+    for v in range(unary.shape[0]):
+        lowest, steps = np.inf, 0.0
+        for a in range(unary.shape[1]):
+            lowest = min(lowest, unary[v, a])
+        for d in range(weights.shape[1]):
+            steps += weights[v, d]
+        count = unary.shape[1]
+        while count > 0 and not (unary[v, count - 1] < IMPOSSIBLE and unary[v, count - 1] - lowest <= truncation * steps):
+            count -= 1
+        counts[v] = count if count > 0 else unary.shape[1]
+    return counts
 
 
 @njit()

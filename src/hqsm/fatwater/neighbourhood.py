@@ -38,10 +38,11 @@ def field_prior(
     own = own_weight(voxel_size_mm)
     some_hz = field_hz[::_ONE_IN][good[::_ONE_IN]]
     centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0  # so that sums of squares keep their digits
-    sums = _sums(index, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels[1:])
+    place, columns = _places(index, wanted, field_hz.size)
+    sums = _sums(index, columns, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels)
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
     prior: tuple[FloatArray, FloatArray, FloatArray] = _priors(
-        sums, index, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
+        sums, index, place, columns, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
     )
     return prior
 
@@ -70,19 +71,59 @@ _IN_Y = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0),
 _IN_Z_TABLE, _IN_Y_TABLE = np.array(_IN_Z), np.array(_IN_Y)
 
 
+@njit()
+def _places(index: AnyArray, wanted: AnyArray, n_voxels: int) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """(voxel,) its place among the ``wanted``, -1 where it is none; (x, y) whether the column along z has any."""
+    nx, ny, nz = index.shape
+    place = np.full(n_voxels, -1, np.int32)
+    for i in range(wanted.size):
+        place[wanted[i]] = i
+    columns = np.zeros((nx, ny), np.bool_)
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0 and place[v] >= 0:
+                    columns[x, y] = True
+                    break
+    return place, columns
+
+
+@njit(inline="always")
+def _any_near(flags: AnyArray, at: int, reach: int) -> bool:  # pragma: no cover - compiled
+    near = False
+    for m in range(max(at - reach, 0), min(at + reach + 1, flags.size)):
+        near = near or flags[m]
+    return near
+
+
 @njit(parallel=True)
 def _sums(
-    index: AnyArray, field: AnyArray, se: AnyArray, good: AnyArray, centre: float, floor2: float, along_y: AnyArray, along_z: AnyArray
+    index: AnyArray,
+    columns: AnyArray,
+    field: AnyArray,
+    se: AnyArray,
+    good: AnyArray,
+    centre: float,
+    floor2: float,
+    along_x: AnyArray,
+    along_y: AnyArray,
+    along_z: AnyArray,
 ) -> AnyArray:  # pragma: no cover - compiled
-    """(x, 11, y, z) Gaussian sums over y and z, zero outside; z goes on to whole lanes."""
+    """(x, 11, y, z) Gaussian sums over y and z, zero outside, where along x any of the ``columns`` is near; z goes on to whole lanes."""
     nx, ny, nz = index.shape
-    reach_y, reach_z = along_y.shape[1] // 2, along_z.shape[1] // 2
+    reach_x, reach_y, reach_z = along_x.shape[1] // 2, along_y.shape[1] // 2, along_z.shape[1] // 2
     sums = np.zeros((nx, 11, ny, (nz + LANES - 1) // LANES * LANES), np.float32)
     for x in prange(nx):
         # a border of zeros along z saves asking where the volume ends
         plain = np.zeros((4, ny, nz + 2 * reach_z), np.float32)
         some = False
+        asked = np.zeros(ny, np.bool_)
         for y in range(ny):
+            asked[y] = _any_near(columns[:, y], x, reach_x)
+        for y in range(ny):
+            if not _any_near(asked, y, reach_y):
+                continue
             for z in range(nz):
                 v = index[x, y, z]
                 if v >= 0 and good[v]:
@@ -100,6 +141,8 @@ def _sums(
         for s in range(7):
             which, power = _IN_Z_TABLE[s, 0], _IN_Z_TABLE[s, 1]
             for y in range(ny):
+                if not _any_near(asked, y, reach_y):
+                    continue
                 for m in range(2 * reach_z + 1):
                     weight = along_z[power, m]
                     for z in range(nz):
@@ -107,6 +150,8 @@ def _sums(
         for s in range(11):
             which, power = _IN_Y_TABLE[s, 0], _IN_Y_TABLE[s, 1]
             for y in range(ny):
+                if not asked[y]:
+                    continue
                 for m in range(max(y - reach_y, 0), min(y + reach_y + 1, ny)):
                     weight = along_y[power, m - y + reach_y]
                     for z in range(nz):
@@ -118,6 +163,8 @@ def _sums(
 def _priors(
     sums: AnyArray,
     index: AnyArray,
+    place: AnyArray,
+    columns: AnyArray,
     wanted: AnyArray,
     along_x: AnyArray,
     field: AnyArray,
@@ -131,13 +178,12 @@ def _priors(
     """Height, precision and own variance of the plane around each ``wanted`` voxel, the voxel itself taken out; lanes along z."""
     nx, ny, nz = index.shape
     height, precision, variance = np.zeros(wanted.size), np.zeros(wanted.size), np.zeros(wanted.size)
-    place = np.full(field.size, -1, np.int32)
-    for i in range(wanted.size):
-        place[wanted[i]] = i
     for y in prange(ny):
         at = np.empty(LANES, np.int32)
         for first in range(0, nz, LANES):
             for x in range(nx):  # innermost: what one voxel needs, the next one needs again
+                if not columns[x, y]:
+                    continue
                 count, some = min(LANES, nz - first), False
                 for k in range(count):
                     v = index[x, y, first + k]
