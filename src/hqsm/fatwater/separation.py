@@ -50,6 +50,8 @@ _FIELD_INSIDE_IRON_HZ_S = 0.01
 _IRON_PER_S, _OTHER_TISSUE_PER_S = 100.0, 75.0
 """R2* from which the field's prior leaves out what decays as slowly as tissue without iron: at an organ's surface the field bends."""
 _LARGEST_PDFF_SE_PERCENT = 50.0
+_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
+"""Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
 _LARGEST_RESIDUAL = 0.25
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
@@ -475,6 +477,9 @@ def _assemble(
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
+    with np.errstate(invalid="ignore"):
+        # less than no fat, or less than no water, and by more than errors allow: two fields or moving tissue in one voxel
+        fat_known &= np.abs(pdff - 50) < 50 + np.maximum(_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE * errors[:, 2])
 
     def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
