@@ -83,6 +83,20 @@ def test_the_plain_visit_is_right_and_unflagged(plain: tuple[WaterFat, Regions, 
     assert 0.05 < chi.liver_se_ppm < 0.15
 
 
+def test_venous_blood_before_the_spine_is_not_taken_off_the_liver(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+    """A vena cava of 18 mm and 0.25 ppm, which no signal shows: -0.026 ppm of the liver where bone alone is expected there."""
+    maps, regions, _, _ = plain
+    grid = maps.grid
+    x, y = (d * (np.arange(n) - (n - 1) / 2) for n, d in zip(grid.shape[:2], grid.voxel_size_mm[:2], strict=True))
+    share = np.clip((9.0 - np.hypot(x[:, None] - 2, y[None, :] + 44)) / 4 + 0.5, 0, 1)
+    longer = np.repeat(0.25 * share[:, :, None], grid.shape[2] + 48, axis=2).astype(np.float32)
+    field = forward_field_ppm(longer, grid.voxel_size_mm, grid.b0_direction)[:, :, 24:-24]
+    with_blood = replace(maps, field_hz=(maps.field_hz + ppm_to_hz(field, 1.5)).astype(np.float32))
+    without, _ = measured(maps, regions, tolerance=3e-5)
+    value, _ = measured(with_blood, regions, tolerance=3e-5)
+    assert abs(value - without) < 0.018
+
+
 def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_empty_or_zero(
     plain: tuple[WaterFat, Regions, float, Susceptibility],
 ) -> None:

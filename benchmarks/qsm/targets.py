@@ -5,6 +5,7 @@ python benchmarks/qsm/targets.py retest     another scan of the same body: noise
 python benchmarks/qsm/targets.py references muscle, aorta and fat against their true difference
 python benchmarks/qsm/targets.py dark       a liver whose own field is left out
 python benchmarks/qsm/targets.py lesion     a lesion of 15 mm and -1 ppm in the liver, by its field alone; SD of the map's error
+python benchmarks/qsm/targets.py lesion-near-edge   the same 10 mm from the mask's edge
 python benchmarks/qsm/targets.py slabs      slices of 3 to 6 mm, tilts to 20 degrees, slabs of 96 to 170 mm, of one body
 """
 
@@ -29,6 +30,7 @@ from hqsm.units import ppm_to_hz
 
 _LEAST_PPM = 0.4
 """Relative changes of less iron say nothing."""
+_NEAR_EDGE_MM = 10.0
 
 
 def measured(visit: visits.Visit) -> tuple[float, Susceptibility]:
@@ -90,11 +92,11 @@ def dark(cases: list[visits.Case], cache: Path) -> None:
         f"within 5 %: {(np.abs(errors) < 0.05).sum()} of {len(errors)}")  # fmt: skip
 
 
-def lesion(cases: list[visits.Case], cache: Path) -> None:
+def lesion(cases: list[visits.Case], cache: Path, depth_mm: float | None = None) -> None:
     kept = []
     for case in cases:
         visit = visits.load(case, cache)
-        share, field = sphere_deep_in(visit)
+        share, field = sphere_in(visit, depth_mm)
         _, without = measured(visit)
         maps = replace(visit.maps, field_hz=(visit.maps.field_hz + ppm_to_hz(field, case.tesla)).astype(np.float32))
         _, chi = measured(replace(visit, maps=maps))
@@ -106,11 +108,22 @@ def lesion(cases: list[visits.Case], cache: Path) -> None:
     say(f"mean {100 * np.mean(kept):.0f} %, least {100 * np.min(kept):.0f} %")
 
 
-def sphere_deep_in(visit: visits.Visit) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each voxel inside a sphere of 15 mm at the liver's deepest voxel, and its field at -1 ppm, in closed form."""
+def near_edge(cases: list[visits.Case], cache: Path) -> None:
+    lesion(cases, cache, _NEAR_EDGE_MM)
+
+
+def sphere_in(visit: visits.Visit, depth_mm: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each voxel inside a sphere of 15 mm in the liver, and its field at -1 ppm, in closed form.
+
+    Its centre is so far from the mask's edge (the middle one of such voxels), or the deepest voxel for None.
+    """
     grid = visit.maps.grid
     depth = ndimage.distance_transform_edt(visit.regions.liver_for_susceptibility, sampling=grid.voxel_size_mm)
-    centre = np.array(np.unravel_index(int(np.argmax(depth)), depth.shape))
+    if depth_mm is None:
+        centre = np.array(np.unravel_index(int(np.argmax(depth)), depth.shape))
+    else:
+        as_deep = np.argwhere(np.abs(depth - depth_mm) < 1)
+        centre = as_deep[len(as_deep) // 2]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     from spheres import sphere  # the tests' closed form, averaged over each voxel
 
@@ -138,7 +151,8 @@ def slabs(_: list[visits.Case], cache: Path) -> None:
 
 
 TARGETS: dict[str, Callable[[list[visits.Case], Path], None]] = {
-    "mask": mask, "retest": retest, "references": references, "dark": dark, "lesion": lesion, "slabs": slabs,
+    "mask": mask, "retest": retest, "references": references, "dark": dark, "lesion": lesion,
+    "lesion-near-edge": near_edge, "slabs": slabs,
 }  # fmt: skip
 
 

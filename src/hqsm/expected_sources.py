@@ -36,8 +36,9 @@ _INSIDE_GAS = (0.3, 1.5, 60.0)
 """Deviations in lung and gas: of single voxels [ppm], shared [ppm], over what distance [mm]."""
 _SURFACE = (0.6, 1.2, 40.0)
 _UNKNOWN_SURFACE_SD_PPM = 1.5
-_SPINE = (0.12, 0.15, 20.0)
-"""Bone, -0.5 to -2.5 ppm, beside the reference tissues, and not told from muscle by its signal."""
+_SPINE = (0.12, 0.3, 20.0)
+"""Bone, -0.5 to -2.5 ppm, beside the reference tissues, and the vena cava before it, 0.1 to 0.4 ppm beside the liver: neither is told
+from muscle by its signal. Shared deviations of 0.4 ppm and more would believe a region where water and fat are swapped."""
 _TISSUE_SMOOTH = (0.015, 50.0)
 _LIVER_EDGE_MM = 40.0
 _LEAST_LIVER_EDGE_PPM = 0.05
@@ -48,6 +49,9 @@ _KNOWN_FAT_SE_PERCENT = 15.0
 _UNEVEN_SHARE, _UNEVEN_MM = 0.1, 30.0
 """How uneven iron lies in the liver, over its level, and over what distance. Without it the level would be that of the liver's
 surface, where the field tells most, and not that of the whole."""
+_DARK_UNEVEN_SHARE, _DARK_VOXEL_SHARE = 0.03, 0.05
+"""The same, and that of single voxels, of a liver whose own field hardly counts: what shows outside does not tell uneven iron from more
+of it, and uneven iron would be taken for what nothing contradicts."""
 _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
@@ -140,7 +144,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
-    sd = np.maximum(sd, np.where(share > 0.5, np.float32(_VOXEL_SHARE * iron_ppm), 0))
+    voxel_share, uneven_share = (_DARK_VOXEL_SHARE, _DARK_UNEVEN_SHARE) if dark else (_VOXEL_SHARE, _UNEVEN_SHARE)
+    sd = np.maximum(sd, np.where(share > 0.5, np.float32(voxel_share * iron_ppm), 0))
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
     sd[air.outside] = _AIR_SD_PPM
@@ -159,7 +164,7 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         edge_sd = _LEAST_LIVER_EDGE_PPM + _LIVER_EDGE_SHARE * iron_ppm
         sd[liver_edge] = np.maximum(sd[liver_edge], edge_sd)
         smooth.append(_shared(liver_edge, edge_sd, _LIVER_EDGE_MM))
-        smooth.append(Smooth(sd_ppm=share * np.float32(_UNEVEN_SHARE * iron_ppm), spacing_mm=_UNEVEN_MM))
+        smooth.append(Smooth(sd_ppm=share * np.float32(uneven_share * iron_ppm), spacing_mm=_UNEVEN_MM))
     organs += air.lungs
     spine = _spine(body, grid) if specimen == "in_vivo" else np.zeros_like(body)
     sd[spine] = np.maximum(sd[spine], _SPINE[0])

@@ -325,7 +325,7 @@ def block_mean(volume: FloatArray, factors: tuple[int, ...]) -> FloatArray:
 
 
 class Reduced:
-    """Organs, nodes and harmonics alone, on voxels of about 12 mm in plane, as a dense problem.
+    """Organs, nodes and harmonics alone, on voxels of about 11 mm in plane, as a dense problem.
 
     It preconditions the whole problem, and by itself it is the estimate by regions. Slices stay as they are, and their data
     are joined the more, the farther they are from the slab's ends: what lies beyond is strong, and its field falls within
@@ -339,7 +339,7 @@ class Reduced:
         (n, n) posterior covariance of its unknowns.
     """
 
-    def __init__(self, model: SourceModel, voxel_mm: float = 12.0) -> None:
+    def __init__(self, model: SourceModel, voxel_mm: float = 11.0) -> None:
         self.model = model
         x, y = (max(1, round(voxel_mm / float(d))) for d in model.grid.voxel_size_mm[:2])
         self._factors = (x, y, 1)
