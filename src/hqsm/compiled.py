@@ -3,6 +3,10 @@
 numba keeps compiled code as long as the file of the function itself is the same; a helper or a constant that it takes from
 another file would stay in it as it was before an upgrade. Here the cache's folder is named by the digest of every file that
 compiles anything. ``NUMBA_CACHE_DIR`` still says where.
+
+Threads that wait, sleep: GNU's OpenMP lets them spin, and where other jobs hold the second core, which is any study with
+several jobs, the one that waits took the time of the one that works and two threads were twice as slow as one.
+``OMP_WAIT_POLICY`` still says otherwise.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ def cache_folder() -> Path:
     return (beside if writable else user) / f"compiled-{digest.hexdigest()[:12]}"
 
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when the first parallel loop loads OpenMP
 numba.config.CACHE_DIR = str(cache_folder())  # type: ignore[attr-defined]
 prange: Any = numba.prange
 

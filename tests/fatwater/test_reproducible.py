@@ -84,3 +84,11 @@ def test_compiled_code_takes_nothing_from_a_file_that_does_not_count_for_its_cac
             if isinstance(node, ast.FunctionDef) and any("njit" in ast.unparse(d) for d in node.decorator_list):
                 used = {name.id for statement in node.body for name in ast.walk(statement) if isinstance(name, ast.Name)}
                 assert not used & foreign, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize(("given", "taken"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_that_wait_leave_their_core_to_others_unless_told_otherwise(given: dict[str, str], taken: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"PYTHONPATH": str(PACKAGE.parent), **given}
+    command = [sys.executable, "-c", "import os, hqsm.compiled; print(os.environ['OMP_WAIT_POLICY'])"]
+    assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip() == taken

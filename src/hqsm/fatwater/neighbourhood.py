@@ -218,26 +218,31 @@ _P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q1
 def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
     """(16, lane) moments around the voxels from z on of one row."""
     reach = along_x.shape[1] // 2
+    first, last = max(x - reach, 0), min(x + reach, sums.shape[0] - 1)
     s = np.zeros((16, LANES), np.float32)
-    for m in range(max(x - reach, 0), min(x + reach + 1, sums.shape[0])):
+    for m in range(first, last + 1, 2):  # two at once: to store sums takes longer than to add to them
+        n = min(m + 1, last)
         k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
+        l0, l1, l2 = along_x[0, n - x + reach], along_x[1, n - x + reach], along_x[2, n - x + reach]
+        if n == m:
+            l0 = l1 = l2 = np.float32(0)
         for k in range(LANES):
-            s[_P000, k] += k0 * sums[m, _W00, y, z + k]
-            s[_P100, k] += k1 * sums[m, _W00, y, z + k]
-            s[_P200, k] += k2 * sums[m, _W00, y, z + k]
-            s[_P010, k] += k0 * sums[m, _W10, y, z + k]
-            s[_P110, k] += k1 * sums[m, _W10, y, z + k]
-            s[_P020, k] += k0 * sums[m, _W20, y, z + k]
-            s[_P001, k] += k0 * sums[m, _W01, y, z + k]
-            s[_P101, k] += k1 * sums[m, _W01, y, z + k]
-            s[_P011, k] += k0 * sums[m, _W11, y, z + k]
-            s[_P002, k] += k0 * sums[m, _W02, y, z + k]
-            s[_Q000, k] += k0 * sums[m, _V00, y, z + k]
-            s[_Q100, k] += k1 * sums[m, _V00, y, z + k]
-            s[_Q010, k] += k0 * sums[m, _V10, y, z + k]
-            s[_Q001, k] += k0 * sums[m, _V01, y, z + k]
-            s[_Q2, k] += k0 * sums[m, _V2, y, z + k]
-            s[_NOISE, k] += k0 * sums[m, _N, y, z + k]
+            s[_P000, k] = s[_P000, k] + k0 * sums[m, _W00, y, z + k] + l0 * sums[n, _W00, y, z + k]
+            s[_P100, k] = s[_P100, k] + k1 * sums[m, _W00, y, z + k] + l1 * sums[n, _W00, y, z + k]
+            s[_P200, k] = s[_P200, k] + k2 * sums[m, _W00, y, z + k] + l2 * sums[n, _W00, y, z + k]
+            s[_P010, k] = s[_P010, k] + k0 * sums[m, _W10, y, z + k] + l0 * sums[n, _W10, y, z + k]
+            s[_P110, k] = s[_P110, k] + k1 * sums[m, _W10, y, z + k] + l1 * sums[n, _W10, y, z + k]
+            s[_P020, k] = s[_P020, k] + k0 * sums[m, _W20, y, z + k] + l0 * sums[n, _W20, y, z + k]
+            s[_P001, k] = s[_P001, k] + k0 * sums[m, _W01, y, z + k] + l0 * sums[n, _W01, y, z + k]
+            s[_P101, k] = s[_P101, k] + k1 * sums[m, _W01, y, z + k] + l1 * sums[n, _W01, y, z + k]
+            s[_P011, k] = s[_P011, k] + k0 * sums[m, _W11, y, z + k] + l0 * sums[n, _W11, y, z + k]
+            s[_P002, k] = s[_P002, k] + k0 * sums[m, _W02, y, z + k] + l0 * sums[n, _W02, y, z + k]
+            s[_Q000, k] = s[_Q000, k] + k0 * sums[m, _V00, y, z + k] + l0 * sums[n, _V00, y, z + k]
+            s[_Q100, k] = s[_Q100, k] + k1 * sums[m, _V00, y, z + k] + l1 * sums[n, _V00, y, z + k]
+            s[_Q010, k] = s[_Q010, k] + k0 * sums[m, _V10, y, z + k] + l0 * sums[n, _V10, y, z + k]
+            s[_Q001, k] = s[_Q001, k] + k0 * sums[m, _V01, y, z + k] + l0 * sums[n, _V01, y, z + k]
+            s[_Q2, k] = s[_Q2, k] + k0 * sums[m, _V2, y, z + k] + l0 * sums[n, _V2, y, z + k]
+            s[_NOISE, k] = s[_NOISE, k] + k0 * sums[m, _N, y, z + k] + l0 * sums[n, _N, y, z + k]
     return s
 
 

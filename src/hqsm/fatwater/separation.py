@@ -366,11 +366,11 @@ def _lower_order(
         away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < _AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
-    hopeless = expected.at(expected.pdff_constrained, decay) > params.pdff_se_for_no_fat_percent
     geometry = (tissue.index, tissue.voxel_size_mm)
     data = (tissue.signal, tissue.echo_times_s, tissue.fat)
     which = np.flatnonzero(uncertain)
-    no_fat = hopeless[which]
+    of_those = LocalDecay(snr=decay.snr[which], r2star_per_s=decay.r2star_per_s[which])
+    no_fat = expected.at(expected.pdff_constrained, of_those) > params.pdff_se_for_no_fat_percent
     local_r2star = decay.r2star_per_s[which].astype(np.float64)
     # neighbours' decays differ by less than this, wherever there is a decay to speak of
     r2star_sd = np.maximum(_R2STAR_SPREAD * local_r2star, _LEAST_R2STAR_SPREAD_PER_S)
@@ -389,7 +389,7 @@ def _lower_order(
         se_hz = fit.errors[:, 0].copy()
         if turn == 0:
             # a free fit in the noise: by its own claim, those whose noise made the field low would count for more
-            se_hz[which] = expected.at(expected.field_free, decay)[which]
+            se_hz[which] = expected.at(expected.field_free, of_those)
         to_others_hz = np.hypot(se_hz, darker_hz)
         for ones, tell in ((~iron, good), (iron, good & (decay.r2star_per_s > _OTHER_TISSUE_PER_S))):
             prior_hz[ones], precision[ones], plane_hz2[ones] = field_prior(
