@@ -5,7 +5,7 @@ import pytest
 
 from conftest import make_grid
 from hqsm.data import TotalField, VoxelGrid
-from hqsm.inversion import total_field
+from hqsm.inversion import source_model, total_field
 from hqsm.inversion.separable import SolidHarmonics
 from hqsm.inversion.source_model import Beyond, Organ, Preconditioner, Reduced, Smooth, SourceModel, SourcePrior, _joined_slices, block_mean
 from hqsm.solvers import conjugate_gradient
@@ -78,7 +78,10 @@ def small_problem(kind: str = "oblique", *, smooth_sd_ppm: float = 0.3) -> tuple
     prior = SourcePrior(
         mean_ppm=np.where(mask, 0, 9.4).astype(np.float32),
         sd_ppm=np.full(grid.shape, 0.2, np.float32),
-        organs=(Organ(share=organ, level_sd_ppm=2.0), Organ(share=organ[::-1].copy(), level_sd_ppm=1.0, goes_on=True)),
+        organs=(
+            Organ(share=organ, level_sd_ppm=2.0, may_hold_lesions=True),
+            Organ(share=organ[::-1].copy(), level_sd_ppm=1.0, goes_on=True),
+        ),
         smooth=(Smooth(sd_ppm=mask * np.float32(smooth_sd_ppm), spacing_mm=18.0),),
         beyond=Beyond(padding_mm=6.0, spacing_mm=30.0),
     )
@@ -103,6 +106,29 @@ def test_the_value_of_a_functional_is_the_weighted_sum_of_the_map() -> None:
     weights = rng.standard_normal(total.grid.shape).astype(np.float32)
     deviation = model.susceptibility_ppm(unknowns) - prior.mean_ppm
     assert np.vdot(model.functional(weights), unknowns) == pytest.approx(np.vdot(weights, deviation), rel=1e-3)
+
+
+@pytest.mark.parametrize("apart_mm", [0, 3, 6, 12, 30])
+def test_deep_in_an_organ_that_may_hold_lesions_neighbours_deviate_together_by_two_gaussians(apart_mm: int) -> None:
+    """K K' of K = 0.6 + G in the continuum: 0.36 of the voxel, 1.2 of the Gaussian, and one wider by the root of 2."""
+    voxel_mm = 3.0
+    grid = VoxelGrid(shape=(30, 20, 20), affine_mm=np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0]))
+    ones = np.ones(grid.shape, np.float32)
+    total = TotalField(field_ppm=0 * ones, weight=ones, mask=ones > 0, grid=grid)
+
+    def covariance(*, may_hold_lesions: bool) -> float:
+        organ = Organ(share=ones, level_sd_ppm=0.0, may_hold_lesions=may_hold_lesions)
+        model = SourceModel(total, ones, SourcePrior(mean_ppm=0 * ones, sd_ppm=0.5 * ones, organs=(organ,), beyond=Beyond(padding_mm=6.0)))
+        at = [np.zeros(grid.shape, np.float32) for _ in range(2)]
+        at[0][10, 10, 10] = at[1][10 + round(apart_mm / voxel_mm), 10, 10] = 1
+        return float(np.vdot(model.functional(at[0]), model.functional(at[1])))
+
+    def gaussian(sigma_mm: float) -> float:
+        return float((voxel_mm / (sigma_mm * np.sqrt(2 * np.pi))) ** 3 * np.exp(-0.5 * (apart_mm / sigma_mm) ** 2))
+
+    together = 0.36 * (apart_mm == 0) + 1.2 * gaussian(4.0) + gaussian(4.0 * np.sqrt(2))
+    assert covariance(may_hold_lesions=True) == pytest.approx(0.25 * together, rel=1e-3, abs=1e-7)
+    assert covariance(may_hold_lesions=False) == pytest.approx(0.25 * (apart_mm == 0), rel=1e-6)
 
 
 def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> None:
@@ -287,21 +313,27 @@ def test_an_organ_that_the_slab_cuts_goes_on_as_an_ellipsoid_would(cut_at_mm: fl
 
 
 def map_of_an_organ_with_a_lesion(
-    lesion_ppm: float, *, may_hold_lesions: bool, voxel_mm: tuple[float, float, float] = (3.0, 3.0, 4.0)
+    lesion_ppm: float,
+    *,
+    may_hold_lesions: bool,
+    voxel_mm: tuple[float, float, float] = (3.0, 3.0, 4.0),
+    ball_ppm: float = 1.0,
+    sd_ppm: float = 0.36,
+    noise_ppm: float = 0.035,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Map of a noisy ball of 1 ppm in water with a sphere of 15 mm in it, and how much of each voxel is ball and lesion."""
+    """Map of a noisy ball in water with a sphere of 15 mm in it, and how much of each voxel is ball and lesion."""
     shape = tuple(2 * round(120 / (2 * d)) for d in voxel_mm)
     affine = np.diag([*voxel_mm, 1.0])
     affine[:3, 3] = -np.array(voxel_mm) * (np.array(shape) - 1) / 2
     grid = VoxelGrid(shape=(shape[0], shape[1], shape[2]), affine_mm=affine)
-    share, field = sphere(grid, 36.0, 1.0)
+    share, field = sphere(grid, 36.0, ball_ppm)
     lesion, of_lesion = sphere(grid, 7.5, lesion_ppm, (6.0, -9.0, 8.0))
-    noise = np.full(grid.shape, 0.035, np.float32)
+    noise = np.full(grid.shape, noise_ppm, np.float32)
     field = field + of_lesion + noise * np.random.default_rng(7).standard_normal(grid.shape)
     ones = np.ones(grid.shape, np.float32)
     prior = SourcePrior(
         mean_ppm=0 * ones,
-        sd_ppm=np.where(share > 0, 0.36, 0.12).astype(np.float32),
+        sd_ppm=np.where(share > 0, sd_ppm, 0.12).astype(np.float32),
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0, may_hold_lesions=may_hold_lesions),),
         beyond=Beyond(padding_mm=20.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
@@ -324,10 +356,24 @@ def test_a_lesion_of_15_mm_keeps_its_contrast_that_independent_voxels_would_lose
     assert 1 - kept[True] < 0.7 * (1 - kept[False])
 
 
-def test_noise_in_an_organ_is_not_taken_for_a_lesion() -> None:
+def test_noise_in_an_organ_is_not_taken_for_a_lesion(monkeypatch: pytest.MonkeyPatch) -> None:
     with_belief, _, _ = map_of_an_organ_with_a_lesion(0.0, may_hold_lesions=True)
-    without, _, _ = map_of_an_organ_with_a_lesion(0.0, may_hold_lesions=False)
+    monkeypatch.setattr(total_field, "_BEYOND_BELIEF_SD", np.inf)
+    without, _, _ = map_of_an_organ_with_a_lesion(0.0, may_hold_lesions=True)
     np.testing.assert_array_equal(with_belief, without)
+
+
+def test_in_strong_iron_the_map_is_a_quarter_quieter_at_the_same_contrast_of_a_lesion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept_and_sd() -> tuple[float, float]:
+        chi, share, lesion = map_of_an_organ_with_a_lesion(-1.0, may_hold_lesions=True, ball_ppm=4.5, sd_ppm=0.9, noise_ppm=0.1)
+        around = chi[(share == 1) & (lesion == 0)]
+        return float(np.median(around) - chi[lesion > 0.9].mean()), float(around.std())
+
+    kept, sd = kept_and_sd()
+    monkeypatch.setattr(source_model.SharedInPart, "added", lambda self, deviations: 0 * deviations[self.box])
+    kept_by_independent, sd_of_independent = kept_and_sd()
+    assert kept > max(0.75, kept_by_independent)
+    assert sd < 0.75 * sd_of_independent
 
 
 def test_what_no_body_can_make_is_left_out_and_the_sphere_keeps_its_susceptibility() -> None:

@@ -2,7 +2,8 @@ r"""A Gaussian model of all sources of the field: in the images, at their surfac
 
     f = D chi + H c + e,    chi = m + s y + sum_r 1_r a_r + sum_c s_c (U b_c),    y, a_r/sd_r, b_c, c/sd ~ N(0, 1)
 
-``m`` and ``s`` are the expected susceptibility of a voxel and the standard deviation that it has by itself. ``1_r`` are
+``m`` and ``s`` are the expected susceptibility of a voxel and the standard deviation that it has by itself; deep in an
+organ that may hold lesions it is partly shared by neighbours, ``s K y`` with ``K`` of :class:`SharedInPart`. ``1_r`` are
 organs, whose level is one unknown. ``U`` interpolates between nodes some centimetres apart: neighbours that are wrong
 together (a surface that lies a millimetre off, a lung that is denser at its back, anatomy beyond the slab) would be
 beyond belief for independent voxels, and the field would be explained by something else, the liver among it. ``H`` are
@@ -34,6 +35,10 @@ _GRADING = 0.4
 """Thickness of the slabs whose data are joined, over their distance from the slab's end."""
 _FEW = 0.1
 """Changed data, over unknowns, up to which a dense inverse is changed and not made anew."""
+_WHOLLY = 0.99
+"""Share of an organ from which on a voxel is deep in it."""
+_ALONE, _TOGETHER_MM = 0.6, 4.0
+"""Deep in an organ that may hold lesions: share of its deviation that a voxel has alone, and width of the mean that neighbours share."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
 SURELY_AIR_PPM = 8.5
@@ -54,7 +59,7 @@ class Organ:
     half_length_mm
         An organ that the slab's ends cut goes on there as an ellipsoid of this half length would (0: it ends with the images).
     may_hold_lesions
-        Whether neighbours deep in it are believed where they are far from its level together.
+        Whether neighbours deep in it share part of their deviations, and are believed where they are far from its level together.
     """
 
     share: FloatArray
@@ -174,6 +179,35 @@ def _hats(n: int, d_mm: float, spacing_mm: float) -> FloatArray:
     return hats
 
 
+class SharedInPart:
+    """K = 1 + d (G - 0.4) d, symmetric: deep voxels (d = 1) deviate alone and, through a Gaussian mean G, with their neighbours.
+
+    To independent voxels the long waves of a lesion, most of its contrast, are as unlikely as noise is. By K they deviate
+    by 1.6 and short ones by 0.6, which leaves the error of the map as large as independent voxels do.
+    """
+
+    def __init__(self, deep: Mask, voxel_size_mm: FloatArray) -> None:
+        self.box = box_around(deep)
+        self._deep = deep[self.box].astype(np.float32)
+        gx, gy, gz = (_gaussian_means(n, float(d)) for n, d in zip(self._deep.shape, voxel_size_mm, strict=True))
+        self._means = Separable((gx, gy, gz))
+
+    def added(self, deviations: FloatArray) -> FloatArray:
+        """(K - 1) applied to voxels (x, y, z), in the box where it is not zero."""
+        within = deviations[self.box]
+        change = self._means.volume(self._deep * within)
+        change -= np.float32(1 - _ALONE) * within
+        change *= self._deep
+        return change
+
+
+def _gaussian_means(n: int, d_mm: float) -> FloatArray:
+    """(n, n) means over neighbours along an axis, symmetric: what lies beyond its ends counts as zero."""
+    at = np.arange(n) * (d_mm / _TOGETHER_MM)
+    weights = np.exp(-0.5 * (at[:, None] - at[None, :]) ** 2)
+    return np.asarray(weights * (d_mm / (_TOGETHER_MM * np.sqrt(2 * np.pi))), np.float32)
+
+
 class SourceModel:
     """The model as an operator from its unknowns to the field, on a padded grid.
 
@@ -196,6 +230,9 @@ class SourceModel:
         unknown = beyond & (self.mean_ppm < SURELY_AIR_PPM)
         self.sd_ppm = self._extended(prior.sd_ppm)
         self.sd_ppm[unknown] = np.maximum(self.sd_ppm[unknown], prior.beyond.sd_ppm)
+        shares = [organ.share for organ in prior.organs if organ.may_hold_lesions]
+        self.deep = np.sum(shares, axis=0) > _WHOLLY if shares else np.zeros(n, bool)
+        self._in_part = SharedInPart(self.padded(self.deep) > 0, voxel_mm)
         self.organs = [_Column(np.float32(organ.level_sd_ppm) * self._whole(organ)) for organ in prior.organs]
         self.nodes = [_Nodes(self.padded(part.sd_ppm), voxel_mm, part.spacing_mm) for part in prior.smooth if part.sd_ppm.any()]
         if unknown.any():
@@ -248,8 +285,15 @@ class SourceModel:
         out[-self.harmonics.size :] = self.harmonics.transposed(field)
         return out
 
+    def of_voxels_ppm(self, unknowns: FloatArray) -> FloatArray:
+        """What the voxels of the padded grid deviate by, organs and nodes apart."""
+        voxels, box = unknowns[: self.n_voxels].reshape(self.shape), self._in_part.box
+        chi: FloatArray = self.sd_ppm * voxels
+        chi[box] += self.sd_ppm[box] * self._in_part.added(voxels)
+        return chi
+
     def _deviation(self, unknowns: FloatArray) -> FloatArray:
-        chi: FloatArray = self.sd_ppm * unknowns[: self.n_voxels].reshape(self.shape)
+        chi = self.of_voxels_ppm(unknowns)
         k = self.n_voxels
         for column in self.organs:
             column.add_to(chi, unknowns[k])
@@ -262,7 +306,9 @@ class SourceModel:
     def _deviation_adjoint(self, chi: FloatArray, out: FloatArray) -> None:
         """Into ``out``, all but the harmonics."""
         k = self.n_voxels
-        np.multiply(self.sd_ppm, chi, out=out[:k].reshape(self.shape))
+        of_voxels = out[:k].reshape(self.shape)
+        np.multiply(self.sd_ppm, chi, out=of_voxels)
+        of_voxels[self._in_part.box] += self._in_part.added(of_voxels)
         for column in self.organs:
             out[k] = column.transposed(chi)
             k += 1

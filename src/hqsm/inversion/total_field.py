@@ -23,7 +23,6 @@ from hqsm.solvers import conjugate_gradient
 
 _COARSE_MM = 3.0
 _MARGIN_VOXELS = 2
-_WHOLLY = 0.99
 _LOCAL_MM = 12.0
 _LOCAL_TOLERANCE = 0.03
 _LOCAL_ITERATIONS = 30
@@ -52,8 +51,6 @@ class _Problem:
         self.model = SourceModel(total, noise_ppm, prior)
         self.reduced = Reduced(self.model)
         self.precondition = Preconditioner(self.model, self.reduced)
-        shares = [organ.share for organ in prior.organs if organ.may_hold_lesions]
-        self._deep = np.sum(shares, axis=0) > _WHOLLY if shares else np.zeros(total.grid.shape, bool)
 
     def solve(self, start: FloatArray, tolerance: float, max_iterations: int, min_iterations: int = 0) -> Solution:
         return conjugate_gradient(
@@ -85,11 +82,10 @@ class _Problem:
         """
         model = self.model
         sd = np.ascontiguousarray(model.sd_ppm[model.inside])
-        own = unknowns[: model.n_voxels].reshape(model.shape)[model.inside]
-        mean, mean_sd = _blurred_with_sd(sd * own, sd, model.grid.voxel_size_mm)
-        seen = np.where(self._deep & (np.abs(mean) > _BEYOND_BELIEF_SD * mean_sd), np.abs(mean), 0)
+        mean, mean_sd = _blurred_with_sd(model.of_voxels_ppm(unknowns)[model.inside], sd, model.grid.voxel_size_mm)
+        seen = np.where(self.model.deep & (np.abs(mean) > _BEYOND_BELIEF_SD * mean_sd), np.abs(mean), 0)
         around = [2 * round(_LESION_BLUR_MM / float(d)) + 1 for d in model.grid.voxel_size_mm]
-        wider = np.where(self._deep, np.maximum(_LESION_GAIN * ndimage.maximum_filter(seen, size=around), sd), sd).astype(np.float32)
+        wider = np.where(self.model.deep, np.maximum(_LESION_GAIN * ndimage.maximum_filter(seen, size=around), sd), sd).astype(np.float32)
         if np.array_equal(wider, sd):
             return None
         same_map = unknowns.copy()
