@@ -2,8 +2,8 @@ r"""A Gaussian model of all sources of the field: in the images, at their surfac
 
     f = D chi + H c + e,    chi = m + s y + sum_r 1_r a_r + sum_c s_c (U b_c),    y, a_r/sd_r, b_c, c/sd ~ N(0, 1)
 
-``m`` and ``s`` are the expected susceptibility of a voxel and the standard deviation that it has by itself; deep in an
-organ that may hold lesions it is partly shared by neighbours, ``s K y`` with ``K`` of :class:`SharedInPart`. ``1_r`` are
+``m`` and ``s`` are the expected susceptibility of a voxel and the standard deviation that it has by itself; deep in organs
+that may hold lesions neighbours share part of it (``s K y``, ``K`` of :class:`SharedInPart`). ``1_r`` are
 organs, whose level is one unknown. ``U`` interpolates between nodes some centimetres apart: neighbours that are wrong
 together (a surface that lies a millimetre off, a lung that is denser at its back, anatomy beyond the slab) would be
 beyond belief for independent voxels, and the field would be explained by something else, the liver among it. ``H`` are
@@ -38,7 +38,7 @@ _FEW = 0.1
 _WHOLLY = 0.99
 """Share of an organ from which on a voxel is deep in it."""
 _ALONE, _TOGETHER_MM = 0.6, 4.0
-"""Deep in an organ that may hold lesions: share of its deviation that a voxel has alone, and width of the mean that neighbours share."""
+"""Deep in an organ that may hold lesions: what of its deviation a voxel has alone, and sigma of the mean that neighbours share."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
 SURELY_AIR_PPM = 8.5
@@ -182,8 +182,8 @@ def _hats(n: int, d_mm: float, spacing_mm: float) -> FloatArray:
 class SharedInPart:
     """K = 1 + d (G - 0.4) d, symmetric: deep voxels (d = 1) deviate alone and, through a Gaussian mean G, with their neighbours.
 
-    To independent voxels the long waves of a lesion, most of its contrast, are as unlikely as noise is. By K they deviate
-    by 1.6 and short ones by 0.6, which leaves the error of the map as large as independent voxels do.
+    To independent voxels the long waves of a lesion, most of its contrast, are as unlikely as noise is. By K long waves have
+    1.6 times the standard deviation and short ones 0.6 times: more of a lesion is kept at the same error of the map.
     """
 
     def __init__(self, deep: Mask, voxel_size_mm: FloatArray) -> None:
@@ -212,6 +212,11 @@ class SourceModel:
     """The model as an operator from its unknowns to the field, on a padded grid.
 
     The unknowns, all of standard deviation one, are one vector: voxels, organs, nodes, harmonics.
+
+    Attributes
+    ----------
+    deep
+        (x, y, z) the images' voxels deep in organs that may hold lesions.
     """
 
     def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:

@@ -75,7 +75,7 @@ class _Problem:
         return share
 
     def believe_lesions(self, unknowns: FloatArray) -> FloatArray | None:
-        """Widen the prior where neighbours differ together from an organ that may hold lesions; the same map by the new prior.
+        """Widen the prior where neighbours differ together from an organ that may hold lesions; about the same map by the new prior.
 
         The mean of independent voxels over a centimetre has a standard deviation of its own under the prior: a lesion, a
         vessel, anything with a shape goes beyond it, noise and uneven iron do not. None where nothing does.
@@ -83,9 +83,9 @@ class _Problem:
         model = self.model
         sd = np.ascontiguousarray(model.sd_ppm[model.inside])
         mean, mean_sd = _blurred_with_sd(model.of_voxels_ppm(unknowns)[model.inside], sd, model.grid.voxel_size_mm)
-        seen = np.where(self.model.deep & (np.abs(mean) > _BEYOND_BELIEF_SD * mean_sd), np.abs(mean), 0)
+        seen = np.where(model.deep & (np.abs(mean) > _BEYOND_BELIEF_SD * mean_sd), np.abs(mean), 0)
         around = [2 * round(_LESION_BLUR_MM / float(d)) + 1 for d in model.grid.voxel_size_mm]
-        wider = np.where(self.model.deep, np.maximum(_LESION_GAIN * ndimage.maximum_filter(seen, size=around), sd), sd).astype(np.float32)
+        wider = np.where(model.deep, np.maximum(_LESION_GAIN * ndimage.maximum_filter(seen, size=around), sd), sd).astype(np.float32)
         if np.array_equal(wider, sd):
             return None
         same_map = unknowns.copy()
