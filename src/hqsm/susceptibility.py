@@ -16,16 +16,16 @@ from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
-_LIVER_ERROR = {"in_vivo": 0.03, "in_vitro": 0.015}
+_LIVER_ERROR = 0.015
 """Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
 _LEFT_OUT_ERROR = 0.1
 """The same where the liver's own field was left out (measured there too: seven livers, RMS 11 %)."""
-_MODEL_ERROR_PPM = {"in_vivo": 0.02, "in_vitro": 0.015}
+_MODEL_ERROR_PPM = {"in_vivo": 0.03, "in_vitro": 0.015}
 """What the model lacks: voxels are not points, and reference tissues vary, a medium does not (measured: docs/susceptibility.md)."""
-_UNSEEN_EDGE_PPM = 0.07
+_UNSEEN_EDGE_PPM = 0.03
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _SEEN = 0.5
-_DOUBT_PPM = 0.06
+_DOUBT_PPM = 0.05
 """Added to the standard error for each of the codes below."""
 _DOUBTS = ("CHI_BODY_CUT", "CHI_LIVER_CUT", "CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED")
 _LIVER_CUT_SHARE = 0.4
@@ -63,7 +63,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         codes.append("CHI_BODY_CUT")
     if _liver_is_cut(regions.liver_whole):
         codes.append("CHI_LIVER_CUT")
-    posterior, mask_ppm, liver_error = None, 0.0, _LIVER_ERROR[specimen]
+    posterior, mask_ppm, liver_error = None, 0.0, _LIVER_ERROR
     if params.method in ("total-field", "regional"):
         expected = expected_sources(maps, regions, params, specimen=specimen)
         posterior = total_field.invert(
