@@ -100,16 +100,10 @@ _A11, _A12R, _A12I, _A22, _B1R, _B1I, _B2R, _B2I, _WR, _WI, _FR, _FI, _COST, _PP
 _DETERMINANT, _P1R, _P1I, _P2R, _P2I, _KNOWN, _GAIN = range(20, 27)
 
 
-@njit(error_model="numpy")
-def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
-    """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
-
-    One new array for all, of a size known when compiling: only then does the compiler know that no two rows overlap.
-    """
-    s = np.zeros((27, LANES))
-    for k in range(LANES):
-        s[_A22, k] = extra
-    for e in range(t.size):
+@njit(inline="always")
+def _add_products(s: AnyArray, y: AnyArray, g: AnyArray, fat: AnyArray) -> None:  # pragma: no cover - compiled
+    """Add each lane's A^H A and A^H y of water and fat, A the columns g and g c."""
+    for e in range(fat.size):
         cr, ci = fat[e].real, fat[e].imag
         c2 = cr * cr + ci * ci
         for k in range(LANES):
@@ -124,6 +118,18 @@ def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float)
             s[_B1I, k] += zi
             s[_B2R, k] += cr * zr + ci * zi
             s[_B2I, k] += cr * zi - ci * zr
+
+
+@njit(error_model="numpy")
+def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
+    """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
+
+    One new array for all, of a size known when compiling: only then does the compiler know that no two rows overlap.
+    """
+    s = np.zeros((27, LANES))
+    for k in range(LANES):
+        s[_A22, k] = extra
+    _add_products(s, y, g, fat)
     for k in range(LANES):
         a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
         b1r, b1i, b2r, b2i = s[_B1R, k], s[_B1I, k], s[_B2R, k], s[_B2I, k]
@@ -683,21 +689,7 @@ def _linear(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: AnyArray) -> AnyArra
     what has the phase of W + F, its size, and the share.
     """
     s = np.zeros((12, LANES))
-    for e in range(fat.size):
-        cr, ci = fat[e].real, fat[e].imag
-        c2 = cr * cr + ci * ci
-        for k in range(LANES):
-            gr, gi, yr, yi = g[0, e, k], g[1, e, k], y[0, e, k], y[1, e, k]
-            g2 = gr * gr + gi * gi
-            zr, zi = gr * yr + gi * yi, gr * yi - gi * yr
-            s[_A11, k] += g2
-            s[_A12R, k] += g2 * cr
-            s[_A12I, k] += g2 * ci
-            s[_A22, k] += g2 * c2
-            s[_B1R, k] += zr
-            s[_B1I, k] += zi
-            s[_B2R, k] += cr * zr + ci * zi
-            s[_B2I, k] += cr * zi - ci * zr
+    _add_products(s, y, g, fat)
     for k in range(LANES):
         a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
         b1r, b1i, b2r, b2i = s[_B1R, k], s[_B1I, k], s[_B2R, k], s[_B2I, k]
