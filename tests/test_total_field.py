@@ -57,7 +57,25 @@ def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_ov
     assert posterior.solution.converged
     inside, outside = share > 0.99, share == 0
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(chi_ppm, rel=0.03)
-    assert np.median(posterior.regional_ppm[inside]) - np.median(posterior.regional_ppm[outside]) == pytest.approx(chi_ppm, rel=0.15)
+    assert np.median(posterior.regional_ppm[inside]) - np.median(posterior.regional_ppm[outside]) == pytest.approx(chi_ppm, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["axial", "oblique"])
+def test_where_there_are_few_unknowns_regions_are_read_on_fine_voxels(kind: str) -> None:
+    """A ball of 20 mm whose edge says little, as an explanted block's does: on voxels of 11 mm 11 and 13 % were lost."""
+    grid = make_grid(kind, (44, 44, 26))
+    share, field = sphere(grid, 10.0, 2.0)
+    noise = np.where((share > 0) & (share < 1), 1.0, 0.02).astype(np.float32)
+    everywhere = np.ones(grid.shape, bool)
+    total = TotalField(field_ppm=field.astype(np.float32), weight=np.ones(grid.shape, np.float32), mask=everywhere, grid=grid)
+    prior = SourcePrior(
+        mean_ppm=np.zeros(grid.shape, np.float32),
+        sd_ppm=np.full(grid.shape, 0.1, np.float32),
+        organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
+        beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
+    )
+    regional = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400).regional_ppm
+    assert np.median(regional[share > 0.99]) - np.median(regional[share == 0]) == pytest.approx(2.0, rel=0.1)
 
 
 def small_problem(kind: str = "oblique", *, smooth_sd_ppm: float = 0.3) -> tuple[TotalField, np.ndarray, SourcePrior]:
