@@ -17,6 +17,7 @@ from hqsm.fatwater.blocks import EVEN_WITHIN_S, Blocks, pairs_of
 from hqsm.fatwater.lanes import LANES, evenly, exponential, growth
 
 R2STAR_CANDIDATES_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
+_N_BASES = len(R2STAR_CANDIDATES_PER_S)
 N_MINIMA = 4
 N_FIELDS = 64
 _CHUNK = 1024
@@ -68,12 +69,12 @@ def candidates(
     n, m = pairs_of(fat.size)
     projectors = np.einsum("bpi,bpi->pb", bases[:, n], bases[:, m].conj())
     apart_us = np.round((echo_times_s[n] - echo_times_s[m]) * 1e6).astype(np.int64)
-    lags_us, lag_of = np.unique(np.where(apart_us > 0, apart_us, apart_us.max()), return_inverse=True)
+    lags_us, lag_of = np.unique(apart_us, return_inverse=True)
     turns = 2 * np.pi * np.outer(lags_us * 1e-6, raster_hz)
     field, misfit, r2star = _minima(
         blocks.products,
         np.stack([projectors.real, projectors.imag]).astype(np.float32),
-        np.where(n == m, -1, lag_of.ravel()),
+        lag_of.ravel(),
         np.stack([np.cos(turns), np.sin(turns)]).astype(np.float32),
         bool(np.isfinite(period_hz)),
         *_of_echoes(echo_times_s, fat if with_fat else np.zeros_like(fat)),
@@ -90,7 +91,7 @@ def one_phase_misfit(
     """(which,) misfit of some of the voxels that ``products`` are of, each at a field, R2* refined, water and fat of one phase."""
     places = np.stack([field_hz, np.log(r2star_per_s)]).astype(np.float64)
     n, m = pairs_of(fat.size)
-    energies = _energies(products, np.where(n == m, -1, 0))
+    energies = _energies(products, np.where(n == m, 0, 1))
     misfit: FloatArray = _refined(which.astype(np.int32), places, products, energies, *_of_echoes(echo_times_s, fat), True)
     return misfit
 
@@ -159,7 +160,7 @@ def _energies(products: AnyArray, lag_of: AnyArray) -> AnyArray:  # pragma: no c
     energies = np.zeros(products.shape[0], np.float32)
     for v in range(products.shape[0]):
         for i in range(lag_of.size):
-            if lag_of[i] < 0:
+            if lag_of[i] == 0:
                 energies[v] += products[v, i].real
     return energies
 
@@ -178,60 +179,98 @@ def _tried(
 ) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
     """Minima of the raster: number of the block of each, and its field [Hz] and logarithm of R2* by parabolas (2, minimum).
 
-    With y demodulated by f, the energy that water and fat explain is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)):
-    a trigonometric polynomial in f with one coefficient for each distinct difference of echo times.
+    Blocks go through in lanes.
     """
-    _, n_lags, n_fields = turns.shape
-    n_bases = projectors.shape[2]
-    all_values = np.empty((n_bases, n_fields), np.float32)
-    explained = np.empty(n_fields, np.float32)
-    which = np.empty(n_fields, np.int32)
-    coefficients = np.empty((2, n_lags + 1, n_bases), np.float32)  # the last: of no difference
-    capacity = products.shape[0] * (n_fields // 2 + 1)
+    n_fields, n_blocks = turns.shape[2], products.shape[0]
+    coefficients = np.zeros((2, turns.shape[1], _N_BASES * LANES), np.float32)
+    values = np.zeros((n_fields, _N_BASES * LANES), np.float32)
+    left, lowest = np.zeros((n_fields, LANES), np.float32), np.zeros(LANES, np.bool_)
+    capacity = n_blocks * (n_fields // 2 + 1)
     block, places = np.empty(capacity, np.int32), np.empty((2, capacity))
     found = 0
-    for v in range(products.shape[0]):
-        energy = energies[v]
-        explained[:] = -1
-        coefficients[:, :, :] = 0
-        for i in range(lag_of.size):
-            k = lag_of[i]
-            # conj(y_n) y_m is the conjugate of the stored product; both orders at once
-            twice = np.float32(1) if k < 0 else np.float32(2)
-            hr, hi = twice * products[v, i].real, twice * products[v, i].imag
-            k = k if k >= 0 else n_lags
-            for b in range(n_bases):
-                pr, pi = projectors[0, i, b], projectors[1, i, b]
-                coefficients[0, k, b] += hr * pr + hi * pi
-                coefficients[1, k, b] += hr * pi - hi * pr
-        for b in range(n_bases):
-            values = all_values[b]
-            values[:] = coefficients[0, n_lags, b]
-            for k in range(n_lags):
-                cr, ci = coefficients[0, k, b], coefficients[1, k, b]
-                for j in range(n_fields):
-                    values[j] += cr * turns[0, k, j] - ci * turns[1, k, j]
-            for j in range(n_fields):
-                if values[j] > explained[j]:
-                    explained[j] = values[j]
-                    which[j] = b
+    for first in range(0, n_blocks, LANES):
+        count = min(LANES, n_blocks - first)
+        _coefficients(products, first, count, lag_of, projectors, coefficients)
+        _raster(coefficients, turns, energies, first, count, values, left)
         for j in range(n_fields):
             if not (periodic or 0 < j < n_fields - 1):
                 continue
-            before = energy - explained[j - 1 if j > 0 else n_fields - 1]
-            after = energy - explained[j + 1 if j < n_fields - 1 else 0]
-            here = energy - explained[j]
-            if not (here <= before and here < after):
-                continue
-            b = which[j]
-            inner = 0 < b < n_bases - 1
-            shift = _vertex(energy - all_values[b - 1, j], here, energy - all_values[b + 1, j]) if inner else np.float32(0)
-            step = log_r2stars[min(b + 1, n_bases - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
-            block[found] = v
-            places[0, found] = first_hz + (j + float(_vertex(before, here, after))) * step_hz
-            places[1, found] = log_r2stars[b] + shift * step
-            found += 1
+            one, other = j - 1 if j > 0 else n_fields - 1, j + 1 if j < n_fields - 1 else 0
+            for k in range(LANES):
+                lowest[k] = (left[j, k] <= left[one, k]) & (left[j, k] < left[other, k])
+            for k in range(count):
+                if not lowest[k]:
+                    continue
+                b, energy = _best_base(values, j, k), energies[first + k]
+                inner = 0 < b < _N_BASES - 1
+                shift = np.float32(0)
+                if inner:
+                    below, above = values[j, (b - 1) * LANES + k], values[j, (b + 1) * LANES + k]
+                    shift = _vertex(energy - below, left[j, k], energy - above)
+                step = log_r2stars[min(b + 1, _N_BASES - 1)] - log_r2stars[b] if shift > 0 else log_r2stars[b] - log_r2stars[max(b - 1, 0)]
+                block[found] = first + k
+                places[0, found] = first_hz + (j + float(_vertex(left[one, k], left[j, k], left[other, k]))) * step_hz
+                places[1, found] = log_r2stars[b] + shift * step
+                found += 1
     return block[:found], places[:, :found]
+
+
+@njit()
+def _coefficients(
+    products: AnyArray, first: int, count: int, lag_of: AnyArray, projectors: AnyArray, coefficients: AnyArray
+) -> None:  # pragma: no cover - compiled
+    """Fill (2, difference of echo times, base and lane) the coefficients of the energy that water and fat explain over the field.
+
+    With y demodulated by f that energy is sum_nm conj(y_n) P_nm y_m exp(i 2 pi f (t_n - t_m)): a trigonometric polynomial in f with
+    one coefficient for each distinct difference of echo times, the first of them none.
+    """
+    coefficients[:] = 0
+    h = np.zeros((2, LANES), np.float32)
+    for i in range(lag_of.size):
+        lag = lag_of[i]
+        # conj(y_n) y_m is the conjugate of the stored product; both orders at once
+        twice = np.float32(1) if lag == 0 else np.float32(2)
+        for k in range(count):
+            h[0, k], h[1, k] = twice * products[first + k, i].real, twice * products[first + k, i].imag
+        for b in range(projectors.shape[2]):  # not the constant, by which the compiler would unroll instead of making vectors
+            pr, pi = projectors[0, i, b], projectors[1, i, b]
+            for k in range(LANES):
+                coefficients[0, lag, b * LANES + k] += h[0, k] * pr + h[1, k] * pi
+            for k in range(LANES):
+                coefficients[1, lag, b * LANES + k] += h[0, k] * pi - h[1, k] * pr
+
+
+@njit()
+def _raster(
+    coefficients: AnyArray, turns: AnyArray, energies: AnyArray, first: int, count: int, values: AnyArray, left: AnyArray
+) -> None:  # pragma: no cover - compiled
+    """Fill the energy explained at each field of the raster (field, base and lane), and what the best base leaves (field, lane)."""
+    energy = np.zeros(LANES, np.float32)
+    for k in range(count):
+        energy[k] = energies[first + k]
+    for j in range(turns.shape[2]):
+        for m in range(_N_BASES * LANES):
+            values[j, m] = coefficients[0, 0, m]
+        for lag in range(1, turns.shape[1]):
+            cos, sin = turns[0, lag, j], turns[1, lag, j]
+            for m in range(_N_BASES * LANES):
+                values[j, m] += coefficients[0, lag, m] * cos - coefficients[1, lag, m] * sin
+        for k in range(LANES):
+            most = np.float32(-1)
+            for b in range(_N_BASES):
+                value = values[j, b * LANES + k]
+                most = value if value > most else most
+            left[j, k] = energy[k] - most
+
+
+@njit(inline="always")
+def _best_base(values: AnyArray, j: int, k: int) -> int:  # pragma: no cover - compiled
+    """The base that explains most of a lane's energy at a field of the raster."""
+    best = 0
+    for b in range(1, _N_BASES):
+        if values[j, b * LANES + k] > values[j, best * LANES + k]:
+            best = b
+    return best
 
 
 @njit(inline="always")

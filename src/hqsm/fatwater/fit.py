@@ -100,16 +100,10 @@ _A11, _A12R, _A12I, _A22, _B1R, _B1I, _B2R, _B2I, _WR, _WI, _FR, _FI, _COST, _PP
 _DETERMINANT, _P1R, _P1I, _P2R, _P2I, _KNOWN, _GAIN = range(20, 27)
 
 
-@njit(error_model="numpy")
-def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
-    """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
-
-    One new array for all, of a size known when compiling: only then does the compiler know that no two rows overlap.
-    """
-    s = np.zeros((27, LANES))
-    for k in range(LANES):
-        s[_A22, k] = extra
-    for e in range(t.size):
+@njit(inline="always")
+def _add_products(s: AnyArray, y: AnyArray, g: AnyArray, fat: AnyArray) -> None:  # pragma: no cover - compiled
+    """Add each lane's A^H A and A^H y of water and fat, A the columns g and g c."""
+    for e in range(fat.size):
         cr, ci = fat[e].real, fat[e].imag
         c2 = cr * cr + ci * ci
         for k in range(LANES):
@@ -124,6 +118,18 @@ def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float)
             s[_B1I, k] += zi
             s[_B2R, k] += cr * zr + ci * zi
             s[_B2I, k] += cr * zi - ci * zr
+
+
+@njit(error_model="numpy")
+def _project(y: AnyArray, g: AnyArray, t: AnyArray, fat: AnyArray, extra: float) -> AnyArray:  # pragma: no cover - compiled
+    """W, F, squared residual, information and what a step gains, of each lane at growth ``g``; ``extra`` is 1 without fat.
+
+    One new array for all, of a size known when compiling: only then does the compiler know that no two rows overlap.
+    """
+    s = np.zeros((27, LANES))
+    for k in range(LANES):
+        s[_A22, k] = extra
+    _add_products(s, y, g, fat)
     for k in range(LANES):
         a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
         b1r, b1i, b2r, b2i = s[_B1R, k], s[_B1I, k], s[_B2R, k], s[_B2I, k]
@@ -478,7 +484,7 @@ def _next(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma:
     return new
 
 
-_START, _FIT, _AT_PRIOR, _AT_OWN = range(4)
+_FIT, _AT_PRIOR, _AT_OWN = range(3)
 
 
 @njit(error_model="numpy")
@@ -501,9 +507,12 @@ def _constrained_chunk(
     errors: AnyArray,
     residuals: AnyArray,
 ) -> None:  # pragma: no cover - compiled
-    """Each lane goes through: a linear start, the fit, its information where the neighbourhood's R2* is, or at its own."""
+    """Each lane goes through the fit, then its information where the neighbourhood's R2* is, or at its own; those that are done wait
+    for others, to have their bias taken off together.
+    """
     n_echoes = t.size
     enough = _ENOUGH * sigma**2
+    start = _starts(which, signal, t, fat, start_field, start_r2star, start_linear, no_fat, prior_r2star)
     even = evenly(t)
     y = np.zeros((2, n_echoes, LANES))
     g = np.zeros((2, n_echoes, LANES))
@@ -515,8 +524,8 @@ def _constrained_chunk(
     mode = np.zeros(LANES, np.int64)
     count = np.zeros(LANES, np.int64)
     failed = np.zeros(LANES, np.int64)
-    inverse = np.zeros((5, 5))
-    bias = np.zeros(5)
+    kept, kept_sums, kept_given = np.ones((_N_STATES, LANES)), np.ones((18, LANES)), np.ones((6, LANES))
+    kept_at, n_kept = np.zeros(LANES, np.int64), 0
     taken = done_with = 0
     while done_with < which.size:
         for k in range(LANES):
@@ -525,16 +534,12 @@ def _constrained_chunk(
                 taken += 1
                 _enter(which[i], signal, y, k)
                 state[:, k] = 0
-                state[_TRIAL, k], state[_TRIAL + 1, k] = start_field[i] / 100, start_r2star[i] / 100
-                mode[k], count[k], failed[k], state[_COST_SO_FAR, k], state[_LEVEL, k] = _START, 0, 0, np.inf, 1e-3
+                for j in range(5):
+                    state[_TRIAL + j, k] = start[j, i]
+                mode[k], count[k], failed[k], state[_COST_SO_FAR, k], state[_LEVEL, k] = _FIT, 0, 0, np.inf, 1e-3
                 given[_OFF, k], given[_PRECISION, k] = prior_field[i] / 100, prior_precision[i] * 1e4 * sigma**2
                 given[_RATE_OFF, k], given[_RATE_PRECISION, k] = prior_r2star[i] / 100, 1e4 * sigma**2 / prior_r2star_sd[i] ** 2
-                given[_SHARE_FREE, k], given[_FITTING, k] = 0.0 if no_fat[i] else 1.0, 0.0
-                whole = complex(start_linear[i, 0] + start_linear[i, 1])
-                if _power(whole) > 0:
-                    state[_TRIAL + 2, k], state[_TRIAL + 3, k] = np.arctan2(whole.imag, whole.real), np.sqrt(_power(whole))
-                    state[_TRIAL + 4, k] = (complex(start_linear[i, 1]) * whole.conjugate()).real / _power(whole)
-                    mode[k], given[_FITTING, k] = _FIT, 1.0
+                given[_SHARE_FREE, k], given[_FITTING, k] = 0.0 if no_fat[i] else 1.0, 1.0
         for k in range(LANES):
             physical[0, k], physical[1, k] = 100 * state[_TRIAL, k], 100 * state[_TRIAL + 1, k]
             physical[2, k] = state[_TRIAL + 2, k] / (2 * np.pi)
@@ -546,13 +551,7 @@ def _constrained_chunk(
             if i < 0:
                 continue
             leaves = False
-            if mode[k] == _START:
-                # in the dark the data's own share of fat is noise: start lean
-                dark = prior_r2star[i] * (t[n_echoes - 1] - t[0]) > 1.6
-                share = 0.0 if no_fat[i] else (0.1 if dark else -1.0)
-                _linear_start(y, g, fat, share, state, k)
-                mode[k], given[_FITTING, k] = _FIT, 1.0
-            elif mode[k] == _FIT:
+            if mode[k] == _FIT:
                 count[k] += 1
                 failed[k] = 0 if state[_BETTER, k] > 0 else failed[k] + 1
                 if failed[k] >= 8 or state[_GAINS, k] < enough:
@@ -561,26 +560,37 @@ def _constrained_chunk(
                 leaves = count[k] > _MAX_TRIALS or not np.isfinite(state[_COST_SO_FAR, k])
             else:
                 own = state[_THETA + 1, k]
-                known = _inverted(state, k, given[_SHARE_FREE, k], inverse)
+                variance = _variance_of_rate(state, k, given[_SHARE_FREE, k])
                 beyond = own - state[_TRIAL + 1, k]
-                near = COMPATIBLE * sigma * np.sqrt(inverse[1, 1])
-                if mode[k] == _AT_PRIOR and not (known and abs(beyond) <= near):
+                near = COMPATIBLE * sigma * np.sqrt(variance)
+                if mode[k] == _AT_PRIOR and not abs(beyond) <= near:
                     mode[k] = _AT_OWN
                     # a faster decay may be one that noise made fast: half of what noise does is allowed for
-                    _move(state, own - 0.5 * near if known and beyond > near else own, t[0], k)
+                    _move(state, own - 0.5 * near if beyond > near else own, t[0], k)
                 else:
                     leaves = True
-                    if known:
-                        free = given[_SHARE_FREE, k]
-                        loose = _TOO_WIDE[0] * given[_PRECISION, k], _TOO_WIDE[1] * given[_RATE_PRECISION, k]
-                        _second_order_bias(s, state[_TRIAL + 3, k], k, inverse, loose, free, sigma, bias)
-                        _keep(state, k, bias, inverse, loose, sigma, linear[i], nonlinear[i], errors[i])
-                        residuals[i] = state[_SQUARES_SO_FAR, k]
-                        if no_fat[i]:
-                            errors[i, 2] = np.nan
+                    if not np.isnan(variance):
+                        _copied(state, k, kept, n_kept)
+                        _copied(s, k, kept_sums, n_kept)
+                        _copied(given, k, kept_given, n_kept)
+                        kept_at[n_kept] = i
+                        n_kept += 1
             if leaves:
                 at[k], given[_FITTING, k] = -1, 0.0
                 done_with += 1
+            if n_kept == LANES or (n_kept > 0 and done_with == which.size):
+                v = _inverses(kept, kept_given)
+                bias = _second_order_bias(kept_sums, kept, kept_given, v, sigma)
+                for j in range(n_kept):
+                    _keep(kept, kept_given, j, bias, v, sigma, linear[kept_at[j]], nonlinear[kept_at[j]], errors[kept_at[j]])
+                    residuals[kept_at[j]] = kept[_SQUARES_SO_FAR, j]
+                n_kept = 0
+
+
+@njit(inline="always")
+def _copied(source: AnyArray, k: int, into: AnyArray, n: int) -> None:  # pragma: no cover - compiled
+    for j in range(source.shape[0]):
+        into[j, n] = source[j, k]
 
 
 @njit()
@@ -594,149 +604,215 @@ def _move(state: AnyArray, rate: float, first_s: float, k: int) -> None:  # prag
 
 @njit()
 def _keep(
-    theta: AnyArray,
+    state: AnyArray,
+    given: AnyArray,
     k: int,
     bias: AnyArray,
-    inverse: AnyArray,
-    loose: tuple[float, float],
+    v: AnyArray,
     sigma: float,
     linear: AnyArray,
     nonlinear: AnyArray,
     errors: AnyArray,
 ) -> None:  # pragma: no cover - compiled
-    """Estimates less their bias, and standard errors: ``inverse`` less what priors wider than they need be keep from scattering.
+    """A lane's estimates less their bias, and standard errors: inverse ``v`` less what priors wider than they need be keep from
+    scattering.
 
     What the field's prior claims is kept: beside surfaces it is needed.
     """
-    phase, size, share = theta[2, k] - bias[2], theta[3, k] - bias[3], theta[4, k] - bias[4]
+    phase, size, share = state[_THETA + 2, k] - bias[2, k], state[_THETA + 3, k] - bias[3, k], state[_THETA + 4, k] - bias[4, k]
     whole = size * complex(np.cos(phase), np.sin(phase))
     linear[0], linear[1] = (1 - share) * whole, share * whole
-    nonlinear[0], nonlinear[1] = 100 * (theta[0, k] - bias[0]), 100 * (theta[1, k] - bias[1])
-    errors[0] = 100 * sigma * np.sqrt(inverse[0, 0])
-    errors[1] = 100 * sigma * np.sqrt(_scatter(inverse, 1, 1, loose))
-    errors[2] = 100 * sigma * np.sqrt(_scatter(inverse, 4, 4, loose))
+    nonlinear[0], nonlinear[1] = 100 * (state[_THETA, k] - bias[0, k]), 100 * (state[_THETA + 1, k] - bias[1, k])
+    errors[0] = 100 * sigma * np.sqrt(v[0, 0, k])
+    errors[1] = 100 * sigma * np.sqrt(_scatter(v, 1, 1, given, k))
+    if given[_SHARE_FREE, k] > 0:
+        errors[2] = 100 * sigma * np.sqrt(_scatter(v, 4, 4, given, k))
 
 
 @njit(inline="always")
-def _scatter(v: AnyArray, i: int, j: int, loose: tuple[float, float]) -> float:  # pragma: no cover - compiled
-    """Covariance of two estimates, ``v`` the inverse information, where two priors claim less than they know: V - V Q V."""
-    return float(v[i, j] - loose[0] * v[i, 0] * v[0, j] - loose[1] * v[i, 1] * v[1, j])
+def _scatter(v: AnyArray, i: int, j: int, given: AnyArray, k: int) -> float:  # pragma: no cover - compiled
+    """Covariance of two of a lane's estimates, ``v`` the inverse information, where two priors claim less than they know: V - V Q V."""
+    field, rate = _TOO_WIDE[0] * given[_PRECISION, k], _TOO_WIDE[1] * given[_RATE_PRECISION, k]
+    return float(v[i, j, k] - field * v[i, 0, k] * v[0, j, k] - rate * v[i, 1, k] * v[1, j, k])
 
 
 @njit(error_model="numpy")
-def _linear_start(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: float, state: AnyArray, k: int) -> None:  # pragma: no cover - compiled
-    """Phase, W + F and share of fat of the linear least squares with complex W and F, the share ``fixed`` or within 0 and 1."""
-    a11 = a22 = 0.0
-    a12 = b1 = b2 = 0j
-    for e in range(fat.size):
-        growth_e = complex(g[0, e, k], g[1, e, k])
-        g2 = growth_e.real**2 + growth_e.imag**2
-        z = growth_e.conjugate() * complex(y[0, e, k], y[1, e, k])
-        a11 += g2
-        a12 += g2 * fat[e]
-        a22 += g2 * (fat[e].real ** 2 + fat[e].imag ** 2)
-        b1 += z
-        b2 += fat[e].conjugate() * z
-    part = fixed
-    if fixed < 0:
-        determinant = max(a11 * a22 - (a12.real**2 + a12.imag**2), 1e-12 * a11 * a22)
-        w = (a22 * b1 - a12 * b2) / determinant
-        f = (a11 * b2 - a12.conjugate() * b1) / determinant
-        whole = w + f
-        part = min(max((f * whole.conjugate()).real / max(_power(whole), 1e-30), 0.0), 1.0)
-    # the column of that mixture, projected on the data
-    norm = (1 - part) ** 2 * a11 + part**2 * a22 + 2 * part * (1 - part) * a12.real
-    product = (1 - part) * b1 + part * b2
-    state[_TRIAL + 2, k] = np.arctan2(product.imag, product.real)
-    state[_TRIAL + 3, k] = np.sqrt(_power(product)) / norm
-    state[_TRIAL + 4, k] = part
+def _starts(
+    which: AnyArray,
+    signal: AnyArray,
+    t: AnyArray,
+    fat: AnyArray,
+    start_field: AnyArray,
+    start_r2star: AnyArray,
+    start_linear: AnyArray,
+    no_fat: AnyArray,
+    prior_r2star: AnyArray,
+) -> AnyArray:  # pragma: no cover - compiled
+    """(5, n) field/100, R2*/100, phase, amplitude and share to start at: those given, else by linear least squares there."""
+    n_echoes = t.size
+    even = evenly(t)
+    start = np.zeros((5, which.size))
+    y, g = np.zeros((2, n_echoes, LANES)), np.zeros((2, n_echoes, LANES))
+    scratch = np.zeros((5, LANES))
+    bits = scratch.view(np.int64)
+    physical, fixed, at = np.zeros((3, LANES)), np.zeros(LANES), np.zeros(LANES, np.int64)
+    count = 0
+    for i in range(which.size):
+        start[0, i], start[1, i] = start_field[i] / 100, start_r2star[i] / 100
+        whole = complex(start_linear[i, 0] + start_linear[i, 1])
+        if _power(whole) > 0:
+            start[2, i], start[3, i] = np.arctan2(whole.imag, whole.real), np.sqrt(_power(whole))
+            start[4, i] = (complex(start_linear[i, 1]) * whole.conjugate()).real / _power(whole)
+        else:
+            _enter(which[i], signal, y, count)
+            physical[0, count], physical[1, count] = 100 * start[0, i], 100 * start[1, i]
+            # in the dark the data's own share of fat is noise: start lean
+            dark = prior_r2star[i] * (t[n_echoes - 1] - t[0]) > 1.6
+            at[count], fixed[count] = i, 0.0 if no_fat[i] else (0.1 if dark else -1.0)
+            count += 1
+        if count == LANES or (count > 0 and i == which.size - 1):
+            growth(physical, t, even, g, scratch, bits)
+            found = _linear(y, g, fat, fixed)
+            for k in range(count):
+                start[2, at[k]] = np.arctan2(found[_PRODUCT_I, k], found[_PRODUCT_R, k])
+                start[3, at[k]], start[4, at[k]] = found[_SIZE, k], found[_PART, k]
+            count = 0
+    return start
+
+
+_PRODUCT_R, _PRODUCT_I, _SIZE, _PART = range(8, 12)
 
 
 @njit(error_model="numpy")
-def _inverted(n: AnyArray, k: int, free_share: float, v: AnyArray) -> bool:  # pragma: no cover - compiled
-    """(5, 5) inverse of a lane's information; False where it is not positive definite. Unknowns: f, R2*, phase, amplitude, share."""
+def _linear(y: AnyArray, g: AnyArray, fat: AnyArray, fixed: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """Of each lane the linear least squares with complex W and F, the share of fat ``fixed``, or within 0 and 1 where that is less:
+    what has the phase of W + F, its size, and the share.
+    """
+    s = np.zeros((12, LANES))
+    _add_products(s, y, g, fat)
+    for k in range(LANES):
+        a11, ar, ai, a22 = s[_A11, k], s[_A12R, k], s[_A12I, k], s[_A22, k]
+        b1r, b1i, b2r, b2i = s[_B1R, k], s[_B1I, k], s[_B2R, k], s[_B2I, k]
+        determinant, least = a11 * a22 - (ar * ar + ai * ai), 1e-12 * a11 * a22
+        determinant = least if least > determinant else determinant
+        wr, wi = (a22 * b1r - (ar * b2r - ai * b2i)) / determinant, (a22 * b1i - (ar * b2i + ai * b2r)) / determinant
+        fr, fi = (a11 * b2r - (ar * b1r + ai * b1i)) / determinant, (a11 * b2i - (ar * b1i - ai * b1r)) / determinant
+        wr, wi = wr + fr, wi + fi
+        part = min(max((fr * wr + fi * wi) / max(wr * wr + wi * wi, 1e-30), 0.0), 1.0)
+        part = part if fixed[k] < 0 else fixed[k]
+        # the column of that mixture, projected on the data
+        norm = (1 - part) * (1 - part) * a11 + part * part * a22 + 2 * part * (1 - part) * ar
+        pr, pi = (1 - part) * b1r + part * b2r, (1 - part) * b1i + part * b2i
+        s[_PRODUCT_R, k], s[_PRODUCT_I, k] = pr, pi
+        s[_SIZE, k], s[_PART, k] = np.sqrt(pr * pr + pi * pi) / norm, part
+    return s
+
+
+@njit(error_model="numpy")
+def _variance_of_rate(n: AnyArray, k: int, free_share: float) -> float:  # pragma: no cover - compiled
+    """Variance of a lane's R2*, in sigma^2; NaN where the information is not positive definite."""
     ff, pp, fp = n[_N_FF, k], n[_N_PP, k], n[_N_FP, k]
     rr, aa, ra = n[_N_RR, k], n[_N_AA, k], n[_N_RA, k]
     one, two = ff * pp - fp * fp, rr * aa - ra * ra
     if not (one > 1e-14 * ff * pp and two > 1e-14 * rr * aa):
-        return False
-    fs, ps, rs, sa = free_share * n[_N_FS, k], free_share * n[_N_PS, k], free_share * n[_N_RS, k], free_share * n[_N_AS, k]
-    b = ((pp * fs - fp * ps) / one, (aa * rs - ra * sa) / two, (ff * ps - fp * fs) / one, (rr * sa - ra * rs) / two)
-    left = n[_N_SS, k] - (fs * b[0] + rs * b[1] + ps * b[2] + sa * b[3])
-    if free_share > 0 and not left > 1e-14 * n[_N_SS, k]:
-        return False
-    rest = free_share / left if free_share > 0 else 0.0
-    for i in range(4):
-        for j in range(4):
-            v[i, j] = b[i] * b[j] * rest
-        v[i, 4] = v[4, i] = -b[i] * rest
-    v[4, 4] = rest
-    v[0, 0] += pp / one
-    v[2, 2] += ff / one
-    v[0, 2] -= fp / one
-    v[2, 0] -= fp / one
-    v[1, 1] += aa / two
-    v[3, 3] += rr / two
-    v[1, 3] -= ra / two
-    v[3, 1] -= ra / two
-    return True
+        return np.nan
+    if free_share == 0:
+        return float(aa / two)
+    fs, ps, rs, sa, ss = n[_N_FS, k], n[_N_PS, k], n[_N_RS, k], n[_N_AS, k], n[_N_SS, k]
+    bf, br, bp, ba = (pp * fs - fp * ps) / one, (aa * rs - ra * sa) / two, (ff * ps - fp * fs) / one, (rr * sa - ra * rs) / two
+    left = ss - (fs * bf + rs * br + ps * bp + sa * ba)
+    return float(br * br * (1 / left) + aa / two) if left > 1e-14 * ss else np.nan
 
 
 @njit(error_model="numpy")
-def _second_order_bias(
-    s: AnyArray, a: float, k: int, v: AnyArray, loose: tuple[float, float], free_share: float, sigma: float, bias: AnyArray
-) -> None:  # pragma: no cover - compiled
+def _inverses(n: AnyArray, given: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(5, 5, lane) inverses of the information. Unknowns: field, R2*, phase, amplitude, share."""
+    v = np.zeros((5, 5, LANES))
+    b = np.zeros((5, LANES))
+    for k in range(LANES):
+        free = given[_SHARE_FREE, k]
+        ff, pp, fp = n[_N_FF, k], n[_N_PP, k], n[_N_FP, k]
+        rr, aa, ra = n[_N_RR, k], n[_N_AA, k], n[_N_RA, k]
+        one, two = ff * pp - fp * fp, rr * aa - ra * ra
+        fs, ps, rs, sa = free * n[_N_FS, k], free * n[_N_PS, k], free * n[_N_RS, k], free * n[_N_AS, k]
+        bf, br, bp, ba = (pp * fs - fp * ps) / one, (aa * rs - ra * sa) / two, (ff * ps - fp * fs) / one, (rr * sa - ra * rs) / two
+        left = n[_N_SS, k] - (fs * bf + rs * br + ps * bp + sa * ba)
+        b[0, k], b[1, k], b[2, k], b[3, k] = bf, br, bp, ba
+        b[4, k] = free / left if free > 0 else 0.0
+        v[0, 0, k], v[2, 2, k], v[0, 2, k] = pp / one, ff / one, -(fp / one)
+        v[1, 1, k], v[3, 3, k], v[1, 3, k] = aa / two, rr / two, -(ra / two)
+    for i in range(4):
+        for j in range(i, 4):
+            for k in range(LANES):
+                v[i, j, k] = b[i, k] * b[j, k] * b[4, k] + v[i, j, k]
+            for k in range(LANES):
+                v[j, i, k] = v[i, j, k]
+        for k in range(LANES):
+            v[i, 4, k] = -b[i, k] * b[4, k]
+            v[4, i, k] = -b[i, k] * b[4, k]
+    for k in range(LANES):
+        v[4, 4, k] = b[4, k]
+    return v
+
+
+@njit(error_model="numpy")
+def _second_order_bias(s: AnyArray, state: AnyArray, given: AnyArray, v: AnyArray, sigma: float) -> AnyArray:  # pragma: no cover
     """Bias of nonlinear least squares (Box, J R Stat Soc B 1971;33:171) where priors are wider than what they say is off.
 
     A decay read from late, dark echoes comes out too fast: with two echoes of SNR a > b by (1/b^2 - 1/a^2) / (2 dt).
     With V the inverse of the information, the priors' included, Box has -1/2 V Re(J^H tr(V H)): a prior counts as a measurement
     that scatters as it says. The neighbourhood's decay scatters far less than its prior is wide, the field somewhat less. With q the
-    part of a prior's precision that is so (``loose``, of field and R2*) and v the column of V, the estimate's covariance is
+    part of a prior's precision that is so (``_TOO_WIDE``) and v the column of V, the estimate's covariance is
     S = V - sum q v v^T and the bias, in sigma^2, V [sum q Re((H v)^H J v) - 1/2 Re(J^H tr(S H))].
 
     At most half a standard error is taken off, which is as far as the expansion can be trusted; of the share of fat, whose skewness
     outgrows it sooner, nothing where it would be more than a quarter. At each echo tr(S H) is m (a0 + a1 t + a2 t^2) + u (b0 + b1 t),
     and J v is m (e0 + e1 t) + u e2, m and u as in :func:`_moments`.
     """
-    a0 = complex(-a * _scatter(v, 2, 2, loose), 2 * _scatter(v, 2, 3, loose))
-    a1 = complex(
-        -2 * a * _TURN * _scatter(v, 0, 2, loose) - 200 * _scatter(v, 1, 3, loose),
-        -200 * a * _scatter(v, 1, 2, loose) + 2 * _TURN * _scatter(v, 0, 3, loose),
-    )
-    a2 = a * complex(-_TURN * _TURN * _scatter(v, 0, 0, loose) + 1e4 * _scatter(v, 1, 1, loose), -200 * _TURN * _scatter(v, 0, 1, loose))
-    b0 = complex(2 * _scatter(v, 3, 4, loose), 2 * a * _scatter(v, 2, 4, loose))
-    b1 = complex(-200 * a * _scatter(v, 1, 4, loose), 2 * a * _TURN * _scatter(v, 0, 4, loose))
-    x0, x1, x2 = complex(s[_X0R, k], s[_X0I, k]), complex(s[_X1R, k], s[_X1I, k]), complex(s[_X2R, k], s[_X2I, k])
-    s0, s1, s2, s3, u0, u1 = s[_S0, k], s[_S1, k], s[_S2, k], s[_S3, k], s[_U0, k], s[_U1, k]
-    c0 = a0 * s0 + a1 * s1 + a2 * s2 + b0 * x0 + b1 * x1
-    c1 = a0 * s1 + a1 * s2 + a2 * s3 + b0 * x1 + b1 * x2
-    d = a0 * x0.conjugate() + a1 * x1.conjugate() + a2 * x2.conjugate() + b0 * u0 + b1 * u1
-    of_rate = of_size = of_share = 0.0
-    for j in range(2):
-        e0, e1, e2 = complex(v[3, j], a * v[2, j]), a * complex(-100 * v[1, j], _TURN * v[0, j]), a * v[4, j]
-        p0, p1, p2 = _power(e0), 2 * (e0 * e1.conjugate()).real, _power(e1)
-        w0 = p0 * s0 + p1 * s1 + p2 * s2 + e2 * e2 * u0 + 2 * e2 * (e0.conjugate() * x0 + e1.conjugate() * x1).real
-        w1 = p0 * s1 + p1 * s2 + p2 * s3 + e2 * e2 * u1 + 2 * e2 * (e0.conjugate() * x1 + e1.conjugate() * x2).real
-        of_rate += loose[j] * w1
-        of_size += loose[j] * (w0 - v[3, j] * (e0.real * s0 + e1.real * s1 + e2 * x0.real)) / a
-        of_share += loose[j] * (p0 * x0.real + p1 * x1.real + p2 * x2.real + e2 * (e0.real * u0 + e1.real * u1))
-    slopes = (
-        -0.5 * _TURN * a * c1.imag,
-        -100 * (of_rate - 0.5 * a * c1.real),
-        -0.5 * a * c0.imag,
-        of_size - 0.5 * c0.real,
-        free_share * (of_share - 0.5 * a * d.real),
-    )
-    scale = 1.0
+    bias, slopes, scale = np.zeros((5, LANES)), np.zeros((5, LANES)), np.ones(LANES)
+    for k in range(LANES):
+        a = state[_TRIAL + 3, k]
+        a0 = complex(-a * _scatter(v, 2, 2, given, k), 2 * _scatter(v, 2, 3, given, k))
+        a1 = complex(
+            -2 * a * _TURN * _scatter(v, 0, 2, given, k) - 200 * _scatter(v, 1, 3, given, k),
+            -200 * a * _scatter(v, 1, 2, given, k) + 2 * _TURN * _scatter(v, 0, 3, given, k),
+        )
+        a2 = a * complex(
+            -_TURN * _TURN * _scatter(v, 0, 0, given, k) + 1e4 * _scatter(v, 1, 1, given, k), -200 * _TURN * _scatter(v, 0, 1, given, k)
+        )
+        b0 = complex(2 * _scatter(v, 3, 4, given, k), 2 * a * _scatter(v, 2, 4, given, k))
+        b1 = complex(-200 * a * _scatter(v, 1, 4, given, k), 2 * a * _TURN * _scatter(v, 0, 4, given, k))
+        x0, x1, x2 = complex(s[_X0R, k], s[_X0I, k]), complex(s[_X1R, k], s[_X1I, k]), complex(s[_X2R, k], s[_X2I, k])
+        s0, s1, s2, s3, u0, u1 = s[_S0, k], s[_S1, k], s[_S2, k], s[_S3, k], s[_U0, k], s[_U1, k]
+        c0 = a0 * s0 + a1 * s1 + a2 * s2 + b0 * x0 + b1 * x1
+        c1 = a0 * s1 + a1 * s2 + a2 * s3 + b0 * x1 + b1 * x2
+        d = a0 * x0.conjugate() + a1 * x1.conjugate() + a2 * x2.conjugate() + b0 * u0 + b1 * u1
+        slopes[0, k] = -0.5 * _TURN * a * c1.imag
+        slopes[2, k] = -0.5 * a * c0.imag
+        of_rate = of_size = of_share = 0.0
+        for j in range(2):
+            loose = _TOO_WIDE[0] * given[_PRECISION, k] if j == 0 else _TOO_WIDE[1] * given[_RATE_PRECISION, k]
+            e0, e1, e2 = complex(v[3, j, k], a * v[2, j, k]), a * complex(-100 * v[1, j, k], _TURN * v[0, j, k]), a * v[4, j, k]
+            p0, p1, p2 = _power(e0), 2 * (e0 * e1.conjugate()).real, _power(e1)
+            w0 = p0 * s0 + p1 * s1 + p2 * s2 + e2 * e2 * u0 + 2 * e2 * (e0.conjugate() * x0 + e1.conjugate() * x1).real
+            w1 = p0 * s1 + p1 * s2 + p2 * s3 + e2 * e2 * u1 + 2 * e2 * (e0.conjugate() * x1 + e1.conjugate() * x2).real
+            of_rate += loose * w1
+            of_size += loose * (w0 - v[3, j, k] * (e0.real * s0 + e1.real * s1 + e2 * x0.real)) / a
+            of_share += loose * (p0 * x0.real + p1 * x1.real + p2 * x2.real + e2 * (e0.real * u0 + e1.real * u1))
+        slopes[1, k] = -100 * (of_rate - 0.5 * a * c1.real)
+        slopes[3, k] = of_size - 0.5 * c0.real
+        slopes[4, k] = given[_SHARE_FREE, k] * (of_share - 0.5 * a * d.real)
     for i in range(5):
-        total = 0.0
         for j in range(5):
-            total += sigma**2 * v[i, j] * slopes[j]
-        bias[i] = total
-        limit = 0.5 * sigma * np.sqrt(v[i, i])
-        if abs(total) > limit:
-            scale = min(scale, limit / abs(total))
-    skewed = abs(bias[4]) / (sigma * np.sqrt(max(v[4, 4], 1e-30)))
-    for i in range(5):
-        bias[i] *= scale
-    bias[4] *= min(max((_SHARE_UNTRUSTED - skewed) / (_SHARE_UNTRUSTED - _SHARE_TRUSTED), 0.0), 1.0)
+            for k in range(LANES):
+                bias[i, k] += sigma**2 * v[i, j, k] * slopes[j, k]
+        for k in range(LANES):
+            limit, size = 0.5 * sigma * np.sqrt(v[i, i, k]), abs(bias[i, k])
+            scale[k] = min(scale[k], limit / size if size > limit else 1.0)
+    for k in range(LANES):
+        skewed = abs(bias[4, k]) / (sigma * np.sqrt(max(v[4, 4, k], 1e-30)))
+        trusted = min(max((_SHARE_UNTRUSTED - skewed) / (_SHARE_UNTRUSTED - _SHARE_TRUSTED), 0.0), 1.0)
+        for i in range(5):
+            bias[i, k] *= scale[k]
+        bias[4, k] *= trusted
+    return bias
