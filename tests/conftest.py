@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,13 @@ def real_data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HQSM_TEST_DATA to the folder that holds them")
     return folder
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """The files of a tar archive, below a folder; Python 3.11 has filters from its fourth release on only."""
+    with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        tar.extractall(folder)
 
 
 def _rotation_about_x(degrees: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import tarfile
 import tracemalloc
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from conftest import make_grid
+from conftest import make_grid, unpack
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
 from hqsm.data import RepeatedMultiEcho
@@ -85,8 +84,7 @@ def test_every_attribute_of_every_vendor_is_what_pydicom_reads(tmp_path: Path, v
 def test_every_attribute_of_real_headers_is_what_pydicom_reads(real_data_dir: Path, tmp_path: Path, name: str) -> None:
     folder = real_data_dir / name
     if (folder / "dicom.tar.xz").is_file():
-        with tarfile.open(folder / "dicom.tar.xz") as archive:
-            archive.extractall(tmp_path, filter="data")
+        unpack(folder / "dicom.tar.xz", tmp_path)
         folder = tmp_path
     assert same_as_pydicom(folder) > 0
 

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from conftest import unpack
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
 from hqsm.data import RepeatedMultiEcho, VoxelGrid
@@ -59,8 +59,7 @@ def agree(ours: np.ndarray, theirs: np.ndarray) -> None:
     "name", ["siemens_e11_gre_6echo_magphase_dicom", "ukat_ge_mr750_b0_3d_2echo_dicom", "philips_classic_2echo_magphase_dicom"]
 )
 def test_every_voxel_of_real_dicom_lies_where_dcm2niix_puts_it(real_data_dir: Path, tmp_path: Path, name: str) -> None:
-    with tarfile.open(real_data_dir / name / "dicom.tar.xz") as archive:
-        archive.extractall(tmp_path / "in", filter="data")
+    unpack(real_data_dir / name / "dicom.tar.xz", tmp_path / "in")
     echoes = read_visit(tmp_path / "in", DicomParams()).echoes
     made = converted(tmp_path / "in", tmp_path / "out")
     for k in range(echoes.signal.shape[3]):

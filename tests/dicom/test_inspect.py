@@ -1,12 +1,12 @@
 """`hqsm inspect`: one row per series, what would be used and why not, and nobody's name."""
 
 import re
-import tarfile
 from pathlib import Path
 
 import pydicom
 import pytest
 
+from conftest import unpack
 from dicom_scans import scan
 from hqsm.cli import main
 from hqsm.config.dicom import DicomParams
@@ -99,8 +99,7 @@ def test_what_is_refused_is_printed_without_a_name_too(tmp_path: Path, capsys: p
 
 @pytest.mark.real_data
 def test_real_dicom_is_surveyed_with_the_reasons_of_what_is_not_needed(real_data_dir: Path, tmp_path: Path) -> None:
-    with tarfile.open(real_data_dir / "ukat_ge_mr750_b0_3d_2echo_dicom" / "dicom.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(real_data_dir / "ukat_ge_mr750_b0_3d_2echo_dicom" / "dicom.tar.xz", tmp_path)
     (row,) = survey(tmp_path, DicomParams()).rows
     assert cell(row, "use") == "used (64); not needed: real and imaginary are used (32)"
     found = survey(real_data_dir / "philips_enh_fieldmap_hz_dicom", DicomParams())

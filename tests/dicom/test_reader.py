@@ -1,4 +1,3 @@
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from conftest import unpack
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
 from hqsm.dicom.reader import read_visit
@@ -153,8 +153,7 @@ REAL = {
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_real_dicom_has_the_geometry_and_echo_times_of_the_reference_conversion(real_data_dir: Path, tmp_path: Path, name: str) -> None:
-    with tarfile.open(real_data_dir / name / "dicom.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(real_data_dir / name / "dicom.tar.xz", tmp_path)
     visit = read_visit(tmp_path, DicomParams())
     convention, shape, echo_times_s, codes = REAL[name]
     assert visit.info.convention == convention

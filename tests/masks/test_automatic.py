@@ -1,12 +1,12 @@
 """The automatic mask against the truth, and what must never be taken for a liver."""
 
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import unpack
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
@@ -149,8 +149,7 @@ def real_scan(folder: Path, tmp_path: Path) -> MultiEcho:
     from hqsm.config.dicom import DicomParams
     from hqsm.dicom.reader import read_visit
 
-    with tarfile.open(folder / "dicom.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(folder / "dicom.tar.xz", tmp_path)
     read = read_visit(tmp_path, DicomParams()).echoes
     return MultiEcho(
         signal=read.signal[..., 0],

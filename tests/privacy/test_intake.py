@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from conftest import unpack
 from hqsm.cli import main
 from hqsm.config.dicom import DicomParams
 from hqsm.config.intake import IntakeParams, PrivateElementParams
@@ -327,10 +328,7 @@ class TestPolicy:
     "name", ["siemens_e11_gre_6echo_magphase_dicom", "ukat_ge_mr750_b0_3d_2echo_dicom", "philips_classic_2echo_magphase_dicom"]
 )
 def test_real_scans_read_the_same_after_intake(real_data_dir: Path, tmp_path: Path, name: str) -> None:
-    import tarfile
-
-    with tarfile.open(real_data_dir / name / "dicom.tar.xz") as archive:
-        archive.extractall(tmp_path / "export", filter="data")
+    unpack(real_data_dir / name / "dicom.tar.xz", tmp_path / "export")
     study, report = intake(tmp_path / "export", tmp_path)
     assert count(report, SKIPPED) == 0, report.lines()
     (visit,) = study.glob("dicom/*/*")

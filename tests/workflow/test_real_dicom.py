@@ -4,13 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from conftest import unpack
 from hqsm.commands.run import run_workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
@@ -30,8 +30,7 @@ def study(real_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for participant, name in SETS.items():
         visit = folder / "dicom" / f"sub-{participant}" / "ses-01"
         visit.mkdir(parents=True)
-        with tarfile.open(real_data_dir / name / "dicom.tar.xz") as archive:
-            archive.extractall(visit, filter="data")
+        unpack(real_data_dir / name / "dicom.tar.xz", visit)
     assert run_workflow(folder, ["--quiet", "all"]) == 0
     return folder
 
