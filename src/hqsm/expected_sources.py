@@ -26,7 +26,7 @@ _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 _LIVER_SD_PPM = 5.0
 _LIVER_HALF_LENGTH_MM, _SPLEEN_HALF_LENGTH_MM = 80.0, 55.0
 """How a liver whose own field says nothing goes on where the slab cuts it, and a spleen beside it. Livers that show their own field are
-known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility.md)."""
+known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility_accuracy.md)."""
 _HOLE_SD_PPM = 0.5
 """Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
 _VOXEL_SHARE = 0.2

@@ -17,11 +17,11 @@ from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
 _LIVER_ERROR = 0.015
-"""Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility.md)."""
+"""Of the liver's susceptibility, by its mask, edge and vessels (measured: docs/susceptibility_accuracy.md)."""
 _LEFT_OUT_ERROR = 0.1
 """The same where the liver's own field was left out (measured there too: seven livers, RMS 11 %)."""
 _MODEL_ERROR_PPM = {"in_vivo": 0.03, "in_vitro": 0.015}
-"""What the model lacks: voxels are not points, and reference tissues vary, a medium does not (measured: docs/susceptibility.md)."""
+"""What the model lacks: voxels are no points, and reference tissues vary, a medium does not (measured: docs/susceptibility_accuracy.md)."""
 _UNSEEN_EDGE_PPM = 0.03
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _SEEN = 0.5

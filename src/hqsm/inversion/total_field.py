@@ -40,7 +40,7 @@ _VARIANCE_TOLERANCE = 0.03
 _VARIANCE_GAIN = 0.03
 """Of the solution that a variance is computed from: its residual (the variance's own error is the square of it), or the share
 that the last ten steps added to the whole variance. It grows with the steps: the whole standard error is then up to 2 % low
-(measured against 300 steps: docs/susceptibility.md)."""
+(measured against 300 steps: docs/susceptibility_accuracy.md)."""
 
 
 class _Problem:
