@@ -18,7 +18,8 @@ from scipy import ndimage
 from hqsm.arrays import FloatArray, box_around
 from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import Solution, TotalField
-from hqsm.inversion.source_model import SURELY_AIR_PPM, Beyond, Preconditioner, Reduced, SourceModel, SourcePrior
+from hqsm.inversion.reduced import Preconditioner, Reduced
+from hqsm.inversion.source_model import SURELY_AIR_PPM, Beyond, SourceModel, SourcePrior
 from hqsm.solvers import conjugate_gradient
 
 _COARSE_MM = 3.0
