@@ -23,7 +23,7 @@ rule water_fat:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(500, 4),
+        mem_mb=memory_mb(1100, 4),  # warm it needs half; compiling, once a version and machine, took 929 MB
         runtime=runtime_min(5, 0.05),
         attempt=attempt_number,
     params:
