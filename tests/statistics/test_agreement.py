@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hqsm.config.records import RecordsParams
 from hqsm.config.statistics import StatisticsParams
-from hqsm.statistics.agreement import bland_altman, concordance, deming, deming_line, passing_bablok
 from hqsm.records.data import empty_table
+from hqsm.statistics.agreement import bland_altman, concordance, deming, deming_line, passing_bablok
 from hqsm.statistics.effects import chemistry_by_participant, effect_rows, explant_rows, metavir_stage
 from hqsm.statistics.method_agreement import explant_agreement_rows, reader_agreement_rows
 from hqsm.statistics.reliability import intraclass_correlations, repeatability
@@ -324,14 +324,18 @@ def test_an_explant_is_compared_with_the_last_scan_before_its_explantation_not_w
     iron = {"participant_id": "sub-1", "explant_date": "2021-06-02" if source == "chemistry" else "", "fe_value": 10.0, "lod": np.nan}
     chemistry = pd.DataFrame([{**iron, "fe_unit": "mg/g", "basis": "dry", "prep": "fresh", "below_lod": "n", "exclusion_code": ""}])
     rows = explant_rows(lic, chemistry, empty_table("explant_histology"), pd.DataFrame(known), RecordsParams())
-    assert {(r["setting"], r["session_id"], r["error_mg_g"]) for r in rows} == {("in_vivo", "ses-10", 0.0), ("in_vitro", "ses-explant", 2.0)}
+    assert {(r["setting"], r["session_id"], r["error_mg_g"]) for r in rows} == {
+        ("in_vivo", "ses-10", 0.0),
+        ("in_vitro", "ses-explant", 2.0),
+    }
 
 
 def test_limits_of_agreement_in_percent_have_the_configured_level() -> None:
-    rows = [
-        {"participant_id": f"sub-{k}", "setting": "in_vivo", "method": "hqsm", "lic_mg_g": 1.1 * k + (k % 2), "lic_chemistry_mg_g": 1.0 * k, "error_mg_g": 0.1 * k + (k % 2)}
-        for k in range(1, 9)
-    ]
+    rows = []
+    for k in range(1, 9):
+        error = 0.1 * k + k % 2
+        row = {"participant_id": f"sub-{k}", "setting": "in_vivo", "method": "hqsm", "lic_chemistry_mg_g": 1.0 * k}
+        rows.append({**row, "lic_mg_g": k + error, "error_mg_g": error})
     widths = []
     for level in (0.95, 0.8):
         found = {r["quantity"]: r for r in explant_agreement_rows(rows, {}, StatisticsParams(confidence_level=level))}
