@@ -24,10 +24,10 @@ _METRICS = {
     "pdff_percent": ("Fat [%]", 1),
     "liver_volume_ml": ("Liver [mL]", 0),
     "gating_efficiency": ("Efficiency", 2),
-    "liver_snr": ("Signal to noise", 0),
+    "body_snr": ("Signal to noise, body", 0),
     "fit_residual": ("Fit residual", 3),
 }
-_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "liver_snr", "fit_residual")
+_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "body_snr", "fit_residual")
 """Metrics of quality: marked where they are outliers. LIC and fat differ between people for good reasons."""
 
 
@@ -98,7 +98,7 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
 
 def _joined(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     keys = ["participant_id", "session_id"]
-    columns = ["scanner", "thumbnail", "liver_snr", "fit_residual"]
+    columns = ["scanner", "thumbnail", "body_snr", "fit_residual"]
     own = pd.DataFrame([{name: s.get(name) for name in (*keys, *columns)} for s in summaries], columns=[*keys, *columns])
     own["has_page"] = True
     frame = visits.merge(lic[[*keys, *(set(_METRICS) & set(lic.columns))]], on=keys, how="left").merge(own, on=keys, how="left")
