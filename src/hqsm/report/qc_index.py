@@ -13,6 +13,7 @@ import pandas as pd
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.report.page import Cell, cards, navigation, number, page, picture, png_uri, render, table
 from hqsm.report.style import OKABE_ITO
+from hqsm.robust import median_and_scaled_mad
 
 OUTLIER_MADS = 3.0
 """A value further from the median than this many scaled MADs is marked."""
@@ -35,8 +36,7 @@ def outliers(values: FloatArray) -> AnyArray:
     known = values[np.isfinite(values)]
     if known.size < 5:
         return np.zeros(values.shape, bool)
-    centre = float(np.median(known))
-    spread = 1.4826 * float(np.median(np.abs(known - centre)))
+    centre, spread = median_and_scaled_mad(known)
     with np.errstate(invalid="ignore"):
         found: AnyArray = np.abs(values - centre) > OUTLIER_MADS * max(spread, 1e-9 * abs(centre) + 1e-12)
     return found
