@@ -57,6 +57,13 @@ def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other() -> No
     assert "Same images: sub-2/ses-1." in row["reason"]
 
 
+def test_a_visit_that_the_records_do_not_know_is_a_warning() -> None:
+    row = visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"not_in_records": True}, None)
+    assert (row["status"], row["codes"]) == ("warning", "VISIT_NOT_IN_RECORDS")
+    assert "correct the folder's name" in row["reason"]
+    assert visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"not_in_records": False}, None)["status"] == "ok"
+
+
 def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:
     fine: dict[str, dict[str, object]] = {"gated_echoes": {"codes": []}}
     failed = {"gated_echoes": {"failed": True, "stage": "gated_echoes", "code": "X", "reason": "images are missing"}}

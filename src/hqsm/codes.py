@@ -50,6 +50,7 @@ MEANINGS: dict[str, str] = {
     "SCANNER_CHANGED": "Scanner, software or field strength differ from this participant's visit before.",
     "PROTOCOL_CHANGED": "Echo times, flip angle, repetition time or matrix differ from this participant's visit before.",
     "VISIT_SAME_IMAGES": "Another visit has the same images to the last pixel: one of them is filed under a wrong name.",
+    "VISIT_NOT_IN_RECORDS": "The records have no row of this visit: it ends no interval. Add the row, or correct the folder's name.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",
     "INTERNAL_ERROR": "A stage stopped with an error of the program.",
 }

@@ -91,7 +91,8 @@ def visit_row(
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
         and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
-        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits.
+        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits;
+        ``not_in_records``: there are records, and they have no such visit.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
@@ -110,6 +111,7 @@ def visit_row(
         ("scanner_changes", "SCANNER_CHANGED"),
         ("protocol_changes", "PROTOCOL_CHANGED"),
         ("same_images", "VISIT_SAME_IMAGES"),
+        ("not_in_records", "VISIT_NOT_IN_RECORDS"),
     ):
         codes += [code] if record.get(name) else []
     status, reason, stage = "ok", "", ""

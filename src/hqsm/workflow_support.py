@@ -341,6 +341,10 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
     if again:
         lines.append(f"{len(again)} of them were killed or ran out of memory: the same command tries them again.")
     lines += [f"decisions.csv decides about {name}, which is no visit of this study." for name in _decided_and_absent(study)]
+    kept = _results_without_images(study)
+    if kept:
+        shown = ", ".join(kept[:5]) + (" ..." if len(kept) > 5 else "")
+        lines.append(f"In no table, but still under results/ (bids, maps, work, qc), to be deleted by hand: {shown}.")
     lines += remarks
     lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
     sys.stderr.write("\n" + "\n".join(lines) + "\n")
@@ -352,6 +356,12 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
 def _decided_and_absent(study: OpenStudy) -> list[str]:
     found = {visit.name for visit in study.index.visits}
     return [f"{p}/{s}" for p, s in read_decisions(Path("decisions.csv")) if f"{p}_{s}" not in found]
+
+
+def _results_without_images(study: OpenStudy) -> list[str]:
+    """Visits whose images are gone and whose results are not."""
+    found = {visit.name for visit in study.index.visits}
+    return sorted(path.name for path in Path("results/work").glob("sub-*_ses-*") if path.is_dir() and path.name not in found)
 
 
 def _failure_of(visit: str) -> dict[str, Any] | None:

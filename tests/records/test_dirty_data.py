@@ -70,7 +70,8 @@ CASES = [
     ("explant_chemistry", "E1,0013,5,mg/g,dry,fresh,,n,10,saline", "SPECIMEN_SALINE", "warning", "transport"),
     ("explant_chemistry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "BELOW_LOD", "warning", "below_lod"),
     ("explant_chemistry", "E1,0013,UNK,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
-    ("explant_histology", "E1,0013,6,metavir,10", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
+    ("explant_histology", "E1,0013,6,metavir,10,", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
+    ("explant_histology", "E1,0013,2,metavir,,2", "STEATOSIS_GRADE", "warning", "steatosis_pct"),
 ]
 
 

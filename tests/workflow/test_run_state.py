@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hqsm import run_state
+from hqsm import run_state, workflow_support
 from hqsm.errors import InputError
+from hqsm.study import discover
 from hqsm.supervise import RunEnded, run_in_child
 
 HOLD = "import time; from hqsm.run_state import take_study; print(take_study(), flush=True); time.sleep(60)"
@@ -125,3 +127,12 @@ def test_only_a_slurm_job_that_the_run_submitted_is_ended(
     for process in processes:
         process.kill()
         process.wait()
+
+
+def test_results_of_visits_whose_images_are_gone_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("sub-1_ses-1", "sub-1_ses-2", "benchmarks", "records"):
+        (tmp_path / "results" / "work" / folder).mkdir(parents=True)
+    (tmp_path / "dicom" / "sub-1" / "ses-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    study = SimpleNamespace(index=discover(Path())[0])
+    assert workflow_support._results_without_images(study) == ["sub-1_ses-2"]  # type: ignore[arg-type]

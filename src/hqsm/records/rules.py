@@ -345,6 +345,14 @@ def _check_histology(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
                 "A stage above 4 exists on the Ishak scale only.",
                 "Correct the stage, or enter ishak as the fibrosis_scale.",
             )
+        if row["steatosis_grade"] == row["steatosis_grade"] and row["steatosis_pct"] != row["steatosis_pct"]:
+            check.warn(
+                row,
+                "steatosis_pct",
+                "STEATOSIS_GRADE",
+                "Steatosis is given as a grade only; a grade is not converted, and the outcomes of steatosis leave this reading out.",
+                "Enter the percentage of hepatocytes with fat.",
+            )
 
 
 RULES: dict[str, Callable[[list[Row], Checker, Mapping[str, list[Row]]], None]] = {
