@@ -223,7 +223,9 @@ def exclusion_rows(
     rows: list[Row] = []
     for visit in visits:
         if visit["status"] in {"rejected", "excluded"}:
-            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], visit["codes"], visit["reason"]))
+            # the last code is the one that rejected it; what excluded it is a decision
+            code = str(visit["codes"]).split()[-1] if visit["status"] == "rejected" else ""
+            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], code, visit["reason"]))
     for interval in intervals:
         if float(interval["included"]) == 0:
             span = f"{interval['start_session']} to {interval['end_session']}"
