@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import VoxelGrid, WaterFat
-from hqsm.liver.sides import fat_under_skin, sides
+from hqsm.liver.sides import FAT, FAT_IN_PART, fat_under_skin, sides
 
 REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
@@ -23,7 +23,7 @@ fields beat in it, which is decay; of much iron its brighter half is seen. Of ei
 _LITTLE_TO_MUCH_PER_S_AT_1T5 = (170.0, 480.0)
 _NO_SEPARATION, _FULL_SEPARATION = 2.0, 5.0
 """Distance in standard deviations between what is inside and outside near a place (brightness, fat and R2* together), for the same."""
-_FAT_PERCENT, _FAT_IN_PART_PERCENT, _PURE_FAT_PERCENT, _FAINT = 50.0, 40.0, 85.0, 0.4
+_PURE_FAT_PERCENT, _FAINT = 85.0, 0.4
 _STRONG_CONTRAST = 140.0
 _OF_THE_LIVER = 0.6
 """Where R2* stands out by so much more [1/s], what touches the mask with this share of its contrast is liver that the mask has missed."""
@@ -122,12 +122,12 @@ def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: Float
     """
     pdff = maps.pdff_percent
     fitted = body & (maps.model > 0) & np.isfinite(pdff) & np.isfinite(maps.r2star_per_s) & (maps.amplitude > 0)
-    fat = fitted & (np.nan_to_num(pdff) > _FAT_PERCENT)
+    fat = fitted & (np.nan_to_num(pdff) > 100 * FAT)
     lean = fitted & ~fat
     if not (lean & liver).any():
         return drawn
     bright = float(np.median(maps.amplitude[lean & liver]))
-    lean &= (np.nan_to_num(pdff) < _FAT_IN_PART_PERCENT) & (maps.amplitude > _FAINT * bright)
+    lean &= (np.nan_to_num(pdff) < 100 * FAT_IN_PART) & (maps.amplitude > _FAINT * bright)
     values = [np.where(lean, v, 0) for v in (np.log(np.maximum(maps.amplitude, 1e-3 * bright)), 0.01 * pdff, 0.01 * maps.r2star_per_s)]
     found = sides(np.stack([mean_of_known(v, lean) for v in values]), liver, lean, fat_under_skin(0.01 * pdff, body, maps.grid), maps.grid)
     trust = np.clip((found.separation - _NO_SEPARATION) / (_FULL_SEPARATION - _NO_SEPARATION), 0, 1)

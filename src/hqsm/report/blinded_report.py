@@ -10,6 +10,7 @@ import pandas as pd
 
 from hqsm.codes import meaning
 from hqsm.report.page import cards, page, render, table
+from hqsm.report.qc_index import render_qc_index
 
 
 def render_blinded_report(visits: pd.DataFrame, findings: Sequence[Mapping[str, Any]], name: str, versions: Mapping[str, str]) -> str:
@@ -35,6 +36,21 @@ def render_blinded_report(visits: pd.DataFrame, findings: Sequence[Mapping[str, 
     rows_found = [(*key, n) for key, n in sorted(found.items())]
     body += section("Findings in the records", ("File", "Code", "Severity", "Findings"), rows_found)
     return page(f"{name} (blinded)", body, ", ".join(f"{k} {v}" for k, v in versions.items()))
+
+
+_SHOWN_IN_INDEX = ("participant_id", "session_id", "scanner", "body_snr")
+
+
+def render_blinded_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The index of QC pages without what tells the liver iron of two visits side by side, which is a change.
+
+    That is LIC, everything else of lic.tsv, the pictures of R2*, the fit's residual (a share of the signal, which iron takes away), and
+    the codes of a warning: some say that there is much iron. The page of a visit keeps them all.
+    """
+    reasons = visits["reason"].where(visits["status"] != "warning", "The visit's page says why.")
+    return render_qc_index(
+        visits.assign(reason=reasons), lic.iloc[:0], [{name: summary.get(name) for name in _SHOWN_IN_INDEX} for summary in summaries]
+    )
 
 
 def decision_rows(visits: pd.DataFrame) -> list[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ import pandas as pd
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.report.page import Cell, cards, navigation, number, page, picture, png_uri, render, table
 from hqsm.report.style import OKABE_ITO
+from hqsm.robust import median_and_scaled_mad
 
 OUTLIER_MADS = 3.0
 """A value further from the median than this many scaled MADs is marked."""
@@ -23,10 +24,10 @@ _METRICS = {
     "pdff_percent": ("Fat [%]", 1),
     "liver_volume_ml": ("Liver [mL]", 0),
     "gating_efficiency": ("Efficiency", 2),
-    "liver_snr": ("Signal to noise", 0),
+    "body_snr": ("Signal to noise, body", 0),
     "fit_residual": ("Fit residual", 3),
 }
-_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "liver_snr", "fit_residual")
+_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "body_snr", "fit_residual")
 """Metrics of quality: marked where they are outliers. LIC and fat differ between people for good reasons."""
 
 
@@ -35,8 +36,7 @@ def outliers(values: FloatArray) -> AnyArray:
     known = values[np.isfinite(values)]
     if known.size < 5:
         return np.zeros(values.shape, bool)
-    centre = float(np.median(known))
-    spread = 1.4826 * float(np.median(np.abs(known - centre)))
+    centre, spread = median_and_scaled_mad(known)
     with np.errstate(invalid="ignore"):
         found: AnyArray = np.abs(values - centre) > OUTLIER_MADS * max(spread, 1e-9 * abs(centre) + 1e-12)
     return found
@@ -98,7 +98,7 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
 
 def _joined(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     keys = ["participant_id", "session_id"]
-    columns = ["scanner", "thumbnail", "liver_snr", "fit_residual"]
+    columns = ["scanner", "thumbnail", "body_snr", "fit_residual"]
     own = pd.DataFrame([{name: s.get(name) for name in (*keys, *columns)} for s in summaries], columns=[*keys, *columns])
     own["has_page"] = True
     frame = visits.merge(lic[[*keys, *(set(_METRICS) & set(lic.columns))]], on=keys, how="left").merge(own, on=keys, how="left")
