@@ -1,6 +1,7 @@
 """The report says what the tables say."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hqsm.config.study import as_plain, load_config
-from hqsm.report.blinded_report import render_blinded_index
+from hqsm.report.blinded_report import render_blinded_index, render_blinded_report
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
 from hqsm.report.methods import methods_text
@@ -206,6 +207,24 @@ def test_the_index_of_a_sealed_study_tells_no_liver_iron(data: ReportData) -> No
     sealed = render_blinded_index(visits, lic, summaries)
     assert not [word for word in iron if word in sealed]
     assert all(word in sealed for word in ("Maker X", "41", "images are missing", "sub-07_ses-1.html"))
+
+
+def test_a_folder_that_is_no_visit_is_counted_as_found_and_as_nobodys(data: ReportData) -> None:
+    stray = {"participant_id": "(no. 1 in dicom by name)", "session_id": "", "status": "rejected", "codes": "FOLDER_NAME"}
+    visits = pd.concat([data.tables["visits"], frame_of("visits", [stray])], ignore_index=True)
+    counts = flow.flow_counts(replace(data, tables={**data.tables, "visits": visits})).set_index("box")["count"]
+    assert counts["participants"] == 8
+    page_ = render_blinded_report(visits, [], "study", {})
+    assert re.search(r"Participants</span><b>8</b>", page_)
+    assert re.search(r"Visits found</span><b>25</b>", page_)
+    assert "../qc/index.html" in page_
+
+
+def test_a_column_that_no_visit_fills_is_left_out_of_the_index(data: ReportData) -> None:
+    visits, lic = data.tables["visits"], data.tables["lic"]
+    summaries = [{**{k: r[k] for k in ("participant_id", "session_id")}, "body_snr": 41.0} for r in lic.to_dict(orient="records")]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", render_blinded_index(visits, lic, summaries))
+    assert heads == ["Participant", "Visit", "Status", "Date", "Scanner", "Signal to noise, body", "Reason"]
 
 
 def test_tables_escape_and_align() -> None:

@@ -127,7 +127,8 @@ def _decided(
     joins = trusts > JOINING_TRUST * trusts.max()
     chosen, piece, energy = islands.settle(costs, joins, smoothest_choice(costs), tesla)
     rows = np.arange(chosen.size)
-    field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    # noise fits itself: what is not bright ties no field to another
+    field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts * share, found.period_hz)
     steep = _near_dark(share, blocks)
     if with_fat:
         beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark & (trusts < _FITS_WELL * trusts.max()))

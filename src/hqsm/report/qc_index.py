@@ -60,14 +60,18 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
         for name in _METRICS
     }
     decided = bool((frame["decision"] != "").any())
+    metrics_shown = {name: words for name, words in _METRICS.items() if np.isfinite(frame[name].to_numpy(float)).any()}
+    pictured = bool((frame["thumbnail"] != "").any())
     rows = []
     for k, row in enumerate(frame.to_dict(orient="records")):
         target = f"{row['participant_id']}_{row['session_id']}.html" if row["has_page"] else ""
         image = Cell(text="R2*", image=row["thumbnail"], link=target) if row["thumbnail"] else Cell()
-        metrics = [Cell(text=number(row[name], digits), css="outlier" if marked[name][k] else "") for name, (_, digits) in _METRICS.items()]
+        metrics = [
+            Cell(text=number(row[name], digits), css="outlier" if marked[name][k] else "") for name, (_, digits) in metrics_shown.items()
+        ]
         rows.append(
             (
-                image,
+                *([image] if pictured else []),
                 Cell(text=row["participant_id"], css="id"),
                 Cell(text=row["session_id"], link=target, css="id"),
                 Cell(text=row["status"], css=row["status"]),
@@ -79,16 +83,15 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
             )
         )
     counts = visits["status"].value_counts()
-    header = ["R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason"]
-    header += ["Decision"] if decided else []
+    header = [*(["R2*"] if pictured else []), "Participant", "Visit", "Status", "Date", "Scanner"]
+    header += [*(words for words, _ in metrics_shown.values()), "Reason", *(["Decision"] if decided else [])]
     body = navigation({"Study report": "../report/index.html"}) + "<h1>QC of every visit</h1>"
     body += cards(
         *[(str(status), str(n), "") for status, n in counts.items()],
         ("marked values", str(sum(int(m.sum()) for m in marked.values())), "outliers"),
     )
-    words = (
-        "Click a heading to sort. Shaded: further than 3 scaled MADs from the median of all visits. The picture leads to the visit's page."
-    )
+    words = "Click a heading to sort. Shaded: further than 3 scaled MADs from the median of all visits."
+    words += " The picture leads to the visit's page." if pictured else ""
     body += render("<p class=soft>{{ w }}</p>", w=words) + table(header, rows, sorts=True)
     over_time = _over_time(frame)
     if over_time:
