@@ -34,7 +34,7 @@ demo-clean: ## Remove the demo study
 	rm -rf demo
 
 study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
-	@test -n "$(STUDY)" || { echo "name the study: make study STUDY=/path/to/study"; exit 2; }
+	@test -d "$(STUDY)" || { echo "there is no folder '$(STUDY)'; name the study: make study STUDY=/path/to/study"; exit 2; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
 test: $(STAMP) lint ## Lint and run the tests (all but test-load)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hqsm.cohort import expected_liver_volume_ml, lic_row, liver_region_rows, visit_row, volume_doubt
+from hqsm.cohort import exclusion_rows, expected_liver_volume_ml, lic_row, liver_region_rows, visit_row, volume_doubt
 from hqsm.cohort_tables import same_images
 
 NAN = float("nan")
@@ -55,6 +55,22 @@ def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other() -> No
     assert (row["status"], row["codes"]) == ("warning", "VISIT_SAME_IMAGES")
     assert row["reason"].startswith("VISIT_SAME_IMAGES: Another visit has the same images")
     assert "Same images: sub-2/ses-1." in row["reason"]
+
+
+def test_a_visit_that_the_records_do_not_know_is_a_warning() -> None:
+    row = visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"not_in_records": True}, None)
+    assert (row["status"], row["codes"]) == ("warning", "VISIT_NOT_IN_RECORDS")
+    assert "correct the folder's name" in row["reason"]
+    assert visit_row("sub-1", "ses-1", {"gated_echoes": {"codes": []}}, {"not_in_records": False}, None)["status"] == "ok"
+
+
+def test_what_is_left_out_has_the_code_that_left_it_out() -> None:
+    common = {"participant_id": "sub-1", "session_id": "ses-1", "reason": "why"}
+    visits = [
+        {**common, "status": status, "codes": codes}
+        for status, codes in (("rejected", "PROTOCOL_DEVIATION DICOM_NONE"), ("excluded", "MASK_AUTOMATIC"), ("ok", "MASK_AUTOMATIC"))
+    ]
+    assert [row["code"] for row in exclusion_rows(visits, [], [], [])] == ["DICOM_NONE", ""]
 
 
 def test_a_decision_is_shown_with_who_when_and_why_whatever_it_does() -> None:

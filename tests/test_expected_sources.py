@@ -69,6 +69,34 @@ def test_a_mask_that_is_a_voxel_off_does_not_change_what_is_liver(kind: str, cha
     assert exact.seen == off.seen == 1
 
 
+# Mean share of liver of voxels at such a place on the way of R2* from surroundings to liver, in simulated visits of 1.3 and 2.1 ppm,
+# and of 4.5 and 6.0 ppm (3 and 1.5 T).
+_LITTLE = {0.15: 0.01, 0.25: 0.07, 0.35: 0.20, 0.45: 0.34, 0.55: 0.47, 0.65: 0.60, 0.75: 0.77, 0.85: 0.92}
+_MUCH = {0.15: 0.16, 0.25: 0.25, 0.35: 0.43, 0.45: 0.59, 0.55: 0.66, 0.65: 0.81, 0.75: 0.96, 0.85: 0.99}
+
+
+@pytest.mark.parametrize(
+    ("tesla", "liver_r2star_per_s", "seen"), [(1.5, 160.0, _LITTLE), (1.5, 564.0, _MUCH), (3.0, 320.0, _LITTLE), (3.0, 1090.0, _MUCH)]
+)
+def test_a_mixed_voxels_place_between_liver_and_muscle_says_its_share_as_it_is_in_visits(
+    tesla: float, liver_r2star_per_s: float, seen: dict[float, float]
+) -> None:
+    # layers: 8 voxels of muscle, 1 mixed, 8 of liver, even along the layers, so that the mean over neighbours is known
+    maps, _, _ = ball_of_liver("axial")
+    at = np.arange(maps.grid.shape[0])
+    liver = np.broadcast_to((at >= 20)[:, None, None], maps.grid.shape)
+    nothing = np.zeros_like(liver)
+    for way, share in seen.items():
+        # the mean over the voxel (1) and its six neighbours (1/4 each) is at this place
+        own = (way * 2.5 - 0.25) / 2
+        r2star = np.where(at > 20, liver_r2star_per_s, np.where(at == 20, 30 + own * (liver_r2star_per_s - 30), 30.0))
+        r2star = np.broadcast_to(r2star[:, None, None], maps.grid.shape).astype(np.float32)
+        found = liver_share(
+            replace(maps, r2star_per_s=r2star, field_strength_tesla=tesla, r2star_limit_per_s=2000.0), ~nothing, liver, nothing, nothing
+        )
+        assert found.share[20, 20, 10] == pytest.approx(share, abs=0.07)
+
+
 def test_iron_that_the_mask_has_missed_is_liver_where_it_touches_the_mask_and_is_like_it() -> None:
     maps, liver, share = ball_of_liver(liver_r2star_per_s=300.0)
     body, nothing = np.ones_like(liver), np.zeros_like(liver)

@@ -280,6 +280,23 @@ def test_means_over_blocks_are_those_of_their_voxels() -> None:
     np.testing.assert_allclose(means[1, 0], volume[3:, :2].mean(axis=(0, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("padding_mm", [8.0, 12.0, 14.0])
+def test_a_larger_voxel_of_the_estimate_by_regions_holds_images_or_what_lies_beyond_and_never_both(padding_mm: float) -> None:
+    """Else its datum would be the field of another place than the modelled one: images of whole blocks make data that count alike."""
+    grid = VoxelGrid(shape=(24, 24, 10), affine_mm=np.diag([2.0, 2.0, 4.0, 1.0]))
+    ones = np.ones(grid.shape, np.float32)
+    organ = Organ(share=ones, level_sd_ppm=1.0)
+    prior = SourcePrior(mean_ppm=0 * ones, sd_ppm=0.1 * ones, organs=(organ,), beyond=Beyond(padding_mm=padding_mm))
+    model = SourceModel(TotalField(field_ppm=0 * ones, weight=ones, mask=ones > 0, grid=grid), 0.1 * ones, prior)
+    reduced = Reduced(model)
+    block = 3  # voxels of 2 mm in one of 6 mm
+    assert (model.inside[0].start % block != 0) == (padding_mm != 12)  # images that begin within a block, and ones that do not
+    weights = reduced._weights(model.weight2).reshape(grid.shape[0] // block, grid.shape[1] // block, -1)
+    joined = weights[0, 0] / (block**2 / 0.1**2)  # slices
+    np.testing.assert_allclose(joined.sum(), grid.shape[2], rtol=1e-5)
+    np.testing.assert_allclose(weights, np.broadcast_to(weights[0, 0], weights.shape), rtol=1e-5)
+
+
 def test_the_body_goes_on_beyond_an_oblique_slab_along_b0_and_not_along_its_normal() -> None:
     grid = make_grid("oblique", (24, 40, 8))
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[None, :, None], grid.shape)

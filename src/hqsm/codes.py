@@ -32,7 +32,7 @@ MEANINGS: dict[str, str] = {
     "FIRST_ECHO_PHASE": "The first echo's phase did not fit the others' (eddy currents); its smooth part was taken off.",
     "WATER_SHIFT_ESTIMATED": "Water of the specimen lies where its own echoes put it, not where the given temperature does.",
     "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
-    "LIC_BEYOND_CALIBRATION": "LIC lies beyond the range of the calibration and is not reported.",
+    "LIC_BEYOND_CALIBRATION": "LIC by R2* or by hQSM lies beyond the range of its calibration and is not reported.",
     "CALIBRATION_NO_FIELD_STRENGTH": "The R2* calibration has no line for this field strength.",
     "CALIBRATION_OTHER_REFERENCE": "No LIC from susceptibility: its calibration is for another reference tissue.",
     "CALIBRATION_OTHER_RECONSTRUCTION": "The calibration was made with another reconstruction, or does not say with which.",
@@ -50,6 +50,7 @@ MEANINGS: dict[str, str] = {
     "SCANNER_CHANGED": "Scanner, software or field strength differ from this participant's visit before.",
     "PROTOCOL_CHANGED": "Echo times, flip angle, repetition time or matrix differ from this participant's visit before.",
     "VISIT_SAME_IMAGES": "Another visit has the same images to the last pixel: one of them is filed under a wrong name.",
+    "VISIT_NOT_IN_RECORDS": "The records have no row of this visit: it ends no interval. Add the row, or correct the folder's name.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",
     "INTERNAL_ERROR": "A stage stopped with an error of the program.",
 }

@@ -91,7 +91,8 @@ def visit_row(
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
         and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
-        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits.
+        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits;
+        ``not_in_records``: there are records, and they have no such visit.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
     """
@@ -110,6 +111,7 @@ def visit_row(
         ("scanner_changes", "SCANNER_CHANGED"),
         ("protocol_changes", "PROTOCOL_CHANGED"),
         ("same_images", "VISIT_SAME_IMAGES"),
+        ("not_in_records", "VISIT_NOT_IN_RECORDS"),
     ):
         codes += [code] if record.get(name) else []
     status, reason, stage = "ok", "", ""
@@ -221,7 +223,9 @@ def exclusion_rows(
     rows: list[Row] = []
     for visit in visits:
         if visit["status"] in {"rejected", "excluded"}:
-            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], visit["codes"], visit["reason"]))
+            # the last code is the one that rejected it; what excluded it is a decision
+            code = str(visit["codes"]).split()[-1] if visit["status"] == "rejected" else ""
+            rows.append(_exclusion("visit", visit["participant_id"], visit["session_id"], code, visit["reason"]))
     for interval in intervals:
         if float(interval["included"]) == 0:
             span = f"{interval['start_session']} to {interval['end_session']}"

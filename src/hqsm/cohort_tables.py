@@ -55,13 +55,16 @@ def write_visit_tables(
     lic: Path,
     regions: Path,
     sealed: bool = False,
+    blinding: bool = False,
     protocol: ProtocolParams | None = None,
 ) -> list[str]:
     """Write visits.tsv, lic.tsv and liver_regions.tsv for the visits that were found (participant, session, and files or reason).
 
     Returns the paths of the empty files that failed stages left in place of their results.
 
-    ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty.
+    ``sealed``: the study is blinded, and no record is opened: group and type of the visits stay empty. ``blinding``: it is, or was
+    before its unblinding: no visit is judged by the records (a liver's volume by its body's weight, a folder without a row), so that
+    opening them moves nothing of the arm of images, which was locked without them.
     """
     records = empty_records() if sealed else study_records(record_params)
     groups = dict(zip(records.participants["participant_id"], records.participants["group"], strict=True))
@@ -85,8 +88,9 @@ def write_visit_tables(
         statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
         placeholders += [path for facts in statuses.values() for path in facts.get("placeholders", [])]
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
+        record["not_in_records"] = bool(kinds) and not blinding and (name, label) not in kinds
         specimen, _ = scan_setting(explant, session)
-        if specimen == "in_vivo":
+        if specimen == "in_vivo" and not blinding:
             record |= _body(records, name, label)
         facts = statuses["gated_echoes"]
         if not facts["failed"]:

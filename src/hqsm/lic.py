@@ -214,6 +214,9 @@ def liver_iron(
     lic_hqsm = nan3
     if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
         lic_hqsm = apply_calibration(from_chi, susceptibility.median, _total_error(susceptibility.standard_error, chi.liver_se_ppm))
+        if lic_hqsm[0] > from_chi.highest_mg_g:
+            codes.append("LIC_BEYOND_CALIBRATION")
+            lic_hqsm = nan3
     lowest = params.lowest_plausible_mg_g
     if min((v for v in (lic_hqsm[0], lic_r2star[0]) if np.isfinite(v)), default=lowest) < lowest:
         codes.append("LIC_IMPLAUSIBLE")
@@ -235,7 +238,7 @@ def liver_iron(
         n_voxels=r2star.n_voxels,
         calibration_hqsm=from_chi.name,
         calibration_r2star=calibration.name if calibration else "none",
-        codes=tuple(codes),
+        codes=tuple(dict.fromkeys(codes)),
         details={
             "chi_iqr_ppm": susceptibility.iqr,
             "chi_se_ppm": _total_error(susceptibility.standard_error, chi.liver_se_ppm),

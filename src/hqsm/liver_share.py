@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import VoxelGrid, WaterFat
-from hqsm.liver.sides import fat_under_skin, sides
+from hqsm.liver.sides import FAT, FAT_IN_PART, fat_under_skin, sides
 
 REACH_VOXELS = 2
 """How far from a mask's edge the data decide what is liver."""
@@ -17,9 +17,13 @@ _NO_CONTRAST, _FULL_CONTRAST = 8.0, 35.0
 """R2* of liver less that of its surroundings [1/s], whose noise is alike at 1.5 and 3 T: below the first the mask decides alone,
 beyond the second the data do."""
 _NOISE_SHARE = 0.25
+_HALF_LIVER, _ALL_OF_THE_WAY = (0.57, 0.39), 0.7
+"""Where on the way of R2* a voxel that is half liver lies, with little and with much iron, and the way between no and all liver. Two
+fields beat in it, which is decay; of much iron its brighter half is seen. Of eight visits with 0.5 to 6 ppm."""
+_LITTLE_TO_MUCH_PER_S_AT_1T5 = (170.0, 480.0)
 _NO_SEPARATION, _FULL_SEPARATION = 2.0, 5.0
 """Distance in standard deviations between what is inside and outside near a place (brightness, fat and R2* together), for the same."""
-_FAT_PERCENT, _FAT_IN_PART_PERCENT, _PURE_FAT_PERCENT, _FAINT = 50.0, 40.0, 85.0, 0.4
+_PURE_FAT_PERCENT, _FAINT = 85.0, 0.4
 _STRONG_CONTRAST = 140.0
 _OF_THE_LIVER = 0.6
 """Where R2* stands out by so much more [1/s], what touches the mask with this share of its contrast is liver that the mask has missed."""
@@ -79,11 +83,18 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     if level - surroundings > _STRONG_CONTRAST:
         alike = ndimage.binary_opening(known & (way > _OF_THE_LIVER) & body & ~not_tissue, _CROSS)
         band |= _missed(ndimage.binary_propagation(around & alike, _CROSS, mask=alike) & ~core, around, way, maps.grid)
-    seen = _without_noise(way)
+    seen = _by_way(way, (level - surroundings) * 1.5 / maps.field_strength_tesla)
     organ = np.where(band & known, trust * seen + (1 - trust) * drawn, drawn)
     # in a hole that the mask of vessels has found no noise is to be cut off
     share = np.where(slower & liver & known, np.minimum(organ, 1 - trust * (1 - np.clip(way, 0, 1))), organ)
     return LiverShare(share=np.asarray(share, np.float32), hole=np.asarray(organ - share, np.float32), seen=float(trust))
+
+
+def _by_way(way: FloatArray, contrast_per_s_at_1t5: float) -> FloatArray:
+    """Share of liver by the place of a voxel's R2* between surroundings and liver, whose R2* differs by the contrast."""
+    half = float(np.interp(contrast_per_s_at_1t5, _LITTLE_TO_MUCH_PER_S_AT_1T5, _HALF_LIVER))
+    share: FloatArray = np.clip((way - half) / _ALL_OF_THE_WAY + 0.5, 0, 1)
+    return share
 
 
 def _missed(joined: Mask, around: Mask, way: FloatArray, grid: VoxelGrid) -> Mask:
@@ -111,12 +122,12 @@ def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: Float
     """
     pdff = maps.pdff_percent
     fitted = body & (maps.model > 0) & np.isfinite(pdff) & np.isfinite(maps.r2star_per_s) & (maps.amplitude > 0)
-    fat = fitted & (np.nan_to_num(pdff) > _FAT_PERCENT)
+    fat = fitted & (np.nan_to_num(pdff) > 100 * FAT)
     lean = fitted & ~fat
     if not (lean & liver).any():
         return drawn
     bright = float(np.median(maps.amplitude[lean & liver]))
-    lean &= (np.nan_to_num(pdff) < _FAT_IN_PART_PERCENT) & (maps.amplitude > _FAINT * bright)
+    lean &= (np.nan_to_num(pdff) < 100 * FAT_IN_PART) & (maps.amplitude > _FAINT * bright)
     values = [np.where(lean, v, 0) for v in (np.log(np.maximum(maps.amplitude, 1e-3 * bright)), 0.01 * pdff, 0.01 * maps.r2star_per_s)]
     found = sides(np.stack([mean_of_known(v, lean) for v in values]), liver, lean, fat_under_skin(0.01 * pdff, body, maps.grid), maps.grid)
     trust = np.clip((found.separation - _NO_SEPARATION) / (_FULL_SEPARATION - _NO_SEPARATION), 0, 1)

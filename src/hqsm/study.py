@@ -167,7 +167,7 @@ def read_index(path: Path) -> tuple[StudyIndex, dict[str, Any]]:
 def describe_changes(before: StudyIndex | None, now: StudyIndex) -> str:
     """One line for people: what is new, changed and removed since the last look."""
     if before is None:
-        return f"{len(now.visits)} visits found."
+        return f"{_visits(len(now.visits))} found."
     old = {(v.participant, v.session): (v.content, v.rois) for v in before.visits}
     new = {(v.participant, v.session): (v.content, v.rois) for v in now.visits}
     parts = []
@@ -184,7 +184,11 @@ def describe_changes(before: StudyIndex | None, now: StudyIndex) -> str:
     )
     if changed_records:
         parts.append("records changed: " + ", ".join(changed_records))
-    return f"{len(new)} visits found; since the last run: " + ("; ".join(parts) if parts else "nothing changed") + "."
+    return f"{_visits(len(new))} found; since the last run: " + ("; ".join(parts) if parts else "nothing changed") + "."
+
+
+def _visits(n: int) -> str:
+    return "1 visit" if n == 1 else f"{n} visits"
 
 
 def _nameless(parent: str, position: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def visit_states(study: Path) -> list[VisitState]:
     Names are looked at, no image is opened: whether files changed since the last run is what ``snakemake -n`` tells.
     """
     decisions = read_decisions(study / "decisions.csv")
-    found = {visit for source in ("dicom", "bids") for visit in _folders(study / source)}
+    found = visit_folders(study)
     states = []
     for participant, session in sorted(found | _recorded(study / "records" / "visits.csv")):
         decision = decisions.get((participant, session))
@@ -56,18 +55,20 @@ def summary(states: list[VisitState]) -> str:
     return f"{len(states)} visits of {participants} participants: {parts}" if states else "no visit"
 
 
-def _folders(root: Path) -> Iterator[tuple[str, str]]:
-    for participant in sorted(root.glob("sub-*")):
-        for session in sorted(participant.glob("ses-*")):
-            if session.is_dir():
-                yield participant.name, session.name
+def visit_folders(study: Path) -> set[tuple[str, str]]:
+    """Participant and session, with their prefixes, of every visit that has a folder below ``dicom/`` or ``bids/``."""
+    found = (path for source in ("dicom", "bids") for path in (study / source).glob("sub-*/ses-*"))
+    return {(path.parent.name, path.name) for path in found if path.is_dir()}
 
 
 def _recorded(path: Path) -> set[tuple[str, str]]:
     """Visits of the records; none where the file cannot be read, which `hqsm check records` explains."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
+            header = handle.readline().lower()
+            separator = max(",;\t", key=header.count)
+            names = [name.strip().strip('"') for name in header.split(separator)]
+            rows = list(csv.DictReader(handle, names, delimiter=separator))
     except (OSError, UnicodeDecodeError, csv.Error):
         return set()
     pairs = [((row.get("participant_id") or "").strip(), (row.get("session_id") or "").strip()) for row in rows]

@@ -33,9 +33,8 @@ from hqsm.study import INDEX, StudyIndex, VisitFolder, describe_changes, discove
 LAST_RUN = Path("results/work/last_run.json")
 _FINISHING = "HQSM_FINISHING"
 """Set in the environment of the run within a run that finishes the cohort without the visits that were killed."""
-_LOOKS = re.compile(
-    r"-[A-Za-z]*n[A-Za-z]*\Z|--(dry-?run|lint|unlock|report|dag|rulegraph|filegraph|d3dag|summary|detailed-summary|list.*)\b"
-)
+_DRY_RUN = re.compile(r"-[A-Za-z]*n[A-Za-z]*\Z|--dry-?run\b")
+_LOOKS = re.compile(_DRY_RUN.pattern + r"|--(lint|unlock|report|dag|rulegraph|filegraph|d3dag|summary|detailed-summary|list.*)\b")
 """Arguments of snakemake with which nothing runs."""
 
 TABLE_NAMES = (
@@ -195,7 +194,10 @@ def open_study(raw_config: Mapping[str, Any], scripts: Path, *, is_main_process:
     except HqsmError as error:
         sys.stderr.write(f"\nhqsm: {error}\n")
         sys.exit(2)
-    return OpenStudy(config=config, index=index, stage_parameters=as_plain(config), code_digests=digests, retries=again)
+    study = OpenStudy(config=config, index=index, stage_parameters=as_plain(config), code_digests=digests, retries=again)
+    if is_main_process and any(_DRY_RUN.match(argument) for argument in sys.argv[1:]):
+        sys.stderr.write(study.opening_line() + "\n")  # a run says it when it starts
+    return study
 
 
 def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
@@ -212,6 +214,7 @@ def _look(scripts: Path) -> tuple[StudyIndex, dict[str, str], dict[str, int]]:
     previous = read_index(INDEX)[1] if INDEX.is_file() else {}
     index, cache = discover(Path(), previous.get("cache"))
     _refuse_an_empty_study(index)
+    read_decisions(Path("decisions.csv"))  # a line that is refused is told now, not after the images
     digests = {script.stem: script_digest(script) for script in sorted(scripts.glob("*.py"))}
     again = run_state.retries()
     if not beside:
@@ -315,6 +318,8 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
         if failure:
             rejected.append((f"sub-{visit.participant}/ses-{visit.session}", failure["reason"]))
             again += [visit.name] if failure.get("transient") else []
+    rejected += study.index.unusable
+    n_found = len(study.index.visits) + len(study.index.unusable)
     if succeeded:
         run_state.try_again(again)
     stamp = blind_state(Path(), blinding=study.config.blinding, statistics=study.stage_parameters["statistics"]).stamp()
@@ -329,7 +334,7 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
     )
     if succeeded:
         write_index(LAST_RUN, study.index, {}, {})
-    lines = [f"{len(study.index.visits) - len(rejected)} of {len(study.index.visits)} visits are in the tables."] if succeeded else []
+    lines = [f"{n_found - len(rejected)} of {n_found} visits are in the tables."] if succeeded else []
     if stamp:
         lines.append(stamp)
     if study.sealed:
@@ -341,6 +346,14 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
     if again:
         lines.append(f"{len(again)} of them were killed or ran out of memory: the same command tries them again.")
     lines += [f"decisions.csv decides about {name}, which is no visit of this study." for name in _decided_and_absent(study)]
+    errors = _errors_in_records()
+    if errors:
+        of = "an error" if errors == 1 else f"{errors} errors"
+        lines.append(f"The records have {of}: `hqsm check records STUDY` says in which line, what it stops and what to do.")
+    kept = _results_without_images(study)
+    if kept:
+        shown = ", ".join(kept[:5]) + (" ..." if len(kept) > 5 else "")
+        lines.append(f"In no table, but still under results/ (bids, maps, work, qc), to be deleted by hand: {shown}.")
     lines += remarks
     lines.append(f"Report: {Path('results/report/index.html').resolve()}" if succeeded else "The run did not finish.")
     sys.stderr.write("\n" + "\n".join(lines) + "\n")
@@ -352,6 +365,18 @@ def close_run(study: OpenStudy, *, succeeded: bool, remarks: Sequence[str] = ())
 def _decided_and_absent(study: OpenStudy) -> list[str]:
     found = {visit.name for visit in study.index.visits}
     return [f"{p}/{s}" for p, s in read_decisions(Path("decisions.csv")) if f"{p}_{s}" not in found]
+
+
+def _results_without_images(study: OpenStudy) -> list[str]:
+    """Visits whose images are gone and whose results are not."""
+    found = {visit.name for visit in study.index.visits}
+    return sorted(path.name for path in Path("results/work").glob("sub-*_ses-*") if path.is_dir() and path.name not in found)
+
+
+def _errors_in_records() -> int:
+    path = Path("results/work/records/findings.json")
+    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.is_file() else []
+    return sum(finding["severity"] == "error" for finding in findings)
 
 
 def _failure_of(visit: str) -> dict[str, Any] | None:

@@ -11,13 +11,15 @@ import pydicom
 import pytest
 
 from hqsm.data import VoxelGrid
-from hqsm.dicom_out.export import export_visit
+from hqsm.dicom_out.export import export_visit, lic_map
 from hqsm.lic import r2star_calibration
 from hqsm.nifti import save_volume
 from hqsm.stage import write_json
+from hqsm.tables import write_rows
 
 pytest.importorskip("highdicom")
 DCIODVFY = shutil.which("dciodvfy", path=str(Path(sys.executable).parent)) or shutil.which("dciodvfy")
+VISIT = {"participant_id": "sub-01", "session_id": "ses-01"}
 ROW = {"r2star_per_s": 212.5, "chi_hqsm_ppm": 1.25, "pdff_percent": 6.5, "lic_r2star_mg_g": 5.9, "lic_hqsm_mg_g": float("nan")}
 
 
@@ -50,7 +52,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         save_volume(stem.with_name(f"{stem.name}_desc-{name}_mask.nii.gz"), mask, grid)
     work = results / "work" / "sub-01_ses-01"
     write_json(work / "gated_echoes.json", {"failed": False, "field_strength_tesla": 1.5, "acquisition_date": "2021-03-04"})
-    write_json(work / "liver_iron.json", {"failed": False, "codes": ["MASK_AUTOMATIC"], "row": ROW})
+    write_json(work / "liver_iron.json", {"failed": False, "codes": [], "row": {**ROW, "lic_r2star_mg_g": 99.0}})
+    write_json(work / "regions.json", {"failed": False, "mask_source": "reader"})
+    write_rows(results / "tables" / "lic.tsv", "lic", [{**VISIT, **ROW, "qc_status": "ok"}])
     n = export_visit(results, "sub-01", "ses-01", "hernando2023", results / "dicom")
     assert n == len(list((results / "dicom").rglob("*.dcm"))) == 4 * 5 + 4 + 2
     return results, {**maps, "liver": liver, "vessel": vessel, "affine": grid.affine_mm}
@@ -113,6 +117,7 @@ def test_the_segmentation_is_the_mask(exported: tuple[Path, dict[str, Any]]) -> 
     made = pydicom.dcmread(results / "dicom" / "seg.dcm")
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in made.SegmentSequence}
     assert set(names.values()) == {"liver", "vessel"}
+    assert {s.SegmentAlgorithmType for s in made.SegmentSequence} == {"MANUAL"}  # a reader drew it
     found = {name: np.zeros_like(truth["liver"]) for name in names.values()}
     shared = made.SharedFunctionalGroupsSequence[0]
     to_voxel = np.linalg.inv(truth["affine"])
@@ -140,6 +145,23 @@ def test_the_report_holds_the_visits_numbers_and_leaves_out_what_is_missing(expo
     assert found == {"126395": 212.5, "126396": 1.25, "129100": 6.5, "LIC": 5.9}
 
 
+def test_what_the_study_withholds_no_archive_gets(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(exported[0], results)
+    write_rows(results / "tables" / "lic.tsv", "lic", [{**VISIT, **ROW, "qc_status": "excluded"}])
+    write_json(results / "work" / "sub-01_ses-01" / "liver_iron.json", {"failed": False, "codes": ["LIC_R2STAR_CONFOUNDED"]})
+    export_visit(results, "sub-01", "ses-01", "hernando2023", results / "dicom")
+    assert not (results / "dicom" / "sr.dcm").exists()
+    assert sorted(path.stem for path in (results / "dicom" / "pm").glob("*.dcm")) == ["Chimap", "PDFF", "R2starmap"]
+
+
+def test_a_voxel_beyond_the_calibrations_range_has_no_lic() -> None:
+    calibration = r2star_calibration("dassignies2018", 3.0)
+    assert calibration is not None
+    lic_mg_g = lic_map(calibration, np.array([100.0, 400.0, 450.0, np.nan], np.float32))
+    np.testing.assert_allclose(lic_mg_g, [1.7, 6.962, np.nan, np.nan], rtol=1e-5)
+
+
 def test_the_same_results_give_the_same_bytes(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     results, _ = exported
     export_visit(results, "sub-01", "ses-01", "hernando2023", tmp_path / "again")
@@ -164,6 +186,6 @@ def test_dciodvfy_finds_no_error(exported: tuple[Path, dict[str, Any]]) -> None:
 
 def test_a_rejected_visit_gives_nothing(tmp_path: Path) -> None:
     work = tmp_path / "work" / "sub-01_ses-01"
-    for stage in ("gated_echoes", "liver_iron"):
+    for stage in ("gated_echoes", "liver_iron", "regions"):
         write_json(work / f"{stage}.json", {"failed": True, "code": "X", "reason": "y"})
     assert export_visit(tmp_path, "sub-01", "ses-01", "hernando2023", tmp_path / "dicom") == 0

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from hqsm.fatwater.fit import fit_constrained
+from hqsm.fatwater.constrained_fit import Priors, fit_constrained
 from hqsm.fatwater.pdff import pdff_percent
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.start import Start
+from hqsm.fatwater.tissue import Echoes
 
 T = 1e-3 * (1.2 + 2.0 * np.arange(6))
 FAT = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)
@@ -26,21 +28,10 @@ def constrained(r2star: float, share: float, snr: float) -> tuple[np.ndarray, ..
     """
     rng = np.random.default_rng(2)
     field, rate = 3 * np.sqrt(0.5) * rng.standard_normal(N), r2star * (1 + 0.1 * rng.standard_normal(N))
-    linear, nonlinear, errors, _ = fit_constrained(
-        np.arange(N),
-        draws(r2star, share, snr),
-        T,
-        FAT,
-        field,
-        rate,
-        np.full((N, 2), np.nan + 0j, np.complex64),
-        field,
-        np.full(N, 1 / 9),
-        np.zeros(N, bool),
-        rate,
-        np.full(N, r2star),
-        1 / snr,
-    )
+    echoes = Echoes(draws(r2star, share, snr), T, FAT, 1 / snr)
+    start = Start(field, rate, np.full((N, 2), np.nan + 0j, np.complex64))
+    priors = Priors(field, np.full(N, 1 / 9), rate, np.full(N, r2star))
+    linear, nonlinear, errors, _ = fit_constrained(np.arange(N), echoes, start, priors, np.zeros(N, bool))
     pdff = 100 * (linear[:, 1] / linear.sum(axis=1)).real
     return nonlinear[:, 1] - r2star, pdff - 100 * share, errors[:, 1], errors[:, 2]
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
-from hqsm.fatwater import separation
+from hqsm.fatwater import lower_order
 from hqsm.fatwater.blocks import Blocks, gather
 from hqsm.fatwater.field_errors import Prior, field_errors
 from hqsm.fatwater.nodes import numbered
@@ -126,7 +126,7 @@ def test_the_field_of_iron_has_an_honest_error_where_its_neighbours_foresee_it_a
 
     fit = separate(echoes, FatWaterParams())
     assert least < scatter(fit) < most
-    monkeypatch.setattr(separation, "field_errors", lambda claimed, *_: claimed)
+    monkeypatch.setattr(lower_order, "field_errors", lambda claimed, *_: claimed)
     by_claim = separate(echoes, FatWaterParams())
     assert not 0.6 < scatter(by_claim) < 1.6
     # errors alone differ

@@ -5,7 +5,7 @@ import pytest
 
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid
-from hqsm.fatwater import initialisation, separation
+from hqsm.fatwater import initialisation, iron_steps, lower_order
 from hqsm.fatwater.blocks import gather, singles
 from hqsm.fatwater.candidates import candidates
 from hqsm.fatwater.predicted import fields_of, predicted_field
@@ -152,7 +152,7 @@ def test_the_error_of_the_field_says_where_little_decides_between_two(monkeypatc
     assert beyond_three_errors() < 0.03
     monkeypatch.setattr(initialisation, "predicted_field", lambda *_: None)  # and most of the piece is on the other field
     assert beyond_three_errors() < 0.6
-    monkeypatch.setattr(separation, "_FAT_HZ_AT_1T5", 0.0)
+    monkeypatch.setattr(lower_order, "_FAT_HZ_AT_1T5", 0.0)
     assert beyond_three_errors() > 0.7
 
 
@@ -227,8 +227,8 @@ def test_the_rim_of_a_dark_liver_does_not_take_its_field_from_the_bright_tissue_
     wrong, ratio = errors()
     assert wrong < 0.005
     assert ratio < 1.12
-    monkeypatch.setattr(separation, "_FIELD_OF_IRON_HZ_S", 0.0)
-    monkeypatch.setattr(separation, "_OTHER_TISSUE_PER_S", 0.0)
+    monkeypatch.setattr(iron_steps, "_FIELD_OF_IRON_HZ_S", 0.0)
+    monkeypatch.setattr(lower_order, "_OTHER_TISSUE_PER_S", 0.0)
     wrong, ratio = errors()
     assert wrong > 0.015
     assert ratio > 1.2

@@ -8,7 +8,7 @@ from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
-from hqsm.fatwater import measurability, separation
+from hqsm.fatwater import maps, measurability, separation
 from hqsm.fatwater.bounds import r2star_limit_per_s
 from hqsm.fatwater.measurability import NearTheEnd
 from hqsm.fatwater.separation import separate
@@ -260,7 +260,7 @@ def test_a_voxel_of_two_fields_has_no_fat_fraction_far_below_none_or_above_all(m
     fit = separate(echoes, FatWaterParams())
     assert np.isfinite(fit.pdff_percent[rim]).mean() < 0.02
     assert np.isfinite(fit.pdff_percent[liver]).mean() > 0.999
-    monkeypatch.setattr(separation, "_FARTHEST_OUTSIDE_SE", np.inf)
+    monkeypatch.setattr(maps, "_FARTHEST_OUTSIDE_SE", np.inf)
     wrong = separate(echoes, FatWaterParams())
     assert np.nanmedian(np.abs(wrong.pdff_percent - 50)[rim]) > 50 + 7 * np.nanmedian(wrong.pdff_se_percent[rim])
 

@@ -20,6 +20,7 @@ from hqsm.masks import read_readings
 from hqsm.nifti import load_volume, save_volume
 from hqsm.readpack.keys import read_key
 from hqsm.readpack.plan import assign
+from hqsm.tables import write_rows
 
 SHAPE = (30, 24, 10)
 VISITS = [("sub-01", "ses-01"), ("sub-01", "ses-02"), ("sub-02", "ses-01"), ("sub-03", "ses-01"), ("sub-04", "ses-01")]
@@ -71,7 +72,16 @@ def study(tmp_path: Path) -> Path:
         save_volume(
             tmp_path / "study/results/bids" / participant / session / "anat" / name, volume, VoxelGrid(shape=SHAPE, affine_mm=affine)
         )
+    rows = [{"participant_id": participant, "session_id": session} for participant, session in VISITS]
+    write_rows(tmp_path / "study/results/tables/visits.tsv", "visits", rows)
     return tmp_path / "study"
+
+
+def test_a_scan_that_was_taken_away_goes_to_no_reader(study: Path, tmp_path: Path) -> None:
+    rows = [{"participant_id": participant, "session_id": session} for participant, session in VISITS[1:]]
+    write_rows(study / "results/tables/visits.tsv", "visits", rows)
+    assert main(["readpack", "make", str(study), "--readers", "A", "--keys", str(tmp_path / "keys"), "--out", str(tmp_path / "p")]) == 0
+    assert {(case.participant_id, case.session_id) for case in read_key(tmp_path / "keys")} == set(VISITS[1:])
 
 
 @pytest.fixture

@@ -121,6 +121,16 @@ def test_an_iron_far_below_zero_is_not_reported(visit: Visit, regions: Regions) 
     assert "LIC_IMPLAUSIBLE" not in liver_iron(visit[1], chi_of(visit[1], -0.2), regions, LicParams(), temperature_celsius=37).codes
 
 
+def test_a_lic_by_hqsm_beyond_its_calibrations_range_is_flagged_and_not_given(visit: Visit, regions: Regions) -> None:
+    given = liver_iron(visit[1], chi_of(visit[1], 24.0), regions, LicParams(), temperature_celsius=37)  # 60 mg/g are 24.6 ppm
+    assert given.lic_hqsm_mg_g > 55
+    beyond = liver_iron(visit[1], chi_of(visit[1], 26.0), regions, LicParams(), temperature_celsius=37)
+    assert beyond.codes.count("LIC_BEYOND_CALIBRATION") == 1 > given.codes.count("LIC_BEYOND_CALIBRATION")
+    assert np.isnan([beyond.lic_hqsm_mg_g, beyond.lic_hqsm_lo, beyond.lic_hqsm_hi]).all()
+    assert beyond.chi_hqsm_ppm == pytest.approx(26.0)
+    assert np.isfinite(beyond.lic_r2star_mg_g)
+
+
 def test_what_a_reader_draws_where_nothing_could_be_fitted_is_liver_and_counted(visit: Visit) -> None:
     """A liver with very much iron is a hole in the maps; drawn, it must show as not fitted and not vanish."""
     echoes, maps, labels = visit

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hqsm.blinding import arm_digests, blind_state, latest_lock, lock, table_digest, unblind
+from hqsm.blinding import IMAGING, arm_digests, blind_state, latest_lock, lock, table_digest, unblind
 from hqsm.cli import main
 from hqsm.code_digest import module_closure
 from hqsm.config.statistics import StatisticsParams
@@ -18,6 +19,8 @@ from hqsm.errors import BlindingError
 from hqsm.phantom.clinical import simulate_participants, write_records
 from hqsm.provenance import write_run_record
 from hqsm.report.blinded_report import stamped
+from hqsm.run_state import STAGES
+from hqsm.stage import write_json
 from hqsm.table_contract import TABLES
 from hqsm.tables import read_frame, write_rows
 from hqsm.workflow_folder import REPOSITORY
@@ -136,6 +139,48 @@ def test_a_sealed_table_of_visits_opens_no_record(tmp_path: Path, monkeypatch: p
     assert len(read_frame(paths["visits"], "visits")) == 1
     with pytest.raises(AssertionError, match="a record was opened"):
         cohort_tables.write_visit_tables(found, RecordsParams(), ExplantParams(), **paths)
+
+
+@pytest.mark.parametrize("blinding", [True, False])
+def test_opening_the_records_moves_nothing_of_the_arm_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blinding: bool) -> None:
+    from hqsm import cohort_tables
+    from hqsm.config.explant import ExplantParams
+    from hqsm.config.records import RecordsParams
+
+    facts: dict[str, Any] = {stage: {"failed": False, "codes": []} for stage in STAGES}
+    gating = {"source": "navigator", "efficiency": 0.6, "n_repetitions": 5, "n_accepted": 3}
+    facts["gated_echoes"] |= {"field_strength_tesla": 1.5, "echo_times_s": [0.001], "gating": gating}
+    facts["regions"] |= {"mask_source": "automatic"}
+    facts["susceptibility"] |= {"reference_name": "muscle", "digest": "x"}
+    facts["liver_iron"] |= {"row": {"liver_volume_ml": 200.0, "lic_hqsm_mg_g": 5.0}, "details": {"regions": []}}
+    for stage, status in facts.items():
+        for session in ("01", "02"):
+            write_json(tmp_path / "results" / "work" / f"sub-0101_ses-{session}" / f"{stage}.json", status)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "participants.csv").write_text("participant_id,group,birth_year\n0101,thalassemia,1990\n", encoding="utf-8")
+    visit = "participant_id,session_id,visit_date,weight_kg\n0101,01,2021-03-01,70\n"
+    (tmp_path / "records" / "visits.csv").write_text(visit, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    digests = []
+    for sealed in (True, False):
+        paths = {name: tmp_path / "results" / "tables" / f"{name}.tsv" for name in ("visits", "lic", "liver_regions")}
+        cohort_tables.write_visit_tables(
+            [["0101", "01", "9"], ["0101", "02", "9"]],
+            RecordsParams(),
+            ExplantParams(),
+            visits=paths["visits"],
+            lic=paths["lic"],
+            regions=paths["liver_regions"],
+            sealed=sealed,
+            blinding=blinding,
+        )
+        digests.append(arm_digests(tmp_path, IMAGING, PLAN))
+    found = read_frame(paths["visits"], "visits")
+    assert found["group"].tolist() == ["thalassemia"] * 2
+    assert (digests[0] == digests[1]) == blinding
+    # where nothing is blinded, a liver of 200 mL in a body of 70 kg is doubted, and so is a visit without a row
+    doubts = ["", ""] if blinding else ["LIVER_VOLUME MASK_NEEDS_READER", "VISIT_NOT_IN_RECORDS"]
+    assert found["codes"].tolist() == doubts
 
 
 def with_tables(study: Path, *, lic: float = 5.0, group: str = "", iron: float = 100.0) -> None:

@@ -25,7 +25,7 @@ CLEAN = {
     "explant_chemistry": (
         "specimen_id,participant_id,fe_value,fe_unit,basis,prep,lod,below_lod,dry_mass_mg,transport\nE1,0013,5,mg/g,dry,fresh,,n,10,dry\n"
     ),
-    "explant_histology": "specimen_id,participant_id,fibrosis_stage,fibrosis_scale,steatosis_pct\nE1,0013,2,metavir,10\n",
+    "explant_histology": "specimen_id,participant_id,fibrosis_stage,fibrosis_scale,steatosis_pct,steatosis_grade\nE1,0013,2,metavir,10,\n",
 }
 
 Check = Callable[..., Records]

@@ -54,6 +54,15 @@ def test_scans_without_a_visit_and_visits_without_a_scan_are_named(study: Path, 
     assert "visits.csv line 3 sub-0012 session_id [warning VISIT_WITHOUT_SCAN]" in said
 
 
+def test_a_study_that_starts_from_bids_has_its_scans_there(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "dicom").rename(study / "bids")
+    (study / "bids/sub-0012/ses-02").rename(study / "bids/sub-0012/ses-2")
+    assert main(["check", "records", str(study)]) == 0
+    said = capsys.readouterr().out
+    assert "SCAN_WITHOUT_VISIT] The scan folder ses-2" in said
+    assert said.count("VISIT_WITHOUT_SCAN") == 1
+
+
 def test_a_text_that_looks_like_markup_stays_text_on_the_page(study: Path) -> None:
     (study / "records" / "a<script>.csv").write_text("x\n1\n", encoding="utf-8")
     assert main(["check", "records", str(study)]) == 0

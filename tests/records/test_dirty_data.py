@@ -29,6 +29,7 @@ def test_clean_records_have_no_finding(checked: Check) -> None:
 CASES = [
     (TX, "0012,a,2021-03-22,3,mL,58,prbc,,", "ML_OR_UNITS", "warning", "unit"),
     (TX, "0012,a,2021-03-22,600,units,,prbc,,", "UNITS_OR_ML", "warning", "unit"),
+    (TX, "0012,a,2021-03-23,600,units,,prbc,,", "AMOUNT_RANGE", "error", "amount"),
     (TX, "0012,a,2021-03-22,600,pints,58,prbc,,", "CHOICE_UNKNOWN", "error", "unit"),
     (TX, "0012,a,2021-03-22,600,mL,UNK,prbc,,", "HCT_MISSING", "warning", "hct_pct"),
     (TX, "0012,a,2021-03-22,600,mL,0.58,prbc,,", "HCT_FRACTION", "error", "hct_pct"),
@@ -70,7 +71,8 @@ CASES = [
     ("explant_chemistry", "E1,0013,5,mg/g,dry,fresh,,n,10,saline", "SPECIMEN_SALINE", "warning", "transport"),
     ("explant_chemistry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "BELOW_LOD", "warning", "below_lod"),
     ("explant_chemistry", "E1,0013,UNK,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
-    ("explant_histology", "E1,0013,6,metavir,10", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
+    ("explant_histology", "E1,0013,6,metavir,10,", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
+    ("explant_histology", "E1,0013,2,metavir,,2", "STEATOSIS_GRADE", "warning", "steatosis_pct"),
 ]
 
 

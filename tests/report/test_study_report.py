@@ -1,6 +1,7 @@
 """The report says what the tables say."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from hqsm.config.study import as_plain, load_config
+from hqsm.report.blinded_report import render_blinded_index, render_blinded_report
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
 from hqsm.report.methods import methods_text
@@ -175,7 +177,7 @@ def test_the_index_marks_an_outlier_and_links_only_to_pages_that_exist(data: Rep
             "session_id": r["session_id"],
             "scanner": "X",
             "fit_residual": 0.01 + 0.0001 * k,
-            "liver_snr": 40.0,
+            "body_snr": 40.0,
         }
         for k, r in enumerate(lic.to_dict(orient="records"))
     ]
@@ -185,6 +187,44 @@ def test_the_index_marks_an_outlier_and_links_only_to_pages_that_exist(data: Rep
     assert "sub-07_ses-1.html" in html
     assert "sub-07_ses-2.html" not in html
     assert html.count("<tr>") == 1 + len(visits)
+
+
+def test_the_index_of_a_sealed_study_tells_no_liver_iron(data: ReportData) -> None:
+    visits, lic = data.tables["visits"].copy(), data.tables["lic"].assign(lic_r2star_mg_g=77.7)
+    dark = visits.index[visits["status"] == "ok"][0]
+    flagged = {"status": "warning", "codes": "R2STAR_CENSORED", "reason": "Flagged: R2STAR_CENSORED; the QC page explains each."}
+    visits.loc[dark, list(flagged)] = list(flagged.values())
+    shown = {
+        "scanner": "Maker X",
+        "body_snr": 41.0,
+        "thumbnail": "data:image/png;base64,UjIqIG9mIGEgbGl2ZXI=",
+        "fit_residual": 0.0123,
+        "liver_snr": 8642.0,
+    }
+    summaries = [{**{k: r[k] for k in ("participant_id", "session_id")}, **shown} for r in lic.to_dict(orient="records")]
+    iron = ("77.7", "R2STAR_CENSORED", "UjIqIG9mIGEgbGl2ZXI=", "0.012", "8642")
+    assert all(word in render_qc_index(visits, lic, summaries) for word in iron[:-1])
+    sealed = render_blinded_index(visits, lic, summaries)
+    assert not [word for word in iron if word in sealed]
+    assert all(word in sealed for word in ("Maker X", "41", "images are missing", "sub-07_ses-1.html"))
+
+
+def test_a_folder_that_is_no_visit_is_counted_as_found_and_as_nobodys(data: ReportData) -> None:
+    stray = {"participant_id": "(no. 1 in dicom by name)", "session_id": "", "status": "rejected", "codes": "FOLDER_NAME"}
+    visits = pd.concat([data.tables["visits"], frame_of("visits", [stray])], ignore_index=True)
+    counts = flow.flow_counts(replace(data, tables={**data.tables, "visits": visits})).set_index("box")["count"]
+    assert counts["participants"] == 8
+    page_ = render_blinded_report(visits, [], "study", {})
+    assert re.search(r"Participants</span><b>8</b>", page_)
+    assert re.search(r"Visits found</span><b>25</b>", page_)
+    assert "../qc/index.html" in page_
+
+
+def test_a_column_that_no_visit_fills_is_left_out_of_the_index(data: ReportData) -> None:
+    visits, lic = data.tables["visits"], data.tables["lic"]
+    summaries = [{**{k: r[k] for k in ("participant_id", "session_id")}, "body_snr": 41.0} for r in lic.to_dict(orient="records")]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", render_blinded_index(visits, lic, summaries))
+    assert heads == ["Participant", "Visit", "Status", "Date", "Scanner", "Signal to noise, body", "Reason"]
 
 
 def test_tables_escape_and_align() -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from hqsm.config.report import ReportParams
 from hqsm.report import visit_page
+from hqsm.report.assemble import body_snr
 from hqsm.report.visit_page import VisitPage, maps_of, render_visit_page
 from report.test_in_a_browser import visit
 
@@ -56,3 +57,15 @@ def test_the_viewer_has_the_two_first_fields_too_and_a_visit_of_one_field_has_no
     assert disagreeing.fit is not None
     assert NAME in [shown.name for shown in maps_of(disagreeing, disagreeing.fit)]
     assert NAME not in [shown.name for shown in maps_of(visit, visit.fit)]
+
+
+def test_the_signal_to_noise_of_the_index_does_not_follow_the_livers_iron(visit: VisitPage) -> None:
+    assert visit.regions is not None
+    assert visit.magnitude is not None
+    measured = replace(visit, acquisition={**visit.acquisition, "noise_sd": 2.0})
+    liver = visit.regions.liver_whole
+    dark = replace(measured, magnitude=np.where(liver, 0.2 * visit.magnitude, visit.magnitude))
+    assert body_snr(dark) == body_snr(measured) > 0
+    dim = replace(measured, magnitude=0.5 * visit.magnitude)
+    assert body_snr(dim) == pytest.approx(0.5 * body_snr(measured))
+    assert np.isnan(body_snr(replace(visit, acquisition={})))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from hqsm.config.records import RecordsParams
 from hqsm.config.statistics import StatisticsParams
+from hqsm.records.data import empty_table
 from hqsm.statistics.agreement import bland_altman, concordance, deming, deming_line, passing_bablok
-from hqsm.statistics.effects import chemistry_by_participant, effect_rows, metavir_stage
+from hqsm.statistics.effects import chemistry_by_participant, effect_rows, explant_rows, metavir_stage
 from hqsm.statistics.method_agreement import explant_agreement_rows, reader_agreement_rows
 from hqsm.statistics.reliability import intraclass_correlations, repeatability
 
@@ -304,3 +305,39 @@ def test_concordance_of_equal_means_and_spreads_has_the_interval_of_a_correlatio
     found = concordance(standardised(WRIGHT), standardised(MINI))
     z = np.arctanh(np.corrcoef(WRIGHT, MINI)[0, 1])
     assert (np.arctanh(found.ci_lo), np.arctanh(found.ci_hi)) == pytest.approx((z - 1.959964 / 15**0.5, z + 1.959964 / 15**0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("source", ["chemistry", "visits"])
+def test_an_explant_is_compared_with_the_last_scan_before_its_explantation_not_with_the_graft(source: str) -> None:
+    sessions = {"9": "2021-01-10", "10": "2021-06-01", "11": "2021-06-03", "explant": "2021-06-02"}
+    lic = pd.DataFrame(
+        {
+            "participant_id": "sub-1",
+            "session_id": [f"ses-{name}" for name in sessions],
+            "specimen": ["in_vivo", "in_vivo", "in_vivo", "in_vitro"],
+            "qc_status": "ok",
+            **{f"lic_{method}_{end}": [9.0, 10.0, 1.0, 12.0] for method in ("hqsm", "r2star") for end in ("mg_g", "lo", "hi")},
+        }
+    )
+    kinds = ["annual", "pretransplant", "annual", "explant" if source == "visits" else "annual"]
+    known = {"participant_id": "sub-1", "session_id": lic["session_id"], "visit_date": list(sessions.values()), "visit_type": kinds}
+    iron = {"participant_id": "sub-1", "explant_date": "2021-06-02" if source == "chemistry" else "", "fe_value": 10.0, "lod": np.nan}
+    chemistry = pd.DataFrame([{**iron, "fe_unit": "mg/g", "basis": "dry", "prep": "fresh", "below_lod": "n", "exclusion_code": ""}])
+    rows = explant_rows(lic, chemistry, empty_table("explant_histology"), pd.DataFrame(known), RecordsParams())
+    assert {(r["setting"], r["session_id"], r["error_mg_g"]) for r in rows} == {
+        ("in_vivo", "ses-10", 0.0),
+        ("in_vitro", "ses-explant", 2.0),
+    }
+
+
+def test_limits_of_agreement_in_percent_have_the_configured_level() -> None:
+    rows = []
+    for k in range(1, 9):
+        error = 0.1 * k + k % 2
+        row = {"participant_id": f"sub-{k}", "setting": "in_vivo", "method": "hqsm", "lic_chemistry_mg_g": 1.0 * k}
+        rows.append({**row, "lic_mg_g": k + error, "error_mg_g": error})
+    widths = []
+    for level in (0.95, 0.8):
+        found = {r["quantity"]: r for r in explant_agreement_rows(rows, {}, StatisticsParams(confidence_level=level))}
+        widths.append([found[name]["ci_hi"] - found[name]["ci_lo"] for name in ("bias", "bias_percent")])
+    assert widths[1][1] / widths[0][1] == pytest.approx(widths[1][0] / widths[0][0], rel=1e-9)

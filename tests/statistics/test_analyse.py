@@ -47,6 +47,14 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
+def test_the_order_of_the_lines_does_not_matter(tmp_path: Path) -> None:
+    header, *lines = (FOLDER / "annual_synth.csv").read_text(encoding="utf-8").splitlines()
+    for name, order in (("a", lines), ("b", lines[::-1])):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *order]) + "\n", encoding="utf-8")
+        main(["analyse", "annual", str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / name)])
+    assert (tmp_path / "a" / "regression.tsv").read_bytes() == (tmp_path / "b" / "regression.tsv").read_bytes()
+
+
 def test_semicolons_tabs_and_ids_with_zeros_are_understood(tmp_path: Path) -> None:
     text = (FOLDER / "annual_synth.csv").read_text(encoding="utf-8")
     for name, mark in (("semicolon", ";"), ("tab", "\t")):

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from hqsm.cli import main
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import load_config
 from hqsm.errors import ProcessingError
 from hqsm.lic import hqsm_calibration
-from hqsm.statistics.calibration import balance_slope, from_balance, from_explants
+from hqsm.statistics.agreement import Estimate
+from hqsm.statistics.calibration import balance_slope, from_balance, from_explants, healthy_intercept
 from hqsm.statistics.power import Design, power_rows, simulate_study
 from hqsm.tables import read_frame, write_rows
 
@@ -158,6 +160,29 @@ def test_the_interval_of_the_balance_covers_as_often_as_it_says() -> None:
         found = balance_slope(x, chi, np.arange(30), PARAMS)
         hits += found.ci_lo <= SLOPE <= found.ci_hi
     assert 0.915 <= hits / 300 <= 0.98
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_of_the_intercept_covers_as_often_as_it_says_with_three_healthy_livers(level: float) -> None:
+    rng, params = np.random.default_rng(6), StatisticsParams(confidence_level=level)
+    z = stats.norm.ppf(0.5 + level / 2)
+    truth = params.healthy_lic_mg_g - SLOPE * 0.5
+    hits = 0
+    for _ in range(2000):
+        slope = SLOPE + 0.005 * rng.normal()
+        estimate = Estimate(value=slope, std_error=0.005, ci_lo=slope - 0.005 * z, ci_hi=slope + 0.005 * z)
+        healthy = pd.DataFrame({"participant_id": ["a", "b", "c"], "chi_hqsm_ppm": 0.5 + 0.01 * rng.normal(size=3)})
+        found = healthy_intercept(estimate, healthy, params)
+        hits += found.ci_lo <= truth <= found.ci_hi
+    assert hits / 2000 == pytest.approx(level, abs=0.025)
+
+
+def test_the_interval_of_the_intercept_follows_the_slopes_the_other_way_round() -> None:
+    slope = Estimate(value=2.8, std_error=0.2, ci_lo=2.5, ci_hi=3.5)
+    for chi, below, above in ((0.5, 0.35, 0.15), (-0.5, 0.15, 0.35)):
+        healthy = pd.DataFrame({"participant_id": ["a", "b"], "chi_hqsm_ppm": [chi, chi]})
+        found = healthy_intercept(slope, healthy, PARAMS)
+        assert (found.value - found.ci_lo, found.ci_hi - found.value) == pytest.approx((below, above))
 
 
 def test_measurements_of_two_reconstructions_make_no_calibration() -> None:

@@ -10,7 +10,14 @@ import pytest
 from hqsm.config.statistics import StatisticsParams
 from hqsm.statistics.comparison import accuracy, cluster_bootstrap, comparison_rows, jackknife_error, non_nested, pitman_morgan
 from hqsm.statistics.mixed import random_intercept
-from hqsm.statistics.regression import condition_number, influence_rows, leave_one_participant_out, ols_cluster, regression_rows
+from hqsm.statistics.regression import (
+    condition_number,
+    first_intervals,
+    influence_rows,
+    leave_one_participant_out,
+    ols_cluster,
+    regression_rows,
+)
 
 PARAMS = StatisticsParams()
 FAST = StatisticsParams(bootstrap_draws=300)
@@ -189,6 +196,13 @@ def test_the_table_has_every_analysis_of_the_configuration_with_its_own_interval
     # nine tenths of the dose with the same effect: the slope per gram is ten ninths
     assert iron.loc["adherence_corrected", "estimate"] == pytest.approx(iron.loc["primary", "estimate"] / 0.9, rel=1e-9)
     assert set(rows["term"]) == {"intercept", "iron_in", "chelator", "baseline_lic", "age", "splenectomy", "interaction"}
+
+
+def test_the_first_interval_is_the_first_in_time_whatever_its_visits_are_called(annual_change: pd.DataFrame) -> None:
+    labels = [f"ses-{k + 8}" for k in annual_change.groupby("participant_id").cumcount()]  # ses-10 sorts before ses-8 as text
+    chosen = first_intervals(annual_change.assign(start_session=labels))
+    assert chosen["participant_id"].nunique() == len(chosen) == 20
+    assert set(chosen["start_session"]) == {"ses-8"}
 
 
 def test_the_efficiency_of_the_chelator_is_one_where_its_slope_is_that_of_physics(annual_change: pd.DataFrame) -> None:

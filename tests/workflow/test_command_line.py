@@ -19,6 +19,7 @@ from hqsm.workflow_folder import REPOSITORY
         (["accuracy", "STUDY"], "Name a study that `hqsm simulate` wrote"),
         (["simulate", "STUDY/new", "--participants", "0"], "at least one participant"),
         (["simulate", "STUDY/file/new", "--participants", "1"], "STUDY/file"),
+        (["run", "STUDY/typo"], "There is no folder STUDY/typo"),
         (["schema", "--nonsense"], None),
     ],
 )
@@ -35,6 +36,7 @@ def test_a_mistake_is_answered_by_a_sentence(
     said = capsys.readouterr().err
     assert words.replace("STUDY", str(tmp_path)) in said
     assert said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 @pytest.fixture(scope="module")

@@ -97,3 +97,16 @@ def test_a_decision_without_a_reason_is_refused(tmp_path: Path) -> None:
         read_decisions(path)
     path.write_text("participant_id,session_id,decision,who,when,why\n0012,01,exclude,AB,2026-01-01,motion\n", encoding="utf-8")
     assert read_decisions(path)["sub-0012", "ses-01"].decision == "exclude"
+
+
+def test_decisions_of_a_spreadsheet_are_read_and_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    text = "participant_id;session_id;decision;who;when;why\n0012;01;exclude;M\u00fc;2026-01-01;motion\n;;;;;\n"
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert [(*key, found.why) for key, found in read_decisions(path).items()] == [("sub-0012", "ses-01", "motion")]
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(InputError, match="Save it as CSV UTF-8"):
+        read_decisions(path)
+    path.write_text("participant_id,session_id,decision,who,when,why\n,01,exclude,AB,2026-01-01,motion\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: participant_id is empty"):
+        read_decisions(path)

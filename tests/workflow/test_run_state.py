@@ -6,11 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hqsm import run_state
+from hqsm import run_state, workflow_support
+from hqsm.config.study import as_plain, load_config
 from hqsm.errors import InputError
+from hqsm.stage import write_json
+from hqsm.study import discover
 from hqsm.supervise import RunEnded, run_in_child
 
 HOLD = "import time; from hqsm.run_state import take_study; print(take_study(), flush=True); time.sleep(60)"
@@ -125,3 +129,41 @@ def test_only_a_slurm_job_that_the_run_submitted_is_ended(
     for process in processes:
         process.kill()
         process.wait()
+
+
+def test_results_of_visits_whose_images_are_gone_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("sub-1_ses-1", "sub-1_ses-2", "benchmarks", "records"):
+        (tmp_path / "results" / "work" / folder).mkdir(parents=True)
+    (tmp_path / "dicom" / "sub-1" / "ses-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    study = SimpleNamespace(index=discover(Path())[0])
+    assert workflow_support._results_without_images(study) == ["sub-1_ses-2"]  # type: ignore[arg-type]
+
+
+def test_the_end_of_a_run_tells_folders_that_are_no_visits_and_errors_in_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("sub-1/ses-1", "sub-2"):
+        (tmp_path / "dicom" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    write_json("results/work/records/findings.json", {"findings": [{"severity": "error"}, {"severity": "warning"}]})
+    config = load_config({})
+    index = discover(Path())[0]
+    study = workflow_support.OpenStudy(config=config, index=index, stage_parameters=as_plain(config), code_digests={}, retries={})
+    assert workflow_support.close_run(study, succeeded=True) == 3
+    said = capsys.readouterr().err
+    for words in (
+        "1 of 2 visits are in the tables",
+        "sub-2: There is no ses-<label> folder in it",
+        "The records have an error: `hqsm check",
+    ):
+        assert words in said
+    monkeypatch.setattr(workflow_support.sys, "argv", ["snakemake", "-n"])
+    (tmp_path / "decisions.csv").write_text("participant_id,session_id,decision,who,when,why\n1,1,exclude,AB,,\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        workflow_support.open_study({}, Path("scripts"), is_main_process=True)
+    assert ended.value.code == 2
+    assert "decisions.csv line 2: when is empty" in capsys.readouterr().err
+    (tmp_path / "decisions.csv").unlink()
+    workflow_support.open_study({}, Path("scripts"), is_main_process=True)
+    assert "1 visit found" in capsys.readouterr().err

@@ -58,6 +58,11 @@ def test_the_command_prints_a_line_each_and_a_summary(study: Path, capsys: pytes
     assert main(["status", str(study / "records")]) == 2
 
 
+def test_the_records_of_a_spreadsheet_are_known_too(study: Path) -> None:
+    (study / "records" / "visits.csv").write_text('\ufeff"Participant_ID"; session_id\n0003;02\n', encoding="utf-8")
+    assert [s.session_id for s in visit_states(study) if s.state == "missing"] == ["ses-02"]
+
+
 def test_a_status_file_that_is_cut_off_does_not_count(study: Path) -> None:
     (study / "results/work/sub-0001_ses-01/visit_page.json").write_text('{"fai', encoding="utf-8")
     assert visit_states(study)[0].state == "unfinished"

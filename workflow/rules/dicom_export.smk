@@ -3,12 +3,13 @@ rule dicom_export_visit:
     input:
         iron=f"{WORK}liver_iron.json",
         page=f"{WORK}visit_page.json",
+        lic="results/tables/lic.tsv",
     output:
         folder=directory(f"results/dicom/{VISIT}"),
     log:
         f"logs/dicom_export/{VISIT}.log",
     group:
-        "visit"
+        "export"
     conda:
         "../../envs/hqsm.yaml"
     threads: 1

@@ -90,6 +90,7 @@ rule visit_tables:
         found=STUDY.found_visits(),
         records=[] if STUDY.sealed else STUDY.record_files("participants", "visits"),
         without_records=STUDY.sealed,
+        blinding=STAGES["blinding"],
         decisions=STUDY.decisions_content(),
         parameters=STAGES["records"],
         protocol=STAGES["protocol"],

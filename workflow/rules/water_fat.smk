@@ -23,7 +23,8 @@ rule water_fat:
         "../../envs/hqsm.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(500, 4),
+        # the first visit after an installation compiles the fit: 880 to 930 MB for a visit that takes 330 MB afterwards
+        mem_mb=memory_mb(1100, 4),
         runtime=runtime_min(5, 0.05),
         attempt=attempt_number,
     params:

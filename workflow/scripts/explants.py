@@ -18,7 +18,7 @@ def work(job):
     records = study_records(record_params)
     lic = read_frame(Path(job.input.lic), "lic")
     chemistry, histology = records.tables["explant_chemistry"], records.tables["explant_histology"]
-    explants = explant_rows(lic, chemistry, histology, record_params)
+    explants = explant_rows(lic, chemistry, histology, records.visits, record_params)
     write_rows(Path(job.output.explants), "explants", explants)
     write_rows(Path(job.output.effects), "histology_effects", effect_rows(explants, params))
     found = read_frame(Path(job.input.visits), "visits").to_dict(orient="records")

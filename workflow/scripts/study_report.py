@@ -6,7 +6,7 @@ def work(job):
 
     from hqsm.blinding import blind_state
     from hqsm.provenance import versions
-    from hqsm.report.blinded_report import render_blinded_report, stamped
+    from hqsm.report.blinded_report import render_blinded_index, render_blinded_report, stamped
     from hqsm.report.figures.base import ReportData
     from hqsm.report.methods import methods_text
     from hqsm.report.qc_index import render_qc_index
@@ -24,6 +24,7 @@ def work(job):
         parameters=job.params.stages,
         versions=versions(),
     )
+    summaries = [read_status(path) for path in job.input.pages]
     folder = Path(job.output.report).parent
     Path(job.output.figures_folder).mkdir(parents=True, exist_ok=True)
     state = blind_state(Path(), blinding=job.params.blinding, statistics=job.params.stages["statistics"])
@@ -31,18 +32,14 @@ def work(job):
         name = job.params.stages["study"]["name"]
         page = render_blinded_report(tables["visits"], records["findings"], name, versions())
         files = {"index.html": page.encode(), "methods.md": methods_text(job.params.stages, versions()).encode()}
-        # liver iron of two visits side by side is a change, and so are their pictures of R2*
-        tables["lic"] = tables["lic"].iloc[:0]
-        shown = ("participant_id", "session_id", "scanner", "liver_snr")
+        listing = render_blinded_index(tables["visits"], tables["lic"], summaries)
     else:
-        shown = None
         files = render_study_report(data)
+        listing = render_qc_index(tables["visits"], tables["lic"], summaries)
     for file, content in stamped(files, state.stamp()).items():
         (folder / file).write_bytes(content)
-    summaries = [{k: v for k, v in read_status(path).items() if shown is None or k in shown} for path in job.input.pages]
     index = Path(job.output.index)
-    listing = render_qc_index(tables["visits"], tables["lic"], summaries).encode()
-    index.write_bytes(stamped({"index.html": listing}, state.stamp())["index.html"])
+    index.write_bytes(stamped({"index.html": listing.encode()}, state.stamp())["index.html"])
 
 
 run_cohort_stage(snakemake, work)

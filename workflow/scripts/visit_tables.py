@@ -19,6 +19,7 @@ def work(job):
         regions=Path(job.output.regions),
         protocol=block(ProtocolParams, job.params.protocol),
         sealed=job.params.without_records,
+        blinding=job.params.blinding,
     )
     remove_placeholders(placeholders, below=job.params.maps)
 

@@ -78,6 +78,7 @@ def annual(table: pd.DataFrame, params: StatisticsParams) -> Tables:
         frame[name] = _numbers(frame, name)
     if "start_session" not in frame:
         frame["start_session"] = frame["interval"].str.zfill(4) if "interval" in frame else [f"{k:04d}" for k in range(len(frame))]
+        frame = frame.sort_values(["participant_id", "start_session"], kind="stable", ignore_index=True)
     if "end_session" not in frame:
         frame["end_session"] = ""
     frame["flags"] = frame.get("flags", "")

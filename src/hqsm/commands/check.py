@@ -58,8 +58,9 @@ def run(options: argparse.Namespace) -> int:
 def _folders_against_records(study: Path, records: Records) -> list[Finding]:
     """Scans without a row in visits.csv, and rows without a scan."""
     from hqsm.records.findings import WARNING, Finding
+    from hqsm.study_status import visit_folders
 
-    scanned = {(path.parent.name, path.name) for path in (study / "dicom").glob("sub-*/ses-*") if path.is_dir()}
+    scanned = visit_folders(study)
     lines = {(row["participant_id"], row["session_id"]): row for row in records.visits.to_dict(orient="records")}
     found = []
     for participant, session in sorted(scanned - lines.keys()):
@@ -67,7 +68,7 @@ def _folders_against_records(study: Path, records: Records) -> list[Finding]:
         found.append((0, participant, "SCAN_WITHOUT_VISIT", problem, remedy))
     for (participant, session), row in lines.items():
         if scanned and participant and session and (participant, session) not in scanned:
-            problem, remedy = "There is no scan folder of this visit under dicom/.", "Nothing to do if it was not scanned (yet)."
+            problem, remedy = "There is no scan folder of this visit under dicom/ or bids/.", "Nothing to do if it was not scanned (yet)."
             found.append((int(row["line"]), participant, "VISIT_WITHOUT_SCAN", problem, remedy))
     return [
         Finding(

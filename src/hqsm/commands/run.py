@@ -17,8 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_workflow(study: Path, further: list[str]) -> int:
     """Run snakemake on a study; returns its exit status (3: some visits were rejected, the tables are made)."""
+    from hqsm.errors import InputError
     from hqsm.workflow_folder import workflow_folder
 
+    if not study.is_dir():  # snakemake would make it
+        raise InputError(f"There is no folder {study}.", remedy="Name a study folder.", code="STUDY_NONE")
     folder = workflow_folder()
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(folder / "Snakefile"), "--directory", str(study)]
     if "--workflow-profile" not in further:

@@ -14,15 +14,17 @@ from hqsm.dicom_out.objects import measurement_report, parametric_map, segmentat
 from hqsm.dicom_out.quantities import CHI, LIC, MAPS, PDFF, R2STAR
 from hqsm.dicom_out.series import Visit, mr_series, save
 from hqsm.errors import InputError
-from hqsm.lic import r2star_calibration
+from hqsm.lic import LicCalibration, r2star_calibration
 from hqsm.nifti import load_mask, load_volume
 from hqsm.stage import read_status
+from hqsm.tables import read_frame
 
 
 def export_visit(results: Path, participant_id: str, session_id: str, r2star_calibration_name: str, target: Path) -> int:
     """Write ``mr/<map>/*.dcm``, ``pm/<map>.dcm``, ``seg.dcm`` and ``sr.dcm`` of a visit; return the number of files.
 
-    A visit that was rejected, or has no liver, gives what it has; nothing is written in place of a missing map.
+    A visit that was rejected, or has no liver, gives what it has; nothing is written in place of a missing map. The numbers are those
+    of lic.tsv: what the study withholds (another decision than to use the visit, a liver of an implausible volume) no archive gets.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def export_visit(results: Path, participant_id: str, session_id: str, r2star_cal
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     work = results / "work" / f"{participant_id}_{session_id}"
-    echoes, iron = read_status(work / "gated_echoes.json"), read_status(work / "liver_iron.json")
+    echoes, iron, regions = (read_status(work / f"{stage}.json") for stage in ("gated_echoes", "liver_iron", "regions"))
     if echoes["failed"]:
         return 0
     stem = results / "maps" / participant_id / session_id / "anat" / f"{participant_id}_{session_id}"
@@ -55,14 +57,39 @@ def export_visit(results: Path, participant_id: str, session_id: str, r2star_cal
         return 0
     field_t = float(echoes["field_strength_tesla"])
     calibration = r2star_calibration(r2star_calibration_name, field_t)
-    if calibration is not None and R2STAR.suffix in volumes:
-        volumes[LIC.suffix] = (calibration.slope * volumes[R2STAR.suffix] + calibration.intercept).astype(np.float32)
+    if calibration is not None and R2STAR.suffix in volumes and "LIC_R2STAR_CONFOUNDED" not in iron.get("codes", []):
+        volumes[LIC.suffix] = lic_map(calibration, volumes[R2STAR.suffix])
     date = str(echoes.get("acquisition_date") or "").replace("-", "")
     visit = Visit(participant_id=participant_id, session_id=session_id, date=date, field_strength_tesla=field_t, software=hqsm.__version__)
-    return _write(visit, volumes, affine_mm, _masks(stem), iron, target)
+    row = _row(results / "tables" / "lic.tsv", participant_id, session_id)
+    automatic = regions.get("mask_source") != "reader"
+    return _write(visit, volumes, affine_mm, _masks(stem), row, target, automatic=automatic)
 
 
-def _write(visit: Visit, volumes: dict[str, FloatArray], affine_mm: FloatArray, masks: dict[str, Mask], iron: Any, target: Path) -> int:
+def lic_map(calibration: LicCalibration, r2star_per_s: FloatArray) -> FloatArray:
+    """LIC of each voxel [mg/g dry]; NaN where it lies beyond the calibration's range, as in the tables."""
+    lic_mg_g = calibration.intercept + calibration.slope * r2star_per_s
+    inside: FloatArray = np.where(lic_mg_g <= calibration.highest_mg_g, lic_mg_g, np.nan).astype(np.float32)
+    return inside
+
+
+def _row(table: Path, participant_id: str, session_id: str) -> dict[str, Any] | None:
+    """The visit's row of lic.tsv; None where it has none, or was excluded."""
+    lic = read_frame(table, "lic")
+    own = lic[(lic["participant_id"] == participant_id) & (lic["session_id"] == session_id) & lic["qc_status"].isin(["ok", "warning"])]
+    return {str(name): value for name, value in own.iloc[0].items()} if len(own) else None
+
+
+def _write(
+    visit: Visit,
+    volumes: dict[str, FloatArray],
+    affine_mm: FloatArray,
+    masks: dict[str, Mask],
+    row: dict[str, Any] | None,
+    target: Path,
+    *,
+    automatic: bool,
+) -> int:
     n = 0
 
     def keep(dataset: Any, name: str) -> None:
@@ -82,11 +109,10 @@ def _write(visit: Visit, volumes: dict[str, FloatArray], affine_mm: FloatArray, 
         sources = sources or series
         keep(parametric_map(visit, quantity, volumes[quantity.suffix], sources, 200 + number), f"pm/{quantity.suffix}.dcm")
     if masks.get("liver") is not None and masks["liver"].any():
-        automatic = "MASK_AUTOMATIC" in iron.get("codes", []) or iron.get("row", {}).get("mask_source") != "reader"
         segments = segmentation(visit, masks, sources, 300, automatic=automatic)
         keep(segments, "seg.dcm")
-        if not iron["failed"] and "row" in iron:
-            keep(measurement_report(visit, iron["row"], segments, sources, 400), "sr.dcm")
+        if row is not None:
+            keep(measurement_report(visit, row, segments, sources, 400), "sr.dcm")
     return n
 
 

@@ -69,6 +69,18 @@ def pairs_of(n_echoes: int) -> tuple[IntArray, IntArray]:
     return n, m
 
 
+@njit()
+def energies_of(products: AnyArray, n_echoes: int) -> AnyArray:  # pragma: no cover - compiled
+    """(block,) traces of their products: the squared signal over the variance of the misfit."""
+    energies = np.zeros(products.shape[0], np.float32)
+    for v in range(products.shape[0]):
+        pair = -1
+        for n in range(n_echoes):
+            pair += n + 1
+            energies[v] += products[v, pair].real
+    return energies
+
+
 def gather(tissue: Tissue) -> Blocks:
     """Blocks of the tissue's voxels, none longer than 5 mm unless a voxel is."""
     signal, index, echo_times_s, voxel_size_mm = tissue.signal, tissue.index, tissue.echo_times_s, tissue.voxel_size_mm

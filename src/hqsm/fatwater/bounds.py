@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
 from hqsm.compiled import njit, prange
 
 SHARES = np.array([0.0, 0.15, 0.35])
@@ -22,6 +22,10 @@ class LocalDecay:
 
     snr: FloatArray
     r2star_per_s: FloatArray
+
+    def of(self, which: IntArray) -> LocalDecay:
+        """That of the voxels ``which``."""
+        return LocalDecay(snr=self.snr[which], r2star_per_s=self.r2star_per_s[which])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

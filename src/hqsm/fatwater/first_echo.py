@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray, IntArray
-from hqsm.fatwater.fit import fit_free
-from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.free_fit import fit_free
+from hqsm.fatwater.tissue import Echoes, Tissue
+from hqsm.robust import scaled_mad
 
 _LEAST_ECHOES = 5
 """With the first left out, water, fat, R2* and field need three complex echoes, and more to be known well."""
@@ -43,8 +44,8 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
         return None
     some = np.ascontiguousarray(voxels[chosen])
     numbers = np.arange(chosen.size)
-    start = (field_hz[chosen], r2star_per_s[chosen])
-    later, nonlinear, _, residual = fit_free(numbers, np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], *start, noise_sd, True)
+    others = Echoes(np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], noise_sd)
+    later, nonlinear, _, residual = fit_free(numbers, others, field_hz[chosen], r2star_per_s[chosen], True)
     growth = np.exp((2j * np.pi * nonlinear[:, 0] - nonlinear[:, 1]) * t[0])
     predicted = (later[:, 0] + later[:, 1] * fat[0]) * growth
     off = np.angle(some[:, 0] * predicted.conj())
@@ -88,6 +89,6 @@ def _smooth(terms: FloatArray, off: FloatArray) -> tuple[FloatArray, float]:
         normal = (terms * weight[:, None]).T @ terms + ridge
         coefficients = np.linalg.solve(normal, (terms * weight[:, None]).T @ off)
         left = off - terms @ coefficients
-        scale = 1.4826 * float(np.median(np.abs(left))) + 1e-9
+        scale = scaled_mad(left) + 1e-9
         weight = np.maximum(1 - (left / (4.685 * scale)) ** 2, 0) ** 2
     return coefficients, scale * float(np.sqrt(terms.shape[1] / off.size))

@@ -14,12 +14,13 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import Blocks, gather, pairs_of, singles
-from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates, one_phase_misfit
+from hqsm.fatwater.candidates import IMPOSSIBLE, Candidates, candidates
 from hqsm.fatwater.costs import JOINING_TRUST, Costs, costs_of, tissue_share, trust, worth
 from hqsm.fatwater.message_passing import smoothest_choice
 from hqsm.fatwater.nodes import around, neighbour_table
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.predicted import Prediction, predicted_field
+from hqsm.fatwater.refinement import one_phase_misfit
 from hqsm.fatwater.tissue import Tissue
 from hqsm.fatwater.unwrapping import unwrapped
 
@@ -126,7 +127,8 @@ def _decided(
     joins = trusts > JOINING_TRUST * trusts.max()
     chosen, piece, energy = islands.settle(costs, joins, smoothest_choice(costs), tesla)
     rows = np.arange(chosen.size)
-    field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts, found.period_hz)
+    # noise fits itself: what is not bright ties no field to another
+    field_hz = unwrapped(found.field_hz[rows, chosen], table, trusts * share, found.period_hz)
     steep = _near_dark(share, blocks)
     if with_fat:
         beside = np.flatnonzero(steep & (share > _UNDECIDED_SHARE) & ~blocks.dark & (trusts < _FITS_WELL * trusts.max()))

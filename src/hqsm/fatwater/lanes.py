@@ -24,6 +24,20 @@ _LOG2_E, _LN_2, _PI = 1 / np.log(2), np.log(2), np.pi
 
 
 @njit(inline="always")
+def power(z: complex) -> float:  # pragma: no cover - compiled
+    """|z|^2."""
+    return z.real * z.real + z.imag * z.imag
+
+
+@njit(inline="always")
+def enter(voxel: int, signal: AnyArray, y: AnyArray, k: int) -> None:  # pragma: no cover - compiled
+    """The echoes of a voxel (voxel, echo) go into a lane of ``y`` (2, echo, lane), real and imaginary parts."""
+    for e in range(y.shape[1]):
+        y[0, e, k] = signal[voxel, e].real
+        y[1, e, k] = signal[voxel, e].imag
+
+
+@njit(inline="always")
 def evenly(t: AnyArray, within_s: float = 1e-9) -> bool:  # pragma: no cover - compiled
     """Whether times are so evenly spaced that what happens from one to the next happens again."""
     worst = 0.0

@@ -72,6 +72,26 @@ class NearTheEnd:
         return both
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measurable:
+    """What can be measured of each voxel.
+
+    Attributes
+    ----------
+    censored, lost
+        (voxel,) where R2* has decayed beyond what the echoes show, and where it is lost for want of brightness.
+    fat
+        (voxel,) whether a fat fraction can be told.
+    r2star_limit_per_s
+        The highest R2* that tissue of the volume's median brightness may have.
+    """
+
+    censored: Mask
+    lost: Mask
+    fat: Mask
+    r2star_limit_per_s: float
+
+
 def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: ExpectedErrors, *, with_fat: bool) -> NearTheEnd:
     """The voxels near the end of the data, or beside such blocks, and what the tissues around allow there."""
     local = expected.at(expected.of_r2star(with_fat=with_fat), decay)
@@ -233,8 +253,26 @@ def _over_tissues(
     return means
 
 
-def not_measurable(expected_se_per_s: FloatArray, r2star_per_s: FloatArray) -> tuple[Mask, Mask]:
-    """(voxel,) where R2* has decayed beyond what the echoes show (censored), and where it is lost for want of brightness."""
-    lost = ~(expected_se_per_s <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, NO_DECAY_PER_S))
+def measurable(
+    decay: LocalDecay, near: NearTheEnd, expected: ExpectedErrors, limit_per_s: float, most_pdff_se_percent: float, *, with_fat: bool
+) -> Measurable:
+    """What can be measured of each voxel, by its neighbourhood's decay and near the end of the data by the tissues it may be of.
+
+    ``limit_per_s`` is of the whole volume, 0 where the echoes lie so close together that no decay shows.
+    """
+    r2star_per_s = decay.r2star_per_s.copy()
+    r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
+    pdff_se = expected.at(expected.pdff_constrained, decay)
+    r2star_per_s[near.which], r2star_se[near.which], pdff_se[near.which] = (
+        near.r2star_per_s,
+        near.strict_r2star_se_per_s,
+        near.strict_pdff_se_percent,
+    )
+    lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, NO_DECAY_PER_S))
     gone = r2star_per_s > NO_DECAY_PER_S
-    return np.asarray(lost & gone), np.asarray(lost & ~gone)
+    return Measurable(
+        censored=np.asarray(lost & gone),
+        lost=np.asarray((lost | (limit_per_s == 0)) & ~(lost & gone)),
+        fat=np.asarray(pdff_se <= most_pdff_se_percent),
+        r2star_limit_per_s=limit_per_s,
+    )

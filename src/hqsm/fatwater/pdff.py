@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray
+from hqsm.compiled import njit
+from hqsm.fatwater.lanes import power
 
 _T1_S = {1.5: (0.586, 0.343), 3.0: (0.809, 0.382)}
 """T1 of liver and of fat [s] (de Bazelaire et al., Radiology 2004;230:652); other field strengths between or beyond."""
@@ -23,6 +25,26 @@ def pdff_percent(water: ComplexArray, fat: ComplexArray, se_percent: FloatArray 
         size = size - 0.5 * (np.asarray(se_percent) / 100) ** 2 / size
         fraction = np.where(water_leads, 1 - size, size)
     return 100 * fraction
+
+
+@njit(error_model="numpy")
+def pdff_variance(
+    w: complex, f: complex, i11: float, i22: float, i12: complex, p1: complex, p2: complex, information: float
+) -> float:  # pragma: no cover - compiled
+    """Of PDFF by magnitude discrimination: 1 - |W|/|W+F| where water dominates, |F|/|W+F| where fat does; noise of unit SD."""
+    whole = w + f
+    size2 = max(power(whole), 1e-24)
+    water_leads = power(w) >= power(f)
+    part = w if water_leads else f
+    p = np.sqrt(max(power(part), 1e-24))
+    size = np.sqrt(size2)
+    common = whole * (-p / (size2 * size))
+    own = part / (p * size)
+    gw = common + own if water_leads else common
+    gf = common if water_leads else common + own
+    # covariance of (W, F): that of a known field plus what the field's error carries over
+    variance = i11 * power(gw) + i22 * power(gf) + 2 * (gw.conjugate() * i12 * gf).real
+    return float(variance + power(gw.conjugate() * p1 + gf.conjugate() * p2) / information)
 
 
 def t1_weight_of_fat(flip_angle_degrees: float, repetition_time_s: float, field_strength_tesla: float) -> float:

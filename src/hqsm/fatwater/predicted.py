@@ -16,6 +16,7 @@ from hqsm import fourier
 from hqsm.arrays import FloatArray, IntArray, Mask
 from hqsm.dipole import DipoleOperator
 from hqsm.fatwater.blocks import Blocks
+from hqsm.robust import scaled_mad
 from hqsm.units import proton_frequency_hz
 
 _TISSUE_PPM, _LUNG_PPM = (-9.4, 1.0), (-2.4, 1.5)
@@ -114,6 +115,6 @@ def _fitted(terms: FloatArray, field_hz: FloatArray, firm: Mask, spread_hz: floa
         weighted = known * (weight * _INDEPENDENT / weight.sum())[:, None]
         coefficients = mean + np.linalg.solve(weighted.T @ known + precision, weighted.T @ (target - known @ mean))
         left = target - known @ coefficients
-        left_hz = 1.4826 * float(np.median(np.abs(left))) + 1e-6
+        left_hz = scaled_mad(left) + 1e-6
         weight = np.maximum(1 - (left / (4.685 * left_hz)) ** 2, 0) ** 2
     return coefficients, left_hz

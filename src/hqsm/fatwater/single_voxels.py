@@ -66,6 +66,9 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     found = candidates(single, tissue.echo_times_s, tissue.fat, tesla, with_fat=True, one_phase=True)
     trusts = trust(single, found.misfit, tissue.echo_times_s.size, typical=start.typical_misfit)
     table = neighbours_at(tissue.places[doubtful], tissue.index)
+    brightness = np.sqrt(tissue.powers[1])
+    # a neighbour much darker (lung) has no say
+    table[brightness[table] < _LEAST_BRIGHT * brightness[doubtful][:, None]] = -1
     weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
     limit_hz, period_hz = truncation_hz(tesla), found.period_hz
     # a voxel that no field fits tells of none: its block's, which its neighbours and the body's shape had a say in, stands
@@ -77,7 +80,6 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     number = np.full(field_hz.size, -1)
     number[doubtful] = np.arange(doubtful.size)
     fields = found.field_hz.astype(np.float32)
-    brightness = np.sqrt(tissue.powers[1])
     neighbours = _joined(field_hz, doubtful, number, fields, counts, unary, table, weights, brightness, limit_hz, period_hz)
     chosen = choice_by_messages(fields, unary, counts, neighbours, weights.astype(np.float32), limit_hz, period_hz, N_SWEEPS)
     rows = np.arange(doubtful.size)
@@ -103,16 +105,13 @@ def _joined(
     truncation: float,
     period: float,
 ) -> AnyArray:  # pragma: no cover - compiled
-    """(voxel, 6) which other voxel of ``which`` each neighbour is; steps to those that keep their field go into ``unary``, in place.
-
-    A neighbour much darker (lung) has no say.
-    """
+    """(voxel, 6) which other voxel of ``which`` each neighbour is; steps to those that keep their field go into ``unary``, in place."""
     neighbours = np.full(table.shape, -1, np.int32)
     for i in range(which.size):
         v = which[i]
         for d in range(6):
             u = table[i, d]
-            if u < 0 or brightness[u] < _LEAST_BRIGHT * brightness[v]:
+            if u < 0:
                 continue
             if number[u] >= 0:
                 if brightness[v] >= _LEAST_BRIGHT * brightness[u]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,27 @@ from hqsm.compiled import njit, prange
 
 _N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
 """Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
+
+
+class Echoes(NamedTuple):
+    """What was measured of the voxels: what fits take; a named tuple because compiled code takes no dataclass.
+
+    Attributes
+    ----------
+    signal
+        (voxel, echo) complex64, contiguous [scanner units].
+    echo_times_s
+        (echo,) [s].
+    fat
+        (echo,) signal of unit fat against water on resonance, c(t).
+    noise_sd
+        SD of the noise of the real part [scanner units].
+    """
+
+    signal: AnyArray
+    echo_times_s: AnyArray
+    fat: AnyArray
+    noise_sd: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +66,11 @@ class Tissue:
     voxel_size_mm: FloatArray
     b0_direction: FloatArray
     field_strength_tesla: float
+
+    @property
+    def echoes(self) -> Echoes:
+        """What fits take of it."""
+        return Echoes(self.signal, self.echo_times_s, self.fat, self.noise_sd)
 
     @cached_property
     def powers(self) -> tuple[FloatArray, FloatArray]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hqsm.arrays import ComplexArray, FloatArray
-from hqsm.fatwater.fit import fit_free
+from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.tissue import Tissue
 
 _MOST_VOXELS = 20000
@@ -52,8 +52,7 @@ def water_shift(tissue: Tissue, fat_at: Callable[[float], ComplexArray], field_h
     chosen = bright[np.unique(np.linspace(0, bright.size - 1, min(bright.size, _MOST_VOXELS)).astype(np.int64))]
 
     def left(ppm: float) -> FloatArray:
-        result: FloatArray = fit_free(chosen, voxels, t, fat_at(ppm), field_hz, r2star_per_s, noise_sd, True)[3]
-        return result
+        return fit_free(chosen, tissue.echoes._replace(fat=fat_at(ppm)), field_hz, r2star_per_s, True).residual
 
     tried = np.linspace(-_REACH_PPM, _REACH_PPM, _N_TRIED)
     residuals = np.array([left(ppm) for ppm in tried])

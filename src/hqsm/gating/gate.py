@@ -19,6 +19,7 @@ from hqsm.gating.image_displacement import ImageMotion, motion_from_images
 from hqsm.gating.noise import noise_sd_from_background
 from hqsm.gating.respiratory import displacement_from_bellows
 from hqsm.gating.window import choose_window
+from hqsm.robust import median_and_scaled_mad
 
 SINGLE = "prospective-or-breath-hold"
 _ORDER = ("navigator.csv", "physio", "dicom", "images")
@@ -224,8 +225,7 @@ def _misfits(misfit: FloatArray, candidates: Mask, params: GatingParams) -> Mask
     values = misfit[candidates]
     if values.size < _FEWEST_TO_JUDGE or not np.isfinite(values).all():
         return np.zeros(misfit.size, bool)
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    middle, spread = median_and_scaled_mad(values)
     return candidates & (misfit > max(middle + params.outlier_sd * spread, _OUTLIER_RATIO * middle))
 
 

@@ -10,8 +10,8 @@ from scipy import linalg
 
 from hqsm import fourier
 from hqsm.arrays import Box, FloatArray, IntArray, box_around
-from hqsm.dipole import DipoleOperator
 from hqsm.inversion.source_model import SourceModel
+from hqsm.inversion.voxel_means import VoxelMeanDipole
 
 _LEAST_SD_PPM = 0.01
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
@@ -70,7 +70,7 @@ class Reduced:
         self._shape = fourier.fast_shape((small[0], small[1], small[2]))
         self._small = tuple(slice(0, n) for n in small)
         size_mm = model.grid.voxel_size_mm * np.array(self._factors)
-        self._dipole = DipoleOperator(self._shape, size_mm, model.grid.b0_direction)
+        self._dipole = VoxelMeanDipole(self._shape, size_mm, model.grid.b0_direction)
         self._data = self._sums(model.weight2) > 0
         self._fields, self.places = self._columns()
         self._weight2 = self._weights(model.weight2)

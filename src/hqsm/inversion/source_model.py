@@ -22,8 +22,8 @@ from scipy import ndimage
 from hqsm import fourier
 from hqsm.arrays import FloatArray, Mask, box_around
 from hqsm.data import TotalField
-from hqsm.dipole import DipoleOperator
 from hqsm.inversion.separable import Separable, SolidHarmonics
+from hqsm.inversion.voxel_means import VoxelMeanDipole
 
 _WHOLLY = 0.99
 """Share of an organ from which on a voxel is deep in it."""
@@ -217,7 +217,7 @@ class SourceModel:
         before = [(s - k) // 2 for s, k in zip(self.shape, n, strict=True)]
         self._margins = [(b, s - k - b) for b, s, k in zip(before, self.shape, n, strict=True)]
         self.inside = tuple(slice(b, b + k) for b, k in zip(before, n, strict=True))
-        self.dipole = DipoleOperator(self.shape, voxel_mm, total.grid.b0_direction)
+        self.dipole = VoxelMeanDipole(self.shape, voxel_mm, total.grid.b0_direction)
 
         self.mean_ppm = self._extended(prior.mean_ppm)
         beyond = np.ones(self.shape, bool)

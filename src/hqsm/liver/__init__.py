@@ -17,6 +17,7 @@ from hqsm.liver.organ import features, find_organ
 from hqsm.liver.plausibility import not_a_body, not_a_liver
 from hqsm.liver.references import FEWEST_VOXELS, REFERENCES, medium, reference_tissues
 from hqsm.liver.vessels import near_gas, vessels
+from hqsm.robust import median_and_scaled_mad
 
 Labels = Mapping[str, Mask]
 """Masks of one reader by name, see docs/masks.md: ``liver``, ``liver-roi``, ``right-lobe``, ``segment-5``, ``reference-fat`` ..."""
@@ -187,9 +188,9 @@ def _block(maps: WaterFat, body: Mask) -> Mask:
     grid = maps.grid
     r2star = np.minimum(np.nan_to_num(maps.r2star_per_s, nan=maps.r2star_limit_per_s), maps.r2star_limit_per_s)
     inner, core = (eroded(body, grid, away_mm) & (maps.model > 0) for away_mm in (_WALL_MM, 2 * _WALL_MM))
-    near = smoothed(r2star, core, grid, _BLOCK_BLUR_MM)
     if not core.any():
         return core
+    near = smoothed(r2star, core, grid, _BLOCK_BLUR_MM)
     halfway = float(np.percentile(near[core], [20, 95]).mean())
     found = filled(largest_piece(opened(np.asarray(core & (near > halfway)), grid, _WALL_MM)))
     if not _stands_out(near, eroded(found, grid, _WALL_MM), core & ~dilated(found, grid, _WALL_MM)):
@@ -203,14 +204,8 @@ def _stands_out(values: FloatArray, inside: Mask, outside: Mask) -> bool:
     """Whether the levels of both sides differ by more than each side varies."""
     if min(inside.sum(), outside.sum()) < FEWEST_VOXELS:
         return False
-    (high, high_spread), (low, low_spread) = _level(values[inside]), _level(values[outside])
+    (high, high_spread), (low, low_spread) = (median_and_scaled_mad(values[side]) for side in (inside, outside))
     return high - low > _STANDS_OUT * float(np.hypot(high_spread, low_spread))
-
-
-def _level(values: FloatArray) -> tuple[float, float]:
-    """Median, and what the middle of the values vary by."""
-    median = float(np.median(values))
-    return median, 1.4826 * float(np.median(np.abs(values - median)))
 
 
 def _parts(readings: Mapping[str, Labels], core: Mask, vessel: Mask, fitted: Mask) -> dict[str, Mask]:

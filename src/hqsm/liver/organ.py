@@ -17,8 +17,9 @@ from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import closed, depth_mm, dilated, filled, opened, piece_at, smoothed, solidity, world_mm
 from hqsm.liver.pieces import ORDINARY_LOG_DECAY, Edges, find_edges, snapped, without_neighbours
-from hqsm.liver.sides import between_levels
+from hqsm.liver.sides import FAT, between_levels
 from hqsm.liver.surface import along_edges
+from hqsm.robust import median_and_scaled_mad
 
 _DECAY_OFFSET_PER_S = 15.0
 """Added to the decay before its logarithm: the noise of a decay is about constant below this and relative above it."""
@@ -105,10 +106,10 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     pdff = np.clip(pdff, -0.2, 1.2)
     known = np.isfinite(pdff)
     if maps.swap_margin is not None:
-        known &= ~((pdff > 0.5) & (maps.swap_margin < _SURE_OF_FAT))
+        known &= ~((pdff > FAT) & (maps.swap_margin < _SURE_OF_FAT))
     if water_and_fat_swapped(maps, body):
         known[...] = False
-    fat = known & (pdff > 0.5) & (decay < 300)
+    fat = known & (pdff > FAT) & (decay < 300)
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas
     dark = decay > 0.5 / float(echoes.echo_times_s[0])
@@ -186,8 +187,7 @@ def _core(found: Features, level: tuple[float, float], right_mm: FloatArray, gri
         place = tuple(int(n) for n in np.unravel_index(int(np.argmax(reach)), reach.shape))
         piece = piece_at(depth > max(_NECKS_MM[0], 0.4 * float(reach.max())), place)
         inner = found.brightness[piece], found.log_decay[piece]
-        centre = np.array([np.median(v) for v in inner])
-        spread = np.array([1.4826 * np.median(np.abs(v - c)) for v, c in zip(inner, centre, strict=True)])
+        centre, spread = np.array([median_and_scaled_mad(v) for v in inner], np.float32).T
         width = np.clip(3.5 * spread, (0.15, 0.12), (0.6, 0.6))
     return piece
 
@@ -230,8 +230,8 @@ def _log_likelihood_ratio(found: Features, organ: Mask) -> FloatArray:
         outside = values[rest & known]
         if inside.size < 50 or outside.size < 50:
             continue
-        centre = float(np.median(inside))
-        scale = max(floor, 1.4826 * float(np.median(np.abs(inside - centre))))
+        centre, spread = median_and_scaled_mad(inside)
+        scale = max(floor, spread)
         # the logarithm of a t density with 4 degrees of freedom against that of the rest's histogram
         z2 = ((values - centre) / scale) ** 2
         peak = np.log(0.375 / scale) - 2.5 * np.log1p(z2 / 4)

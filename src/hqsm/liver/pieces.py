@@ -20,6 +20,7 @@ from skimage.segmentation import watershed
 from hqsm.arrays import ComplexArray, FloatArray, IntArray, Mask
 from hqsm.data import VoxelGrid
 from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, filled, largest_piece, opened, world_mm
+from hqsm.robust import median_and_scaled_mad
 
 _EDGE_MM, _BASIN_MM = 2.5, 9.0
 """Smoothing (SD) before the gradient, and the distance of two basins' lowest places."""
@@ -241,9 +242,9 @@ def _is_closed_off(piece: Mask, main: Mask, crease: FloatArray, median: float, l
 def _difference_of_decay(piece: Mask, main: Mask, log_decay: FloatArray) -> tuple[float, float]:
     """Difference between the median decays (logarithm) of a piece and the organ, and what chance and texture explain."""
     inside = log_decay[main]
-    middle = float(np.median(inside))
+    middle, spread = median_and_scaled_mad(inside)
     # neighbours share noise and texture over about three voxels each way
-    chance = 4 * 1.4826 * float(np.median(np.abs(inside - middle))) / np.sqrt(piece.sum() / 27)
+    chance = 4 * spread / np.sqrt(piece.sum() / 27)
     return abs(float(np.median(log_decay[piece])) - middle), float(chance)
 
 

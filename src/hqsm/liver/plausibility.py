@@ -8,6 +8,7 @@ from hqsm.arrays import FloatArray, Mask
 from hqsm.config.liver import LiverParams
 from hqsm.data import VoxelGrid, WaterFat
 from hqsm.liver.geometry import solidity, world_mm
+from hqsm.liver.sides import FAT
 
 _NARROWEST_BODY_MM = 150.0
 """The trunk of a child of two years is about 160 mm wide."""
@@ -28,7 +29,7 @@ def not_a_body(maps: WaterFat, body: Mask) -> str:
         return f"the object is {width_mm:.0f} mm wide, less than a child's trunk"
     pdff = maps.pdff_percent[body & (maps.model > 0)]
     pdff = pdff[np.isfinite(pdff)]
-    if pdff.size > 0.5 * body.sum() and float((pdff > 50).mean()) < _LEAST_FAT_SHARE:
+    if pdff.size > 0.5 * body.sum() and float((pdff > 100 * FAT).mean()) < _LEAST_FAT_SHARE:
         return "there is no fat under the skin"
     return ""
 

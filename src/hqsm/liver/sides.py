@@ -17,6 +17,7 @@ from hqsm.arrays import FloatArray, Mask
 from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import VoxelGrid
 from hqsm.liver.geometry import depth_mm, dilated, filled, largest_piece, opened
+from hqsm.robust import MAD_TO_SD
 
 _INSIDE_MM, _GAP_MM, _REACH_MM = 10.0, 5.0, 25.0
 """A level inside is that of what is deeper, one outside that of what is farther; a mask may be wrong between them."""
@@ -28,7 +29,8 @@ _WALL_MM, _ZONE_MM, _SKIN_MM = 12.0, 25.0, 35.0
 _FEWEST_VOXELS = 200
 _LEAST_SD = 0.01
 """No voxel is known better: logarithms and fat fractions of one per cent."""
-_FAT, _FAT_IN_PART = 0.5, 0.4
+FAT, FAT_IN_PART = 0.5, 0.4
+"""Fractions from which on a voxel is fat, and from which on it is no lean tissue."""
 _INWARD_MM, _OUTWARD_MM, _NECK_MM = 16.0, 8.0, 5.0
 """How far the surface may move, inwards by as much as the wall of the flank is thick, and what is too thin for an organ."""
 _ROUNDS = 2
@@ -83,8 +85,8 @@ def between_levels(
     if not organ.any() or float(known[organ].mean()) < 0.5:
         return organ
     values = np.stack([brightness, log_decay, np.nan_to_num(pdff)])
-    lean = tissue & known & (np.nan_to_num(pdff) < _FAT_IN_PART)
-    fat = body & (np.nan_to_num(pdff) > _FAT)
+    lean = tissue & known & (np.nan_to_num(pdff) < FAT_IN_PART)
+    fat = body & (np.nan_to_num(pdff) > FAT)
     beside_fat = ndimage.binary_dilation(fat, _CROSS)
     skin_fat = fat_under_skin(pdff, body, grid)
     for _ in range(_ROUNDS):
@@ -156,7 +158,7 @@ def sides(values: FloatArray, organ: Mask, lean: Mask, skin_fat: Mask, grid: Vox
 
 def fat_under_skin(pdff: FloatArray, body: Mask, grid: VoxelGrid) -> Mask:
     """Voxels of mostly fat (``pdff`` 0..1, NaN where unknown) within 35 mm of the body's outline in the axial plane."""
-    return np.asarray(body & (np.nan_to_num(pdff) > _FAT) & _near_outline(body, grid))
+    return np.asarray(body & (np.nan_to_num(pdff) > FAT) & _near_outline(body, grid))
 
 
 def _near_outline(body: Mask, grid: VoxelGrid) -> Mask:
@@ -183,7 +185,7 @@ def _covariance(values: FloatArray, levels: FloatArray, where: Mask) -> FloatArr
     """(n, n) covariance of single voxels about their levels, of the middle of their distribution."""
     apart = (values - levels)[:, where]
     apart -= np.median(apart, axis=1, keepdims=True)
-    sd = np.maximum(1.4826 * np.median(np.abs(apart), axis=1), _LEAST_SD)
+    sd = np.maximum(MAD_TO_SD * np.median(np.abs(apart), axis=1), _LEAST_SD)
     scaled = np.clip(apart / sd[:, None], -3, 3)
     moments = scaled @ scaled.T / scaled.shape[1]
     spread = np.sqrt(np.maximum(np.diag(moments), _LEAST_SD**2))

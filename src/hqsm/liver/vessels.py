@@ -7,6 +7,7 @@ import numpy as np
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.liver.geometry import depth_mm, dilated, opened, smoothed
+from hqsm.robust import scaled_mad
 
 _SLOWER_THAN_LIVER = 0.75
 """Blood decays more slowly than the liver around it by at least this factor, or it cannot be told from noise."""
@@ -36,7 +37,7 @@ def vessels(maps: WaterFat, liver: Mask) -> Mask:
     middle = float(np.median(inside)) if inside.size else 1.0
     # vessels and the cut at 0.6 shape the lower half; the upper half is noise and texture alone
     above = inside[inside > middle] - middle
-    scatter = 1.4826 * float(np.median(above)) if above.size else 0.0
+    scatter = scaled_mad(above) if above.size else 0.0
     ratio = ratio / max(middle, 1e-3)
     found = deep & (ratio < min(_SLOWER_THAN_LIVER, 1 - _SURE * scatter))
     # a vein of 3 mm and more fills a voxel in part; the next voxel has a share of it

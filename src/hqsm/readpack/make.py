@@ -16,6 +16,7 @@ from hqsm.nifti import load_volume, save_volume
 from hqsm.readpack.keys import keys_folder, write_key
 from hqsm.readpack.plan import Case, assign
 from hqsm.report.page import page, render
+from hqsm.tables import read_frame
 
 FILE_TIME_S = 946_684_800
 """2000-01-01: the time of every file of a pack."""
@@ -37,7 +38,7 @@ _INSTRUCTIONS = (
 def make_packs(study: Path, readers: Sequence[str], keys: Path, out: Path, *, repeat_share: float, source: random.Random) -> list[Case]:
     """Write ``out/reader-<name>`` for each reader and the key into ``keys``; return the key's lines.
 
-    Scans are those with gated echoes that no decision excludes.
+    Scans are those with gated echoes that are in visits.tsv (results of images that were taken away stay) and that no decision excludes.
 
     Raises
     ------
@@ -49,11 +50,13 @@ def make_packs(study: Path, readers: Sequence[str], keys: Path, out: Path, *, re
     checked = keys_folder(keys, study, create=True)
     if out.resolve() == checked or out.resolve() in checked.parents or checked in out.resolve().parents:
         raise InputError("Packs and keys lie in one another.", remedy="Keep the keys where readers cannot reach them.", code="KEYS_PLACE")
-    decisions = read_decisions(study / "decisions.csv")
+    decisions, table = read_decisions(study / "decisions.csv"), study / "results" / "tables" / "visits.tsv"
+    visits = read_frame(table, "visits").to_dict(orient="records") if table.is_file() else []
+    counted = {(row["participant_id"], row["session_id"]) for row in visits}
     images = {}
     for path in sorted((study / "results" / "bids").glob("sub-*/ses-*/anat/*_echo-1_part-mag_MEGRE.nii.gz")):
         visit = path.parents[2].name, path.parents[1].name
-        if visit not in decisions or decisions[visit].decision != "exclude":
+        if visit in counted and (visit not in decisions or decisions[visit].decision != "exclude"):
             images[visit] = path
     cases = assign(list(images), readers, repeat_share, source)
     write_key(checked, cases)

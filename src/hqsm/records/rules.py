@@ -11,6 +11,8 @@ from typing import Any
 from hqsm.records.cells import Checker, Row
 from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
 
+MOST_UNITS = 20
+"""Twice what an exchange of an adult takes; a volume that was entered as units counts as kilograms of iron."""
 DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
 
 
@@ -138,6 +140,9 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
                 check.warn(given[-1], "unit", "UNITS_OR_ML", "More than 6 units in a day: were these mL?", "Check the unit.")
     for row in rows:
         amount, unit, hct, product = row["amount"], row["unit"], row["hct_pct"], row["product"] or "prbc"
+        if unit == "units" and amount > MOST_UNITS:
+            problem = f"More than {MOST_UNITS} units in one transfusion: were these mL?"
+            check.error(row, "amount", "AMOUNT_RANGE", problem, "Check amount and unit.")
         if unit == "mL" and 0 < amount <= 10:
             check.warn(row, "unit", "ML_OR_UNITS", "10 mL or less: were these units?", "Check the unit.")
         low, high = {"whole": (30.0, 50.0)}.get(product, (50.0, 80.0))
@@ -344,6 +349,14 @@ def _check_histology(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
                 "FIBROSIS_SCALE",
                 "A stage above 4 exists on the Ishak scale only.",
                 "Correct the stage, or enter ishak as the fibrosis_scale.",
+            )
+        if row["steatosis_grade"] == row["steatosis_grade"] and row["steatosis_pct"] != row["steatosis_pct"]:
+            check.warn(
+                row,
+                "steatosis_pct",
+                "STEATOSIS_GRADE",
+                "Steatosis is given as a grade only; a grade is not converted, and the outcomes of steatosis leave this reading out.",
+                "Enter the percentage of hepatocytes with fat.",
             )
 
 

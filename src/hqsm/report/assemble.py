@@ -102,6 +102,19 @@ def _acquisition(facts: Facts, protocol: ProtocolParams, participant_id: str, se
     return shown
 
 
+def body_snr(visit: VisitPage) -> float:
+    """Median first echo of the body outside of the liver over the noise; NaN where either is missing.
+
+    Iron darkens a liver, so that the liver's own ratio tells of its iron: nothing that a coil or a protocol did, and nothing that
+    an index of a blinded study may set side by side.
+    """
+    noise = visit.acquisition.get("noise_sd")
+    if visit.magnitude is None or visit.regions is None or not noise:
+        return float("nan")
+    outside = visit.magnitude[visit.regions.body & ~visit.regions.liver_whole]
+    return float(np.median(outside)) / float(noise) if outside.size else float("nan")
+
+
 def _summary(visit: VisitPage) -> Facts:
     """The visit's line in the index of QC pages."""
     residual = float("nan")
@@ -118,6 +131,6 @@ def _summary(visit: VisitPage) -> Facts:
         "software": visit.acquisition.get("software", ""),
         "thumbnail": thumbnail(visit),
         "fit_residual": residual,
-        "liver_snr": visit.liver_signal[0] / noise if visit.liver_signal and (noise := visit.acquisition.get("noise_sd")) else float("nan"),
+        "body_snr": body_snr(visit),
         "viewer": visit.viewer,
     }

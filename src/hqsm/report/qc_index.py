@@ -13,6 +13,7 @@ import pandas as pd
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.report.page import Cell, cards, navigation, number, page, picture, png_uri, render, table
 from hqsm.report.style import OKABE_ITO
+from hqsm.robust import median_and_scaled_mad
 
 OUTLIER_MADS = 3.0
 """A value further from the median than this many scaled MADs is marked."""
@@ -23,10 +24,10 @@ _METRICS = {
     "pdff_percent": ("Fat [%]", 1),
     "liver_volume_ml": ("Liver [mL]", 0),
     "gating_efficiency": ("Efficiency", 2),
-    "liver_snr": ("Signal to noise", 0),
+    "body_snr": ("Signal to noise, body", 0),
     "fit_residual": ("Fit residual", 3),
 }
-_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "liver_snr", "fit_residual")
+_QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "body_snr", "fit_residual")
 """Metrics of quality: marked where they are outliers. LIC and fat differ between people for good reasons."""
 
 
@@ -35,8 +36,7 @@ def outliers(values: FloatArray) -> AnyArray:
     known = values[np.isfinite(values)]
     if known.size < 5:
         return np.zeros(values.shape, bool)
-    centre = float(np.median(known))
-    spread = 1.4826 * float(np.median(np.abs(known - centre)))
+    centre, spread = median_and_scaled_mad(known)
     with np.errstate(invalid="ignore"):
         found: AnyArray = np.abs(values - centre) > OUTLIER_MADS * max(spread, 1e-9 * abs(centre) + 1e-12)
     return found
@@ -60,14 +60,18 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
         for name in _METRICS
     }
     decided = bool((frame["decision"] != "").any())
+    metrics_shown = {name: words for name, words in _METRICS.items() if np.isfinite(frame[name].to_numpy(float)).any()}
+    pictured = bool((frame["thumbnail"] != "").any())
     rows = []
     for k, row in enumerate(frame.to_dict(orient="records")):
         target = f"{row['participant_id']}_{row['session_id']}.html" if row["has_page"] else ""
         image = Cell(text="R2*", image=row["thumbnail"], link=target) if row["thumbnail"] else Cell()
-        metrics = [Cell(text=number(row[name], digits), css="outlier" if marked[name][k] else "") for name, (_, digits) in _METRICS.items()]
+        metrics = [
+            Cell(text=number(row[name], digits), css="outlier" if marked[name][k] else "") for name, (_, digits) in metrics_shown.items()
+        ]
         rows.append(
             (
-                image,
+                *([image] if pictured else []),
                 Cell(text=row["participant_id"], css="id"),
                 Cell(text=row["session_id"], link=target, css="id"),
                 Cell(text=row["status"], css=row["status"]),
@@ -79,16 +83,15 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
             )
         )
     counts = visits["status"].value_counts()
-    header = ["R2*", "Participant", "Visit", "Status", "Date", "Scanner", *(words for words, _ in _METRICS.values()), "Reason"]
-    header += ["Decision"] if decided else []
+    header = [*(["R2*"] if pictured else []), "Participant", "Visit", "Status", "Date", "Scanner"]
+    header += [*(words for words, _ in metrics_shown.values()), "Reason", *(["Decision"] if decided else [])]
     body = navigation({"Study report": "../report/index.html"}) + "<h1>QC of every visit</h1>"
     body += cards(
         *[(str(status), str(n), "") for status, n in counts.items()],
         ("marked values", str(sum(int(m.sum()) for m in marked.values())), "outliers"),
     )
-    words = (
-        "Click a heading to sort. Shaded: further than 3 scaled MADs from the median of all visits. The picture leads to the visit's page."
-    )
+    words = "Click a heading to sort. Shaded: further than 3 scaled MADs from the median of all visits."
+    words += " The picture leads to the visit's page." if pictured else ""
     body += render("<p class=soft>{{ w }}</p>", w=words) + table(header, rows, sorts=True)
     over_time = _over_time(frame)
     if over_time:
@@ -98,7 +101,7 @@ def render_qc_index(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence
 
 def _joined(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     keys = ["participant_id", "session_id"]
-    columns = ["scanner", "thumbnail", "liver_snr", "fit_residual"]
+    columns = ["scanner", "thumbnail", "body_snr", "fit_residual"]
     own = pd.DataFrame([{name: s.get(name) for name in (*keys, *columns)} for s in summaries], columns=[*keys, *columns])
     own["has_page"] = True
     frame = visits.merge(lic[[*keys, *(set(_METRICS) & set(lic.columns))]], on=keys, how="left").merge(own, on=keys, how="left")

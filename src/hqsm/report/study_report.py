@@ -9,7 +9,7 @@ import pandas as pd
 
 from hqsm.report.blinded_report import decision_rows
 from hqsm.report.figures import FIGURES
-from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure
+from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure, participants_of
 from hqsm.report.figures.forest import ANALYSES
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
@@ -105,7 +105,7 @@ def _headline(data: ReportData) -> str:
     used = data.included_intervals()
     people = f"{used['participant_id'].nunique()} participants"
     items = [
-        ("Participants", str(visits["participant_id"].nunique()), ", ".join(f"{n} {_GROUPS.get(g, g)}" for g, n in _people(visits) if g)),
+        ("Participants", str(participants_of(visits).nunique()), ", ".join(f"{n} {_GROUPS.get(g, g)}" for g, n in _people(visits) if g)),
         ("Visits", str(len(visits)), ", ".join(f"{n} {status}" for status, n in counts.items())),
         ("Visits with liver iron", str(len(lic)), _range(lic)),
         ("Annual intervals", str(len(used)), people),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.config.statistics import StatisticsParams
@@ -152,7 +153,10 @@ def from_balance(lic: pd.DataFrame, annual_change: pd.DataFrame, params: Statist
 
 
 def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: StatisticsParams) -> Estimate:
-    """Intercept that gives healthy livers their assumed LIC; its error is that of slope and mean susceptibility."""
+    """Intercept that gives healthy livers their assumed LIC; its error is that of slope and mean susceptibility.
+
+    The interval joins those of slope and mean, each with its own degrees of freedom (Zou and Donner, Stat Med 2008;27:1693).
+    """
     means = healthy.groupby("participant_id")["chi_hqsm_ppm"].mean().to_numpy(float)
     if means.size < 2:
         raise ProcessingError(
@@ -163,4 +167,12 @@ def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: Statistics
     chi, chi_error = float(means.mean()), float(means.std(ddof=1) / np.sqrt(means.size))
     value = params.healthy_lic_mg_g - slope.value * chi
     error = float(np.hypot(chi * slope.std_error, slope.value * chi_error))
-    return Estimate(value=value, std_error=error, ci_lo=value - 1.96 * error, ci_hi=value + 1.96 * error)
+    of_mean = slope.value * float(stats.t.ppf(0.5 + params.confidence_level / 2, means.size - 1)) * chi_error
+    # a steeper slope lowers the intercept where healthy livers lie above the reference tissue, and raises it below
+    of_slope = sorted((chi * (slope.value - slope.ci_lo), chi * (slope.value - slope.ci_hi)))
+    return Estimate(
+        value=value,
+        std_error=error,
+        ci_lo=value - float(np.hypot(of_slope[0], of_mean)),
+        ci_hi=value + float(np.hypot(of_slope[1], of_mean)),
+    )

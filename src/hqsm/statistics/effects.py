@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,18 +81,40 @@ def scores_by_participant(histology: pd.DataFrame) -> dict[str, dict[str, float]
     return found
 
 
-def explant_rows(lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, params: RecordsParams) -> list[Row]:
-    """Rows of explants.tsv: one per specimen, method and setting."""
+def explantation_dates(chemistry: pd.DataFrame, visits: pd.DataFrame) -> dict[str, str]:
+    """Day of each participant's explantation as the chemistry has it, else that of the visit of type ``explant``; absent where unknown."""
+    of_visits = visits[visits["visit_type"] == "explant"].rename(columns={"visit_date": "explant_date"})
+    dates = pd.concat([frame[["participant_id", "explant_date"]] for frame in (of_visits, chemistry)])
+    return {str(who): str(when) for who, when in dates[dates["explant_date"] != ""].itertuples(index=False)}
+
+
+def _last_scan(scans: pd.DataFrame, dates: Mapping[tuple[str, str], str], until: str) -> Row | None:
+    """The last of one participant's scans by the records' ``dates``; one that is known to be later than ``until`` is another liver's."""
+    dated = [(dates.get((row["participant_id"], row["session_id"]), ""), row) for row in scans.to_dict(orient="records")]
+    before = [(when, row) for when, row in dated if not (when and until and when > until)]
+    found = max(before, key=lambda scan: (scan[0], scan[1]["session_id"]), default=None)
+    return {str(key): value for key, value in found[1].items()} if found else None
+
+
+def explant_rows(
+    lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, visits: pd.DataFrame, params: RecordsParams
+) -> list[Row]:
+    """Rows of explants.tsv: one per specimen, method and setting.
+
+    In vivo it is the last scan up to the day of the explantation by the dates of ``visits`` (the records' table): a later one
+    shows the graft.
+    """
     reference, scores = chemistry_by_participant(chemistry, params), scores_by_participant(histology)
+    dates = {(row["participant_id"], row["session_id"]): row["visit_date"] for row in visits.to_dict(orient="records")}
+    explanted = explantation_dates(chemistry, visits)
     nothing = Chemistry(mean_mg_g=float("nan"), sd_mg_g=float("nan"), n_replicates=0, n_below_lod=0)
     rows = []
     usable = lic[lic["qc_status"].isin(["ok", "warning"])]
     for who in sorted(set(reference) | set(scores)):
         found = reference.get(who, nothing)
         for setting in SETTINGS:
-            visits = usable[(usable["participant_id"] == who) & (usable["specimen"] == setting)]
-            # the last scan before the explantation is the one that the specimen is compared with
-            visit = visits.sort_values("session_id").iloc[-1] if len(visits) else None
+            scans = usable[(usable["participant_id"] == who) & (usable["specimen"] == setting)]
+            visit = _last_scan(scans, dates, explanted.get(who, "") if setting == "in_vivo" else "")
             for method in METHODS:
                 names = (f"lic_{method}_{end}" for end in ("mg_g", "lo", "hi"))
                 value, low, high = (float(visit[name]) if visit is not None else float("nan") for name in names)

@@ -125,7 +125,7 @@ def _line_rows(x: FloatArray, y: FloatArray, ratio: float, ratio_source: str, pa
     if n < FEWEST:
         return rows
     if (x > 0).all():
-        percent = bland_altman(np.zeros(n), 100 * (y - x) / ((x + y) / 2)) if (x + y > 0).all() else None
+        percent = bland_altman(np.zeros(n), 100 * (y - x) / ((x + y) / 2), level) if (x + y > 0).all() else None
         if percent is not None:
             for name in ("bias", "lower_limit", "upper_limit"):
                 rows.append({"quantity": f"{name}_percent", "n": n, "note": "of the mean of both", **_estimate(getattr(percent, name))})

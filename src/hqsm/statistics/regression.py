@@ -159,8 +159,8 @@ def design_matrix(frame: pd.DataFrame, chelator: str = "chelator_g_per_kg_per_ye
 
 
 def first_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """The earliest interval of each participant."""
-    return frame.sort_values(["participant_id", "start_session"], kind="stable").drop_duplicates("participant_id")
+    """The earliest interval of each participant; rows are in the order of time, as the exposure's are."""
+    return frame.drop_duplicates("participant_id")
 
 
 def usable_intervals(annual_change: pd.DataFrame, *columns: str) -> pd.DataFrame:

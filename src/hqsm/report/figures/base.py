@@ -23,6 +23,11 @@ LIC_BANDS_MG_G = (1.8, 3.2, 7.0, 15.0)
 """Upper end of normal, and the limits of rising risk: Olivieri and Brittenham, Blood 1997;89:739."""
 
 
+def participants_of(visits: pd.DataFrame) -> pd.Series:
+    """The participant of each visit of visits.tsv; a folder that is no visit is nobody's."""
+    return visits.loc[visits["session_id"] != "", "participant_id"]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything that the report is made from.

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hqsm.report.figures.base import ReportData, StudyFigure, finish
+from hqsm.report.figures.base import ReportData, StudyFigure, finish, participants_of
 
 _GROUPS = {"thalassemia": "Thalassaemia", "transplant": "Transplant", "healthy": "Healthy controls", "": "Group not in the records"}
 
@@ -20,7 +20,7 @@ def flow_counts(data: ReportData) -> pd.DataFrame:
     """
     visits, lic, change = data.tables["visits"], data.tables["lic"], data.tables["annual_change"]
     rows: list[tuple[str, str, int, str]] = []
-    rows.append(("participants", "", visits["participant_id"].nunique(), ""))
+    rows.append(("participants", "", participants_of(visits).nunique(), ""))
     rows.append(("visits_found", "", len(visits), ""))
     for status in ("rejected", "excluded"):
         part = visits[visits["status"] == status]

@@ -1,0 +1,104 @@
+"""Maps of what was fitted: which numbers are given, put back into their volume, with what a person configured done to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hqsm import r2star
+from hqsm.arrays import AnyArray
+from hqsm.compiled import njit, prange
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho, WaterFat
+from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S
+from hqsm.fatwater.fit import CONSTRAINED, FREE, Fit
+from hqsm.fatwater.initialisation import InitialField
+from hqsm.fatwater.measurability import Measurable
+from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
+from hqsm.fatwater.tissue import Tissue
+
+_LARGEST_PDFF_SE_PERCENT = 50.0
+_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
+"""Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
+_LARGEST_RESIDUAL = 0.25
+_NOISE_LIKE = 8.0
+"""Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
+
+
+def assemble(echoes: MultiEcho, tissue: Tissue, fit: Fit, start: InitialField, measurable: Measurable, *, separable: bool) -> WaterFat:
+    """The maps of what was fitted, each number only where it is known."""
+    linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors
+    fitted = np.isfinite(fit.residual)
+    with np.errstate(invalid="ignore"):
+        censored = fitted & (measurable.censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
+    energy, brightest = tissue.powers
+    relative = np.sqrt(fit.residual / energy)
+    lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
+    decay_known = fitted & ~censored & ~measurable.lost
+    with np.errstate(invalid="ignore"):
+        # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
+        fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
+        has_fat = np.isin(fit.model, (FREE, CONSTRAINED))
+        fat_known = decay_known & has_fat & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
+    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
+    with np.errstate(invalid="ignore"):
+        # less than no fat, or less than no water, and by more than errors allow: two fields or moving tissue in one voxel
+        fat_known &= np.abs(pdff - 50) < 50 + np.maximum(_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE * errors[:, 2])
+
+    def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
+        nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
+        return _placed(values, valid, tissue.index, nothing)
+
+    return WaterFat(
+        water=volume(linear[:, 0], fitted),
+        fat=volume(linear[:, 1], fat_known),
+        pdff_percent=volume(pdff, fat_known),
+        r2star_per_s=volume(nonlinear[:, 1], decay_known),
+        field_hz=volume(nonlinear[:, 0], lit),
+        pdff_se_percent=volume(errors[:, 2], fat_known),
+        r2star_se_per_s=volume(errors[:, 1], decay_known),
+        field_se_hz=volume(errors[:, 0], lit),
+        residual=volume(relative, fitted),
+        model=_placed(fit.model.astype(np.uint8), fitted, tissue.index, np.uint8(0)),
+        censored=_placed(censored, fitted, tissue.index, np.False_),
+        swap_margin=volume(start.swap_margin, fitted),
+        field_difference_hz=volume(start.difference_hz, fitted),
+        r2star_limit_per_s=measurable.r2star_limit_per_s,
+        field_strength_tesla=echoes.field_strength_tesla,
+        grid=echoes.grid,
+        codes=(*(() if separable else ("FAT_NOT_SEPARABLE",)), *start.codes),
+    )
+
+
+@njit(parallel=True)
+def _placed(values: AnyArray, valid: AnyArray, index: AnyArray, nothing: Any) -> AnyArray:  # pragma: no cover - compiled
+    """(x, y, z) the values of the voxels where they are ``valid``, of the type of ``nothing``, which is elsewhere."""
+    nx, ny, nz = index.shape
+    volume = np.full((nx, ny, nz), nothing)
+    for x in prange(nx):
+        for y in range(ny):
+            for z in range(nz):
+                v = index[x, y, z]
+                if v >= 0 and valid[v]:
+                    volume[x, y, z] = values[v]
+    return volume
+
+
+def as_wished(maps: WaterFat, echoes: MultiEcho, params: FatWaterParams) -> WaterFat:
+    """The maps with the configured estimator of R2* and correction of the fat fraction; what is unknown stays unknown."""
+    if params.r2star_estimator != "complex":
+        known = np.isfinite(maps.r2star_per_s)
+        alone = np.full(known.shape, np.nan, np.float32)
+        alone[known] = r2star.estimate(params.r2star_estimator, np.abs(echoes.signal[known]), echoes.echo_times_s, echoes.noise_sd)
+        maps = replace(maps, r2star_per_s=alone, codes=(*maps.codes, "R2STAR_FAT_FREE"))
+    if params.t1_correction:
+        if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
+            return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))
+        weight = t1_weight_of_fat(echoes.flip_angle_degrees, echoes.repetition_time_s, echoes.field_strength_tesla)
+        pdff, factor = without_t1(maps.pdff_percent, weight)
+        maps = replace(maps, pdff_percent=pdff.astype(np.float32), pdff_se_percent=(maps.pdff_se_percent * factor).astype(np.float32))
+    return maps
