@@ -324,3 +324,19 @@ def test_iron_outside_the_liver_has_a_level_of_its_own_as_wide_as_its_decay_says
 def test_tissue_and_noise_have_no_iron_elsewhere() -> None:
     maps, ball, _ = ball_of_liver("axial", liver_r2star_per_s=40.0)
     assert not expected_sources(maps, regions_of(maps, np.zeros_like(ball)), SusceptibilityParams(), specimen="in_vitro").prior.organs
+
+
+def test_a_liver_without_a_field_of_its_own_beside_a_lung_has_its_dome_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, liver, _ = ball_of_liver()
+    params = SusceptibilityParams()
+    monkeypatch.setattr("hqsm.expected_sources._liver_is_torn", lambda maps, regions: True)
+    assert expected_sources(maps, regions_of(maps, liver), params, specimen="in_vitro").prior.dome is None
+    air = np.zeros_like(liver)
+    air[3:41, 3:7] = True
+    faint = replace(maps, water=np.where(air, 3, maps.water).astype(np.complex64), model=np.where(air, 0, maps.model).astype(np.uint8))
+    dome = expected_sources(faint, regions_of(faint, liver), params, specimen="in_vitro").prior.dome
+    assert dome is not None
+    assert dome.lung[10:30, 5, 5:15].min() > 0.9
+    assert dome.lung[:, 12:].max() == 0
+    assert dome.organ.sum() == pytest.approx(liver.sum(), rel=0.05)
+    assert 6 < dome.lung_ppm < 8

@@ -10,7 +10,7 @@ from scipy import ndimage
 from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
-from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
+from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
 from hqsm.liver_share import REACH_VOXELS, liver_share, moved
 from hqsm.other_iron import iron_elsewhere
@@ -25,8 +25,9 @@ _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
 _LIVER_HALF_LENGTH_MM, _SPLEEN_HALF_LENGTH_MM = 80.0, 55.0
-"""How a liver whose own field says nothing goes on where the slab cuts it, and a spleen beside it. Livers that show their own field are
-known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility_accuracy.md)."""
+"""How a liver whose own field says nothing goes on where the slab cuts it, lung in the place that it leaves, and a spleen beside it. Livers
+that show their own field are known better than where they end: they would be 0.05 ppm lower, and scatter as much
+(docs/susceptibility_accuracy.md)."""
 _HOLE_SD_PPM = 0.5
 """Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
 _VOXEL_SHARE = 0.2
@@ -190,7 +191,12 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
     return Expectation(
         prior=SourcePrior(
-            mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
+            mean_ppm=mean,
+            sd_ppm=sd,
+            organs=tuple(organs),
+            smooth=tuple(smooth),
+            dome=_dome(organ, air.lungs) if torn else None,
+            beyond=Beyond(padding_mm=params.padding_mm),
         ),
         without_data=without_data,
         liver_is_dark=dark,
@@ -198,6 +204,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         liver_edge_seen=found.seen,
         field_error_ppm=np.sqrt(field_error2),
     )
+
+
+def _dome(liver: FloatArray, lungs: tuple[Organ, ...]) -> Dome | None:
+    """What lies above the liver where the slab cuts it below the diaphragm."""
+    if not lungs or not liver.any():
+        return None
+    lung = np.sum([each.share for each in lungs], axis=0)
+    return Dome(organ=liver, lung=lung, lung_ppm=_LUNG_PPM, half_length_mm=_LIVER_HALF_LENGTH_MM)
 
 
 def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
