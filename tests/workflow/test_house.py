@@ -37,6 +37,7 @@ EDGES = {
     "masks",
     "nifti",
     "physio",
+    "private_folder",
     "provenance",
     "readpack",
     "report",
