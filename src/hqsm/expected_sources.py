@@ -49,9 +49,9 @@ _KNOWN_FAT_SE_PERCENT = 15.0
 _UNEVEN_SHARE, _UNEVEN_MM = 0.1, 30.0
 """How uneven iron lies in the liver, over its level, and over what distance. Without it the level would be that of the liver's
 surface, where the field tells most, and not that of the whole."""
-_DARK_UNEVEN_SHARE, _DARK_VOXEL_SHARE = 0.03, 0.05
-"""The same, and that of single voxels, of a liver whose own field hardly counts: what shows outside does not tell uneven iron from more
-of it, and uneven iron would be taken for what nothing contradicts."""
+_DARK_UNEVEN_SHARE = 0.03
+"""The same of a liver whose own field counts little: what shows outside does not tell uneven iron from more of it, and uneven iron
+would be taken for what nothing contradicts."""
 _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
@@ -72,9 +72,6 @@ the whole surface in one sense, so that ten times that keeps the liver from answ
 _MIXED_HOLE = 0.1
 """The same where a vessel or a lesion without iron is cut: as it is measured, as its surface lies all around it."""
 _DARK_SHARE = 0.1
-_DARK_FIELD_ERROR_PPM = 1.0
-"""Error of the field in a dark liver, beyond its standard error: neighbours err together there. Left out as a whole, a liver beside
-a spleen with iron, in a slab that cuts both, read 1.6 of 6.1 ppm too low; counted as it is, livers read up to 6 % high."""
 _TORN_PPM, _MOST_TORN = 1.7, 0.01
 """Half of the shift between water and fat, and the share of neighbours that may differ by more: none in livers whose field is
 right to 1 ppm everywhere, a tenth where a quarter of the liver is wrong by the shift of fat."""
@@ -94,8 +91,8 @@ class Expectation:
     without_data
         Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
     liver_is_dark
-        Whether the liver's own field is hardly a measurement and counts little: its susceptibility is mostly what its
-        surroundings show.
+        Whether the liver's decay is so fast that much of it was fitted without fat: its own field is uncertain, and its
+        susceptibility much what its surroundings show.
     liver_is_left_out
         Whether it is torn and left out as well: its susceptibility is wholly what its surroundings show.
     liver_edge_seen
@@ -144,8 +141,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
-    voxel_share, uneven_share = (_DARK_VOXEL_SHARE, _DARK_UNEVEN_SHARE) if dark else (_VOXEL_SHARE, _UNEVEN_SHARE)
-    sd = np.maximum(sd, np.where(share > 0.5, np.float32(voxel_share * iron_ppm), 0))
+    uneven_share = _DARK_UNEVEN_SHARE if dark else _UNEVEN_SHARE
+    sd = np.maximum(sd, np.where(share > 0.5, np.float32(_VOXEL_SHARE * iron_ppm), 0))
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
     sd[air.outside] = _AIR_SD_PPM
@@ -191,8 +188,6 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     )
     if torn:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
-    elif dark:
-        field_error2[regions.liver_whole] += np.float32(_DARK_FIELD_ERROR_PPM**2)
     return Expectation(
         prior=SourcePrior(
             mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
