@@ -38,6 +38,7 @@ EDGES = {
     "masks",
     "nifti",
     "physio",
+    "private_folder",
     "provenance",
     "readpack",
     "report",
