@@ -130,10 +130,10 @@ def test_the_value_of_a_functional_is_the_weighted_sum_of_the_map() -> None:
 
 
 @pytest.mark.parametrize("apart_mm", [0, 3, 6, 12, 30])
-def test_deep_in_an_organ_that_may_hold_lesions_neighbours_deviate_together_by_two_gaussians(apart_mm: int) -> None:
-    """K K' of K = 0.8 + 0.6 G in the continuum: of the voxel, of the Gaussian, and of one wider by the root of 2."""
+def test_deep_in_an_organ_that_may_hold_lesions_neighbours_deviate_together_by_a_gaussian_less_a_wider_one(apart_mm: int) -> None:
+    """K K' of K = 0.4 + 1.5 (G - F) in the continuum: products of Gaussians are Gaussians whose variances are added."""
     voxel_mm = 3.0
-    grid = VoxelGrid(shape=(30, 20, 20), affine_mm=np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0]))
+    grid = VoxelGrid(shape=(48, 40, 40), affine_mm=np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0]))
     ones = np.ones(grid.shape, np.float32)
     total = TotalField(field_ppm=0 * ones, weight=ones, mask=ones > 0, grid=grid)
 
@@ -141,13 +141,15 @@ def test_deep_in_an_organ_that_may_hold_lesions_neighbours_deviate_together_by_t
         organ = Organ(share=ones, level_sd_ppm=0.0, may_hold_lesions=may_hold_lesions)
         model = SourceModel(total, ones, SourcePrior(mean_ppm=0 * ones, sd_ppm=0.5 * ones, organs=(organ,), beyond=Beyond(padding_mm=6.0)))
         at = [np.zeros(grid.shape, np.float32) for _ in range(2)]
-        at[0][10, 10, 10] = at[1][10 + round(apart_mm / voxel_mm), 10, 10] = 1
+        at[0][20, 20, 20] = at[1][20 + round(apart_mm / voxel_mm), 20, 20] = 1
         return float(np.vdot(model.functional(at[0]), model.functional(at[1])))
 
     def gaussian(sigma_mm: float) -> float:
         return float((voxel_mm / (sigma_mm * np.sqrt(2 * np.pi))) ** 3 * np.exp(-0.5 * (apart_mm / sigma_mm) ** 2))
 
-    together = 0.8**2 * (apart_mm == 0) + 2 * 0.8 * 0.6 * gaussian(4.0) + 0.6**2 * gaussian(4.0 * np.sqrt(2))
+    once = gaussian(4.0) - gaussian(12.0)
+    twice = gaussian(4.0 * np.sqrt(2)) - 2 * gaussian(np.hypot(4.0, 12.0)) + gaussian(12.0 * np.sqrt(2))
+    together = 0.4**2 * (apart_mm == 0) + 2 * 0.4 * 1.5 * once + 1.5**2 * twice
     assert covariance(may_hold_lesions=True) == pytest.approx(0.25 * together, rel=1e-3, abs=1e-7)
     assert covariance(may_hold_lesions=False) == pytest.approx(0.25 * (apart_mm == 0), rel=1e-6)
 
@@ -444,8 +446,8 @@ def test_in_strong_iron_the_map_is_quieter_at_the_same_contrast_of_a_lesion(monk
     kept, sd = kept_and_sd()
     monkeypatch.setattr(source_model.SharedInPart, "added", lambda self, deviations: 0 * deviations[self.box])
     kept_by_independent, sd_of_independent = kept_and_sd()
-    assert kept > max(0.75, kept_by_independent)
-    assert sd < 0.85 * sd_of_independent
+    assert kept > max(0.75, 0.99 * kept_by_independent)
+    assert sd < 0.6 * sd_of_independent
 
 
 def test_what_no_body_can_make_is_left_out_and_the_sphere_keeps_its_susceptibility() -> None:

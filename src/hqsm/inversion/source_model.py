@@ -27,8 +27,9 @@ from hqsm.inversion.voxel_means import VoxelMeanDipole
 
 _WHOLLY = 0.99
 """Share of an organ from which on a voxel is deep in it."""
-_ALONE, _TOGETHER, _TOGETHER_MM = 0.8, 0.6, 4.0
-"""Deep in an organ that may hold lesions: what a voxel deviates by alone, with its neighbours, and sigma of the mean over them."""
+_ALONE, _TOGETHER, _TOGETHER_MM, _APART_MM = 0.4, 1.5, 4.0, 12.0
+"""Deep in an organ that may hold lesions: what a voxel deviates by alone, with its neighbours, sigma of the mean over them, and of the
+mean from which that is counted: what is longer is the organ's level."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
 _LUNG_BESIDE = 0.1
@@ -195,33 +196,38 @@ def _hats(n: int, d_mm: float, spacing_mm: float) -> FloatArray:
 
 
 class SharedInPart:
-    """K = 1 + d (0.6 G - 0.2) d, symmetric: deep voxels (d = 1) deviate alone and, through a Gaussian mean G, with their neighbours.
+    """K = 1 + d (1.5 (G - F) - 0.6) d, symmetric: deep voxels (d = 1) deviate alone and with their neighbours, through Gaussian means.
 
-    To independent voxels the long waves of a lesion, most of its contrast, are as unlikely as noise is. By K long waves have
-    1.4 times the standard deviation and short ones 0.8 times: more of a lesion is kept at the same error of the map.
+    To independent voxels the waves of a lesion, most of its contrast, are as unlikely as noise is. By K they have up to 1.5
+    times the standard deviation, short ones 0.4 times: more of a lesion is kept at a smaller error of the map. The wider mean F keeps
+    the longest waves out: they would be taken for the organ's level, and it for them.
     """
 
     def __init__(self, deep: Mask, voxel_size_mm: FloatArray) -> None:
         self.box = box_around(deep)
         self._deep = deep[self.box].astype(np.float32)
-        gx, gy, gz = (_gaussian_means(n, float(d)) for n, d in zip(self._deep.shape, voxel_size_mm, strict=True))
-        self._means = Separable((gx, gy, gz))
+        self._near, self._far = (_gaussian_means(self._deep.shape, voxel_size_mm, sigma_mm) for sigma_mm in (_TOGETHER_MM, _APART_MM))
 
     def added(self, deviations: FloatArray) -> FloatArray:
         """(K - 1) applied to voxels (x, y, z), in the box where it is not zero."""
         within = deviations[self.box]
-        change = self._means.volume(self._deep * within)
+        deep = self._deep * within
+        change = self._near.volume(deep)
+        change -= self._far.volume(deep)
         change *= np.float32(_TOGETHER)
         change -= np.float32(1 - _ALONE) * within
         change *= self._deep
         return change
 
 
-def _gaussian_means(n: int, d_mm: float) -> FloatArray:
-    """(n, n) means over neighbours along an axis, symmetric: what lies beyond its ends counts as zero."""
-    at = np.arange(n) * (d_mm / _TOGETHER_MM)
-    weights = np.exp(-0.5 * (at[:, None] - at[None, :]) ** 2)
-    return np.asarray(weights * (d_mm / (_TOGETHER_MM * np.sqrt(2 * np.pi))), np.float32)
+def _gaussian_means(shape: tuple[int, ...], voxel_size_mm: FloatArray, sigma_mm: float) -> Separable:
+    """Means over neighbours, symmetric: what lies beyond the volume's ends counts as zero."""
+    means = []
+    for n, d_mm in zip(shape, voxel_size_mm, strict=True):
+        at = np.arange(n) * (float(d_mm) / sigma_mm)
+        weights = np.exp(-0.5 * (at[:, None] - at[None, :]) ** 2)
+        means.append(np.asarray(weights * (float(d_mm) / (sigma_mm * np.sqrt(2 * np.pi))), np.float32))
+    return Separable((means[0], means[1], means[2]))
 
 
 class SourceModel:
