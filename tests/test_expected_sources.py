@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,9 @@ from scipy import ndimage
 from conftest import make_grid
 from hqsm.arrays import Mask
 from hqsm.config.susceptibility import SusceptibilityParams
-from hqsm.data import Regions, WaterFat
+from hqsm.data import Regions, TotalField, WaterFat
 from hqsm.expected_sources import expected_sources
+from hqsm.inversion import total_field
 from hqsm.liver.vessels import vessels
 from hqsm.liver_share import liver_share
 from spheres import sphere
@@ -136,6 +138,19 @@ def test_without_iron_the_mask_alone_says_what_is_liver() -> None:
     assert found.seen == 0
 
 
+@pytest.mark.parametrize("change", [np.copy, ndimage.binary_dilation, ndimage.binary_erosion])
+def test_where_nothing_tells_the_liver_apart_its_edge_follows_what_is_told_elsewhere(change: Callable[[Mask], Mask]) -> None:
+    """A ball without iron whose muscle is darker on one side alone; a mask one voxel off has 25 and 27 % wrong on the other."""
+    maps, liver, share = ball_of_liver("axial", liver_r2star_per_s=30.0)
+    muscle = np.where(np.arange(liver.shape[1]) < 20, 70.0, 100.0)[None, :, None]
+    water = share * 100 + (1 - share) * muscle + 3 * np.random.default_rng(2).standard_normal(liver.shape)
+    nothing = np.zeros_like(liver)
+    found = liver_share(replace(maps, water=water.astype(np.complex64)), ~nothing, change(liver), nothing, nothing)
+    assert found.seen == 0
+    untold = (slice(None), slice(26, None))
+    assert found.share[untold].sum() == pytest.approx(share[untold].sum(), rel=0.08)
+
+
 def test_an_empty_mask_is_no_liver() -> None:
     maps, liver, _ = ball_of_liver()
     nothing = np.zeros_like(liver)
@@ -212,7 +227,7 @@ def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measureme
     assert expected.without_data[liver].all()
 
 
-def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_little_but_is_not_left_out() -> None:
+def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_by_its_standard_error() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=900.0)
     params = SusceptibilityParams()
     fitted = expected_sources(maps, regions_of(maps, liver), params, specimen="in_vitro")
@@ -221,14 +236,33 @@ def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_little_but_is_n
     assert dark.liver_is_dark
     assert not dark.liver_is_left_out
     assert not fitted.liver_is_dark
-    deep = ndimage.binary_erosion(liver, iterations=3)
-    assert not dark.without_data[deep].any()
-    assert fitted.field_error_ppm[deep].max() < 0.5
-    assert dark.field_error_ppm[deep].min() >= 1.0
-    np.testing.assert_array_equal(dark.field_error_ppm[~liver], fitted.field_error_ppm[~liver])
+    assert not dark.without_data[ndimage.binary_erosion(liver, iterations=3)].any()
+    np.testing.assert_array_equal(dark.field_error_ppm, fitted.field_error_ppm)
 
 
-def test_a_liver_whose_own_field_hardly_counts_is_even_to_the_model() -> None:
+def test_a_lesion_in_a_dark_liver_keeps_most_of_what_it_keeps_in_one_that_was_fitted_with_fat() -> None:
+    """Its field is as good as its standard error says; an error of 1 ppm more left a lesion of 15 mm 5 % of its contrast."""
+    maps, liver, share = ball_of_liver(liver_r2star_per_s=600.0)
+    _, of_ball = sphere(maps.grid, 26.0, 6.0)
+    lesion, of_lesion = sphere(maps.grid, 7.5, -1.0)
+    noise_ppm = np.full(maps.grid.shape, 0.05, np.float32)
+    field = (of_ball + of_lesion + noise_ppm * np.random.default_rng(3).standard_normal(maps.grid.shape)).astype(np.float32)
+    in_water = replace(regions_of(maps, liver), body=np.ones_like(liver))
+    total = TotalField(field_ppm=field, weight=1 / noise_ppm, mask=in_water.body, grid=maps.grid)
+
+    def contrast_ppm(of: WaterFat) -> float:
+        expected = expected_sources(of, in_water, SusceptibilityParams(), specimen="in_vitro")
+        noise = np.hypot(noise_ppm, expected.field_error_ppm)
+        chi = total_field.invert(total, noise, expected.prior, tolerance=3e-4, max_iterations=300).chi_ppm
+        return float(np.median(chi[(share > 0.99) & (lesion == 0)]) - chi[lesion > 0.9].mean())
+
+    without_fat = replace(maps, model=np.where(liver, 3, maps.model).astype(maps.model.dtype))
+    dark, fitted = contrast_ppm(without_fat), contrast_ppm(maps)
+    assert fitted > 0.45
+    assert dark > 0.75 * fitted
+
+
+def test_a_dark_liver_is_even_to_the_model() -> None:
     """Outside a ball uneven iron looks like more or less iron: what the data do not tell is not to be asked of them."""
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=900.0)
     without_fat = replace(maps, model=np.where(liver, 3, maps.model).astype(maps.model.dtype))
@@ -239,7 +273,7 @@ def test_a_liver_whose_own_field_hardly_counts_is_even_to_the_model() -> None:
         return float(prior.sd_ppm[deep].max()), max(float(part.sd_ppm[deep].max()) for part in prior.smooth)
 
     (voxel, shared), (dark_voxel, dark_shared) = uneven_ppm(maps), uneven_ppm(without_fat)
-    assert dark_voxel < 0.5 * voxel
+    assert dark_voxel == voxel  # a lesion is as likely there
     assert dark_shared < 0.5 * shared
 
 
@@ -290,3 +324,19 @@ def test_iron_outside_the_liver_has_a_level_of_its_own_as_wide_as_its_decay_says
 def test_tissue_and_noise_have_no_iron_elsewhere() -> None:
     maps, ball, _ = ball_of_liver("axial", liver_r2star_per_s=40.0)
     assert not expected_sources(maps, regions_of(maps, np.zeros_like(ball)), SusceptibilityParams(), specimen="in_vitro").prior.organs
+
+
+def test_a_liver_without_a_field_of_its_own_beside_a_lung_has_its_dome_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, liver, _ = ball_of_liver()
+    params = SusceptibilityParams()
+    monkeypatch.setattr("hqsm.expected_sources._liver_is_torn", lambda maps, regions: True)
+    assert expected_sources(maps, regions_of(maps, liver), params, specimen="in_vitro").prior.dome is None
+    air = np.zeros_like(liver)
+    air[3:41, 3:7] = True
+    faint = replace(maps, water=np.where(air, 3, maps.water).astype(np.complex64), model=np.where(air, 0, maps.model).astype(np.uint8))
+    dome = expected_sources(faint, regions_of(faint, liver), params, specimen="in_vitro").prior.dome
+    assert dome is not None
+    assert dome.lung[10:30, 5, 5:15].min() > 0.9
+    assert dome.lung[:, 12:].max() == 0
+    assert dome.organ.sum() == pytest.approx(liver.sum(), rel=0.05)
+    assert 6 < dome.lung_ppm < 8

@@ -1,5 +1,7 @@
 """Total-field inversion: laws of its model, and the closed form of a sphere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from hqsm.data import TotalField, VoxelGrid
 from hqsm.inversion import source_model, total_field
 from hqsm.inversion.reduced import Preconditioner, Reduced, _joined_slices, block_mean
 from hqsm.inversion.separable import SolidHarmonics
-from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourceModel, SourcePrior
+from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourceModel, SourcePrior
 from hqsm.solvers import conjugate_gradient
 from spheres import sphere
 
@@ -347,6 +349,39 @@ def test_an_organ_that_the_slab_cuts_goes_on_as_an_ellipsoid_would(cut_at_mm: fl
     np.testing.assert_allclose(sections.sum(), truth.sum(), rtol=0.08)
     np.testing.assert_allclose(sections, truth, atol=0.1)
     assert not beyond_the_end(Organ(share=share, level_sd_ppm=1.0)).any()
+
+
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_above_a_liver_that_the_slab_cuts_lung_takes_the_place_that_an_ellipsoid_leaves(upside_down: bool) -> None:
+    # 30 mm above its middle an ellipsoid of 60 mm is cut, with lung beside its upper end and none at its lower end, cut as well
+    grid = VoxelGrid(shape=(16, 12, 15), affine_mm=np.diag([4.0, 4.0, 4.0, 1.0]))
+    at = (np.arange(15) + 0.5) * 4 - 30
+    liver, lung = np.zeros((2, *grid.shape), np.float32)
+    liver[4:8, 4:8] = np.clip(1 - (at / 60) ** 2, 0, None)
+    lung[10:12, 4:8, -4:] = 0.5
+    if upside_down:
+        liver, lung = liver[..., ::-1].copy(), lung[..., ::-1].copy()
+    flat = np.full(grid.shape, 0.1, np.float32)
+    total = TotalField(field_ppm=0 * flat, weight=1 + 0 * flat, mask=flat > 0, grid=grid)
+    dome = Dome(organ=liver, lung=lung, lung_ppm=7.0, half_length_mm=60.0)
+
+    def mean_ppm(dome: Dome | None) -> np.ndarray:
+        prior = SourcePrior(mean_ppm=0 * flat, sd_ppm=flat, dome=dome, beyond=Beyond(padding_mm=100.0))
+        model = SourceModel(total, flat, prior)
+        assert not model.mean_ppm[model.inside].any()
+        ends = model.mean_ppm[..., model.inside[2].stop :], model.mean_ppm[..., model.inside[2].start - 1 :: -1]
+        above, below = ends[::-1] if upside_down else ends
+        assert not below.any()
+        return np.asarray(above.sum(axis=(0, 1)) / 16)
+
+    found = mean_ppm(dome)
+    z = 30 + (np.arange(found.size) + 0.5) * 4
+    last = 1 - (at[-1] / 60) ** 2
+    expected = 7.0 * (last - np.clip(1 - (z / 60) ** 2, 0, None))
+    assert expected[0] < 1 < 5 < expected[-1]
+    np.testing.assert_allclose(found, expected, atol=0.6)
+    assert not mean_ppm(replace(dome, lung=0 * lung)).any()
+    assert not mean_ppm(None).any()
 
 
 def map_of_an_organ_with_a_lesion(

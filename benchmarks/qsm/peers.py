@@ -33,6 +33,7 @@ import visits
 
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.report.map_montage import save_montage
+from hqsm.robust import median_and_scaled_mad
 from hqsm.susceptibility import magnitude_image, total_field_of
 
 HERE = Path(__file__).parent
@@ -251,7 +252,7 @@ def accuracy(chi: np.ndarray, visit: visits.Visit) -> dict[str, float]:
         "liver_ppm": float(np.median(chi[liver])),
         "liver_sd_ppm": float(np.std(chi[liver])),
         "liver_rmse_ppm": float(np.sqrt(np.mean(error**2))),
-        "streak_sd_ppm": float(1.4826 * np.median(np.abs(chi[still] - np.median(chi[still])))),
+        "streak_sd_ppm": median_and_scaled_mad(chi[still])[1],
     }
 
 

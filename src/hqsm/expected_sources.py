@@ -10,7 +10,7 @@ from scipy import ndimage
 from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
-from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
+from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
 from hqsm.liver_share import REACH_VOXELS, liver_share, moved
 from hqsm.other_iron import iron_elsewhere
@@ -25,8 +25,9 @@ _FAT_PPM, _FAT_SD_PPM = 0.6, 0.4
 """Fat against water-like tissue; published values spread from 0.2 to 1.2 ppm (docs/susceptibility.md)."""
 _LIVER_SD_PPM = 5.0
 _LIVER_HALF_LENGTH_MM, _SPLEEN_HALF_LENGTH_MM = 80.0, 55.0
-"""How a liver whose own field says nothing goes on where the slab cuts it, and a spleen beside it. Livers that show their own field are
-known better than where they end: they would be 0.05 ppm lower, and scatter as much (docs/susceptibility_accuracy.md)."""
+"""How a liver whose own field says nothing goes on where the slab cuts it, lung in the place that it leaves, and a spleen beside it. Livers
+that show their own field are known better than where they end: they would be 0.05 ppm lower, and scatter as much
+(docs/susceptibility_accuracy.md)."""
 _HOLE_SD_PPM = 0.5
 """Of the common level of what lies in the liver without iron: blood is 0.1 to 0.4 ppm from its oxygen."""
 _VOXEL_SHARE = 0.2
@@ -49,9 +50,9 @@ _KNOWN_FAT_SE_PERCENT = 15.0
 _UNEVEN_SHARE, _UNEVEN_MM = 0.1, 30.0
 """How uneven iron lies in the liver, over its level, and over what distance. Without it the level would be that of the liver's
 surface, where the field tells most, and not that of the whole."""
-_DARK_UNEVEN_SHARE, _DARK_VOXEL_SHARE = 0.03, 0.05
-"""The same, and that of single voxels, of a liver whose own field hardly counts: what shows outside does not tell uneven iron from more
-of it, and uneven iron would be taken for what nothing contradicts."""
+_DARK_UNEVEN_SHARE = 0.03
+"""The same of a liver whose own field counts little: what shows outside does not tell uneven iron from more of it, and uneven iron
+would be taken for what nothing contradicts."""
 _SMALLEST_POCKET_ML = 2.0
 _SMALLEST_LUNG_ML = 60.0
 _NEAR_MM = 8.0
@@ -72,9 +73,6 @@ the whole surface in one sense, so that ten times that keeps the liver from answ
 _MIXED_HOLE = 0.1
 """The same where a vessel or a lesion without iron is cut: as it is measured, as its surface lies all around it."""
 _DARK_SHARE = 0.1
-_DARK_FIELD_ERROR_PPM = 1.0
-"""Error of the field in a dark liver, beyond its standard error: neighbours err together there. Left out as a whole, a liver beside
-a spleen with iron, in a slab that cuts both, read 1.6 of 6.1 ppm too low; counted as it is, livers read up to 6 % high."""
 _TORN_PPM, _MOST_TORN = 1.7, 0.01
 """Half of the shift between water and fat, and the share of neighbours that may differ by more: none in livers whose field is
 right to 1 ppm everywhere, a tenth where a quarter of the liver is wrong by the shift of fat."""
@@ -94,8 +92,8 @@ class Expectation:
     without_data
         Gas and lung, and the voxels that a surface of air, gas or lung cuts through: these show the field of their tissue side.
     liver_is_dark
-        Whether the liver's own field is hardly a measurement and counts little: its susceptibility is mostly what its
-        surroundings show.
+        Whether the liver's decay is so fast that much of it was fitted without fat: its own field is uncertain, and its
+        susceptibility much what its surroundings show.
     liver_is_left_out
         Whether it is torn and left out as well: its susceptibility is wholly what its surroundings show.
     liver_edge_seen
@@ -144,8 +142,8 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     iron_ppm = _liver_ppm(maps, regions)
     liver_zone = ndimage.binary_dilation(share > 0.3, iterations=2) & body
     sd[liver_zone] = np.maximum(sd[liver_zone], 3 * params.tissue_sd_ppm)
-    voxel_share, uneven_share = (_DARK_VOXEL_SHARE, _DARK_UNEVEN_SHARE) if dark else (_VOXEL_SHARE, _UNEVEN_SHARE)
-    sd = np.maximum(sd, np.where(share > 0.5, np.float32(voxel_share * iron_ppm), 0))
+    uneven_share = _DARK_UNEVEN_SHARE if dark else _UNEVEN_SHARE
+    sd = np.maximum(sd, np.where(share > 0.5, np.float32(_VOXEL_SHARE * iron_ppm), 0))
     mean = air.mean_ppm.copy()
     sd[air.pockets] = _INSIDE_GAS[0]
     sd[air.outside] = _AIR_SD_PPM
@@ -191,11 +189,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     )
     if torn:
         without_data |= ndimage.binary_dilation(regions.liver_whole, _CROSS)
-    elif dark:
-        field_error2[regions.liver_whole] += np.float32(_DARK_FIELD_ERROR_PPM**2)
     return Expectation(
         prior=SourcePrior(
-            mean_ppm=mean, sd_ppm=sd, organs=tuple(organs), smooth=tuple(smooth), beyond=Beyond(padding_mm=params.padding_mm)
+            mean_ppm=mean,
+            sd_ppm=sd,
+            organs=tuple(organs),
+            smooth=tuple(smooth),
+            dome=_dome(organ, air.lungs) if torn else None,
+            beyond=Beyond(padding_mm=params.padding_mm),
         ),
         without_data=without_data,
         liver_is_dark=dark,
@@ -203,6 +204,14 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         liver_edge_seen=found.seen,
         field_error_ppm=np.sqrt(field_error2),
     )
+
+
+def _dome(liver: FloatArray, lungs: tuple[Organ, ...]) -> Dome | None:
+    """What lies above the liver where the slab cuts it below the diaphragm."""
+    if not lungs or not liver.any():
+        return None
+    lung = np.sum([each.share for each in lungs], axis=0)
+    return Dome(organ=liver, lung=lung, lung_ppm=_LUNG_PPM, half_length_mm=_LIVER_HALF_LENGTH_MM)
 
 
 def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:

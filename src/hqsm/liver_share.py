@@ -23,6 +23,8 @@ fields beat in it, which is decay; of much iron its brighter half is seen. Of ei
 _LITTLE_TO_MUCH_PER_S_AT_1T5 = (170.0, 480.0)
 _NO_SEPARATION, _FULL_SEPARATION = 2.0, 5.0
 """Distance in standard deviations between what is inside and outside near a place (brightness, fat and R2* together), for the same."""
+_LEAST_TOLD, _MOVES_VOXELS = 0.3, np.linspace(-1.5, 1.5, 31)
+"""Share of the mask's edge that the levels must tell for the rest of it to follow, and how far."""
 _PURE_FAT_PERCENT, _FAINT = 85.0, 0.4
 _STRONG_CONTRAST = 140.0
 _OF_THE_LIVER = 0.6
@@ -118,7 +120,7 @@ def _missed(joined: Mask, around: Mask, way: FloatArray, grid: VoxelGrid) -> Mas
 def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: FloatArray) -> FloatArray:
     """The share of liver in ``band`` by the levels of brightness, fat and R2* on either side of the mask's edge, near each place.
 
-    Where they are too near each other, or a voxel holds fat, it is as it was drawn.
+    Where they are too near each other, or a voxel holds fat, it is as it was drawn, moved with the rest.
     """
     pdff = maps.pdff_percent
     fitted = body & (maps.model > 0) & np.isfinite(pdff) & np.isfinite(maps.r2star_per_s) & (maps.amplitude > 0)
@@ -132,10 +134,31 @@ def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: Float
     found = sides(np.stack([mean_of_known(v, lean) for v in values]), liver, lean, fat_under_skin(0.01 * pdff, body, maps.grid), maps.grid)
     trust = np.clip((found.separation - _NO_SEPARATION) / (_FULL_SEPARATION - _NO_SEPARATION), 0, 1)
     told = band & lean & ~ndimage.binary_dilation(fat, _CROSS)
+    drawn = _moved_to_what_is_told(liver, drawn, _without_noise(found.share), np.where(told, trust, 0), band)
     own = float(np.median(pdff[lean & liver]))
     not_fat = np.clip((_PURE_FAT_PERCENT - np.nan_to_num(pdff, nan=own)) / (_PURE_FAT_PERCENT - own), 0, 1)
     rest = np.where(band & fitted, np.minimum(drawn, _without_noise(not_fat)), drawn)
     return np.where(told, trust * _without_noise(found.share) + (1 - trust) * drawn, rest).astype(np.float32)
+
+
+def _moved_to_what_is_told(liver: Mask, drawn: FloatArray, told: FloatArray, trust: FloatArray, band: Mask) -> FloatArray:
+    """The drawn share, its surface moved everywhere by as much as it lies off, on average, where the levels tell.
+
+    ``told`` is the share by them and ``trust`` (0..1) how far they are believed. A mask that is a voxel too large is so all around.
+    """
+    if trust.sum() < _LEAST_TOLD * band.sum():
+        return drawn
+    depth = ndimage.distance_transform_edt(liver) - ndimage.distance_transform_edt(~liver)
+    depth -= 0.5 * np.sign(depth)
+    where = trust > 0
+    misfits = [float(np.sum(trust[where] * (_share_at(depth[where] + d) - told[where]) ** 2)) for d in _MOVES_VOXELS]
+    return _share_at(depth + _MOVES_VOXELS[int(np.argmin(misfits))])
+
+
+def _share_at(depth_voxels: FloatArray) -> FloatArray:
+    """Share of a voxel whose middle lies so deep below a surface."""
+    share: FloatArray = np.clip(0.5 + depth_voxels, 0, 1).astype(np.float32)
+    return share
 
 
 def _without_noise(way: FloatArray) -> FloatArray:

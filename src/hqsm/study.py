@@ -114,7 +114,8 @@ def _discover_visits(
                 unusable.append((f"{name}/{label}", _LINK))
                 continue
             if source == "bids" and (name[4:], label[4:]) in in_dicom:
-                unusable.append((f"{name}/{label}", "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."))
+                why = "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."
+                unusable.append((f"{name}/(bids of {label})", why))  # the label is the row of the visit that is used
                 continue
             rois = study / "rois" / name / label
             content, n_files, n_bytes = _tree_hash(session_dir, known, hashes)

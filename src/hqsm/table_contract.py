@@ -221,7 +221,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("ci_lo", "number", "mg/g", "Lower end of the confidence interval"),
         ("ci_hi", "number", "mg/g", "Upper end of the confidence interval"),
         ("p_value", "number", "", "Two-sided p"),
-        ("p_holm", "number", "", "p adjusted over the 12 outcomes"),
+        ("p_holm", "number", "", "p adjusted by Holm over those of the 12 outcomes that could be estimated"),
         ("n", "integer", "", "Specimens"),
         ("equivalence_p", "number", "", "p of two one-sided tests against the configured margin"),
         ("note", "text", "", "Why there is no estimate"),

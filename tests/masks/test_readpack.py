@@ -132,7 +132,8 @@ def test_a_keys_folder_that_others_can_reach_is_refused(study: Path, tmp_path: P
     for keys, word in (
         (study / "keys", "inside the study"),
         (tmp_path / "repository/keys", "repository"),
-        (tmp_path / "open", "by others"),
+        (tmp_path, "around it"),
+        (tmp_path / "open", "Others than you"),
     ):
         assert main(["readpack", "make", str(study), "--readers", "A", "--keys", str(keys), "--out", str(tmp_path / "p")]) == 2
         assert word in capsys.readouterr().err
@@ -143,8 +144,15 @@ def test_the_key_must_be_private_still_when_readings_are_locked(study: Path, pac
     draw_everything(packs)
     keys_of(packs).chmod(0o755)
     assert lock(study, packs) == 2
-    assert "by others" in capsys.readouterr().err
+    assert "Others than you" in capsys.readouterr().err
     assert not (study / "locks").exists()
+
+
+def test_the_key_itself_must_be_private_too(study: Path, packs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_everything(packs)
+    (keys_of(packs) / "readpack_key.csv").chmod(0o644)
+    assert lock(study, packs) == 2
+    assert "Others than you may read readpack_key.csv" in capsys.readouterr().err
 
 
 def test_the_instructions_say_what_to_draw_and_where_to_put_it(packs: Path) -> None:

@@ -102,6 +102,11 @@ def test_a_visit_that_is_measured_but_excluded_leaves_the_flow(data: ReportData)
     assert counts["visits_measured"] == 22
     assert counts["visits_excluded"] == 1
     assert counts["visits_found"] == counts["visits_measured"] + counts["visits_rejected"] + counts["visits_excluded"]
+    assert "Visits with liver iron</span><b>22</b>" in render_study_report(other)["index.html"].decode()
+
+
+def test_one_of_a_kind_is_singular() -> None:
+    assert [flow.counted(n, "visit") for n in (0, 1, 2)] == ["0 visits", "1 visit", "2 visits"]
 
 
 def test_the_slope_of_an_added_variable_plot_is_the_coefficient(data: ReportData) -> None:

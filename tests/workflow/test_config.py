@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hqsm.cohort import unusable_row
 from hqsm.config.base import block
 from hqsm.config.explant import scan_setting
 from hqsm.config.gating import GatingParams
@@ -110,3 +111,13 @@ def test_decisions_of_a_spreadsheet_are_read_and_another_encoding_is_refused(tmp
     path.write_text("participant_id,session_id,decision,who,when,why\n,01,exclude,AB,2026-01-01,motion\n", encoding="utf-8")
     with pytest.raises(InputError, match="line 2: participant_id is empty"):
         read_decisions(path)
+
+
+def test_a_visit_below_dicom_and_bids_is_one_visit_and_a_row_of_its_own(tmp_path: Path) -> None:
+    for source in ("dicom", "bids"):
+        (tmp_path / source / "sub-1" / "ses-1").mkdir(parents=True)
+    index, _ = discover(tmp_path)
+    assert [visit.folder for visit in index.visits] == ["dicom/sub-1/ses-1"]
+    ((name, why),) = index.unusable
+    row = unusable_row(name, why)
+    assert (row["participant_id"], row["session_id"]) == ("sub-1", "(bids of ses-1)")

@@ -1,6 +1,7 @@
 """The rules of the house: who may import what, and that two lists of versions agree."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ EDGES = {
     "masks",
     "nifti",
     "physio",
+    "private_folder",
     "provenance",
     "readpack",
     "report",
@@ -86,6 +88,13 @@ def test_science_imports_no_files_and_no_formats(name: str) -> None:
 @pytest.mark.parametrize("name", [m for m in modules() if not m.startswith("config") and m != "__init__"])
 def test_pydantic_lives_only_in_config(name: str) -> None:
     assert "pydantic" not in {m.split(".")[0] for m in imported(name)}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """A package's own ``__init__`` aside: it is imported before what lies in it."""
+    files = {f"hqsm.{name}" for name in modules() if (SOURCE / Path(*name.split("."))).with_suffix(".py").is_file()}
+    assert len(files) > 200
+    graphlib.TopologicalSorter({name: (direct_imports(name) & files) - {name} for name in files}).prepare()
 
 
 def test_the_simulator_shares_no_code_with_the_estimators() -> None:

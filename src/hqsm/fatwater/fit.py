@@ -30,7 +30,7 @@ class Estimates(NamedTuple):
     nonlinear
         (n, 2) field [Hz] and R2* [1/s].
     errors
-        (n, 3) standard errors of field [Hz], R2* [1/s] and PDFF [points].
+        (n, 3) standard errors of field [Hz], R2* [1/s] and PDFF [points], the last NaN where there is no fat unknown.
     residual
         (n,) squared residual.
     """

@@ -13,7 +13,7 @@ from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S
-from hqsm.fatwater.fit import CONSTRAINED, FREE, Fit
+from hqsm.fatwater.fit import CONSTRAINED, Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.measurability import Measurable
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
@@ -38,10 +38,10 @@ def assemble(echoes: MultiEcho, tissue: Tissue, fit: Fit, start: InitialField, m
     lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
     decay_known = fitted & ~censored & ~measurable.lost
     with np.errstate(invalid="ignore"):
-        # a fraction that is uncertain by half of its whole range, or of a signal that is no water and fat, is no measurement
+        # a fraction that is uncertain by half of its whole range (or has no error: no fat was fitted), or of a signal that is
+        # no water and fat, is no measurement
         fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
-        has_fat = np.isin(fit.model, (FREE, CONSTRAINED))
-        fat_known = decay_known & has_fat & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
+        fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))

@@ -22,8 +22,9 @@ from hqsm.config.intake import IntakeParams
 from hqsm.dicom.guarded import READABLE, pixel_bytes, read_guarded
 from hqsm.errors import InputError
 from hqsm.intake.deidentify import Subject, deidentified
-from hqsm.intake.keys import Keys, Visit, private_file
+from hqsm.intake.keys import Keys, Visit
 from hqsm.intake.policy import IMAGE_CLASSES, PRIVATE, PrivateElement, plain_number
+from hqsm.private_folder import private_file
 
 FILED, UNCHANGED, SKIPPED = "filed", "unchanged", "skipped"
 

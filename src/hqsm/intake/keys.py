@@ -9,12 +9,12 @@ import csv
 import os
 import re
 import secrets
-import stat
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from hqsm.errors import InputError
 from hqsm.intake.policy import Blinding, next_session
+from hqsm.private_folder import private_file, private_folder, refuse_readable
 
 SECRET = "secret.key"
 CROSSWALK = "crosswalk.csv"
@@ -70,6 +70,7 @@ class Keys:
     def save(self) -> None:
         """Write the crosswalk, readable by its owner alone, as a whole or not at all."""
         temporary = self.folder / f".{CROSSWALK}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
         with private_file(temporary) as handle:
             writer = csv.DictWriter(handle, [entry.name for entry in fields(Visit)], lineterminator="\n")
             writer.writeheader()
@@ -101,16 +102,12 @@ def open_keys(folder: Path, study: Path) -> Keys:
     Raises
     ------
     InputError
-        ``KEYS_PLACE``: inside the study or a repository, or around the study; ``KEYS_READABLE``: others may read it;
-        ``KEYS_SECRET``: the secret is too short; ``KEYS_LABEL``, ``KEYS_TWO_PERSONS``: the crosswalk was edited wrongly.
+        As :func:`hqsm.private_folder.private_folder`; ``KEYS_SECRET``: the secret is too short; ``KEYS_LABEL``,
+        ``KEYS_TWO_PERSONS``: the crosswalk was edited wrongly.
     """
-    place = folder.expanduser().resolve()
-    _refuse_place(place, study.resolve())
-    if not place.exists():
-        place.mkdir(parents=True, mode=0o700)
-        place.chmod(0o700)
-    for path in (place, place / SECRET, place / CROSSWALK):
-        _refuse_readable(path)
+    place = private_folder(folder, study, create=True)
+    for name in (SECRET, CROSSWALK):
+        refuse_readable(place / name)
     secret_path = place / SECRET
     if not secret_path.exists():
         if (place / CROSSWALK).exists():
@@ -127,35 +124,6 @@ def open_keys(folder: Path, study: Path) -> Keys:
     keys = Keys(place, Blinding(secret=secret), _read_crosswalk(place / CROSSWALK))
     keys._check()
     return keys
-
-
-def _refuse_place(place: Path, study: Path) -> None:
-    repository = Path(__file__).resolve().parents[3]
-    inside = place == study or place.is_relative_to(study) or place.is_relative_to(repository)
-    if inside or study.is_relative_to(place) or any((parent / ".git").exists() for parent in (place, *place.parents)):
-        raise InputError(
-            "The folder of keys lies inside the study, around it, or in a repository.",
-            remedy="Keep it apart, for example ~/hqsm-keys/<study>, and back it up where patient data may lie.",
-            code="KEYS_PLACE",
-        )
-
-
-def _refuse_readable(path: Path) -> None:
-    if not path.exists():
-        return
-    status = path.stat()
-    if stat.S_IMODE(status.st_mode) & 0o077 or status.st_uid != os.geteuid():
-        raise InputError(
-            f"Others than you may read {'the folder of keys' if path.is_dir() else path.name}.",
-            remedy="Make it yours alone: chmod 700 the folder, chmod 600 its files.",
-            code="KEYS_READABLE",
-        )
-
-
-def private_file(path: Path):  # type: ignore[no-untyped-def]  # an open text file
-    """A new file that only its owner can read, open for writing; an old one of that name is replaced."""
-    path.unlink(missing_ok=True)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline="")
 
 
 def _read_crosswalk(path: Path) -> list[Visit]:

@@ -31,6 +31,8 @@ _ALONE, _TOGETHER, _TOGETHER_MM = 0.8, 0.6, 4.0
 """Deep in an organ that may hold lesions: what a voxel deviates by alone, with its neighbours, and sigma of the mean over them."""
 _STEEP = 0.7
 """Least cosine between slice normal and B0 for a slab whose body goes on beyond its ends."""
+_LUNG_BESIDE = 0.1
+"""Least section of lung over an organ's at an end of the slab for the organ to have its dome there."""
 SURELY_AIR_PPM = 8.5
 
 
@@ -75,6 +77,26 @@ class Smooth:
     spacing_mm: float
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dome:
+    """An organ under the lungs that the slab cuts: where it recedes beyond an end at which lung is seen, there is lung.
+
+    Attributes
+    ----------
+    organ, lung
+        (x, y, z) shares, 0..1.
+    lung_ppm
+        Expected susceptibility of lung.
+    half_length_mm
+        The organ's section falls as that of an ellipsoid of this half length.
+    """
+
+    organ: FloatArray
+    lung: FloatArray
+    lung_ppm: float
+    half_length_mm: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beyond:
     """What lies beyond the images, where tissue and air go on as at their border, along B0.
@@ -108,12 +130,15 @@ class SourcePrior:
         Regions with a level of their own.
     smooth
         Deviations that neighbours share.
+    dome
+        What lies beyond the slab above an organ that it cuts; None where nothing is known of it.
     """
 
     mean_ppm: FloatArray
     sd_ppm: FloatArray
     organs: tuple[Organ, ...] = ()
     smooth: tuple[Smooth, ...] = ()
+    dome: Dome | None = None
     beyond: Beyond = Beyond()
 
 
@@ -220,6 +245,8 @@ class SourceModel:
         self.dipole = VoxelMeanDipole(self.shape, voxel_mm, total.grid.b0_direction)
 
         self.mean_ppm = self._extended(prior.mean_ppm)
+        if prior.dome is not None:
+            self.mean_ppm += self._lung_above(prior.dome)
         beyond = np.ones(self.shape, bool)
         beyond[self.inside] = False
         # air goes on as air; tissue beyond the slab's ends is of unknown kind
@@ -322,15 +349,28 @@ class SourceModel:
             return self._extended(organ.share)
         if organ.half_length_mm == 0:
             return self.padded(organ.share)
-        sections = organ.share.sum(axis=(0, 1))
-        whole = self._extended(organ.share)
+        return self._extended(organ.share) * self._sections_beyond(organ.share, organ.half_length_mm)
+
+    def _lung_above(self, dome: Dome) -> FloatArray:
+        """Susceptibility [ppm] of the lung that takes the organ's place, on the padded grid."""
+        receded = 1 - self._sections_beyond(dome.organ, dome.half_length_mm)
         slices = self.inside[2]
+        for end, beyond in ((0, slice(0, slices.start)), (-1, slice(slices.stop, None))):
+            if dome.lung[..., end].sum() < _LUNG_BESIDE * dome.organ[..., end].sum():
+                receded[beyond] = 0
+        return np.asarray(np.float32(dome.lung_ppm) * receded * self._extended(dome.organ), np.float32)
+
+    def _sections_beyond(self, share: FloatArray, half_length_mm: float) -> FloatArray:
+        """(z,) of the padded grid: section of an organ that goes on as an ellipsoid, over that at the slab's end; 1 inside."""
+        sections = share.sum(axis=(0, 1))
+        slices = self.inside[2]
+        over = np.ones(self.shape[2], np.float32)
         for end, beyond in ((0, range(slices.start)), (-1, range(slices.stop, self.shape[2]))):
             cut = min(float(sections[end] / max(sections.max(), 1e-6)), 1.0)
             for k in beyond:
                 mm = (slices.start - k if end == 0 else k - slices.stop + 1) * float(self.grid.voxel_size_mm[2])
-                whole[:, :, k] *= _section_beyond(cut, mm / organ.half_length_mm)
-        return whole
+                over[k] = _section_beyond(cut, mm / half_length_mm)
+        return over
 
     def _extended(self, volume: FloatArray) -> FloatArray:
         """Goes on beyond the images as at their border; beyond the end slices along B0, the axis of the body, not of the slab."""

@@ -227,6 +227,7 @@ def _changed(prior: SourcePrior, change: Callable[[FloatArray], FloatArray]) -> 
         sd_ppm=change(prior.sd_ppm),
         organs=tuple(replace(organ, share=change(organ.share)) for organ in prior.organs),
         smooth=tuple(replace(part, sd_ppm=change(part.sd_ppm)) for part in prior.smooth),
+        dome=prior.dome and replace(prior.dome, organ=change(prior.dome.organ), lung=change(prior.dome.lung)),
     )
 
 

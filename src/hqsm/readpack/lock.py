@@ -15,8 +15,9 @@ from hqsm.data import VoxelGrid
 from hqsm.errors import InputError
 from hqsm.masks.names import KNOWN
 from hqsm.nifti import load_volume, save_volume
+from hqsm.private_folder import private_folder
 from hqsm.readpack.check import check_pack, mask_files, read_case, worklist
-from hqsm.readpack.keys import keys_folder, read_key
+from hqsm.readpack.keys import read_key
 from hqsm.readpack.plan import Case
 
 LOCK = Path("locks/readings.lock.json")
@@ -33,7 +34,7 @@ def lock_readings(study: Path, packs: Path, keys: Path, *, accept_missing: bool 
         ``LOCK_PROBLEMS`` while a pack has problems (missing masks may be accepted), ``LOCK_CHANGED`` if a locked mask was changed,
         added or removed, ``LOCK_ROIS`` if the study has other masks of a reader.
     """
-    cases = read_key(keys_folder(keys, study, create=False))
+    cases = read_key(private_folder(keys, study, create=False))
     readers = list(dict.fromkeys(case.reader for case in cases))
     hashes = {reader: _hashes(packs / f"reader-{reader}") for reader in readers}
     path = study / LOCK

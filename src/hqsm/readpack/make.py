@@ -13,7 +13,8 @@ from hqsm.data import VoxelGrid
 from hqsm.decisions import read_decisions
 from hqsm.errors import InputError
 from hqsm.nifti import load_volume, save_volume
-from hqsm.readpack.keys import keys_folder, write_key
+from hqsm.private_folder import private_folder
+from hqsm.readpack.keys import write_key
 from hqsm.readpack.plan import Case, assign
 from hqsm.report.page import page, render
 from hqsm.tables import read_frame
@@ -47,7 +48,7 @@ def make_packs(study: Path, readers: Sequence[str], keys: Path, out: Path, *, re
     """
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out.name} is not empty.", remedy="Name a new folder for the packs.", code="PACK_EXISTS")
-    checked = keys_folder(keys, study, create=True)
+    checked = private_folder(keys, study, create=True)
     if out.resolve() == checked or out.resolve() in checked.parents or checked in out.resolve().parents:
         raise InputError("Packs and keys lie in one another.", remedy="Keep the keys where readers cannot reach them.", code="KEYS_PLACE")
     decisions, table = read_decisions(study / "decisions.csv"), study / "results" / "tables" / "visits.tsv"

@@ -101,13 +101,14 @@ def _nothing(_: ReportData) -> str:
 
 def _headline(data: ReportData) -> str:
     visits, lic = data.tables["visits"], data.tables["lic"]
+    measured = lic[lic["qc_status"].isin(["ok", "warning"])]
     counts = visits["status"].value_counts()
     used = data.included_intervals()
     people = f"{used['participant_id'].nunique()} participants"
     items = [
         ("Participants", str(participants_of(visits).nunique()), ", ".join(f"{n} {_GROUPS.get(g, g)}" for g, n in _people(visits) if g)),
         ("Visits", str(len(visits)), ", ".join(f"{n} {status}" for status, n in counts.items())),
-        ("Visits with liver iron", str(len(lic)), _range(lic)),
+        ("Visits with liver iron", str(len(measured)), _range(measured)),
         ("Annual intervals", str(len(used)), people),
     ]
     primary = data.tables["regression"]
@@ -277,7 +278,7 @@ def _explants(data: ReportData) -> str:
         "Method",
         "Effect per step [mg/g]",
         f"{data.confidence} interval",
-        "p (Holm, of 12)",
+        "p (Holm)",
         "p (equivalence)",
         "n",
         "Note",

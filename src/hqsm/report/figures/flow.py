@@ -35,10 +35,10 @@ def flow_counts(data: ReportData) -> pd.DataFrame:
     for group in _GROUPS:
         part = measured[measured["group"] == group]
         if len(part) or group in set(visits["group"]):
-            rows.append(("group_visits", group, len(part), f"{part['participant_id'].nunique()} participants"))
+            rows.append(("group_visits", group, len(part), counted(part["participant_id"].nunique(), "participant")))
     used = change[change["included"] == 1]
     rows.append(("intervals", "thalassemia", len(change), ""))
-    rows.append(("intervals_used", "thalassemia", len(used), f"{used['participant_id'].nunique()} participants"))
+    rows.append(("intervals_used", "thalassemia", len(used), counted(used["participant_id"].nunique(), "participant")))
     reasons = change[change["included"] != 1]["reason"].str.replace(r"(of|in) ses-\S+", r"\1 a visit", regex=True).value_counts()
     rows.append(("intervals_left_out", "thalassemia", len(change) - len(used), "; ".join(f"{n} {r}" for r, n in sorted(reasons.items()))))
     explants = data.tables["explants"]
@@ -47,6 +47,11 @@ def flow_counts(data: ReportData) -> pd.DataFrame:
         part = pairs[pairs["setting"] == setting]
         rows.append((f"explants_{setting}", "transplant", part["participant_id"].nunique(), ""))
     return pd.DataFrame(rows, columns=["box", "group", "count", "what"])
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: ``1 visit``, ``2 visits``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def draw(data: ReportData) -> StudyFigure | None:
@@ -62,26 +67,29 @@ def draw(data: ReportData) -> StudyFigure | None:
     ax.set_axis_off()
     ax.set_xlim(0, 10)
     ax.set_ylim(0, 10)
-    _box(ax, 3.4, 9.1, f"{one('visits_found')[0]} visits found\nof {one('participants')[0]} participants")
+    found, people = one("visits_found")[0], one("participants")[0]
+    _box(ax, 3.4, 9.1, f"{counted(found, 'visit')} found\nof {counted(people, 'participant')}")
     left_out = [f"{n} {name}{': ' + what if what else ''}" for name, (n, what) in (("rejected", one("visits_rejected")),) if n]
     left_out += [f"{one('visits_excluded')[0]} excluded by decision"] if one("visits_excluded")[0] else []
     left_out += [f"{one('visits_without_liver')[0]} without a liver value"] if one("visits_without_liver")[0] else []
     _box(ax, 5.6, 7.55, "Left out\n" + _wrapped(left_out or ["none"]), ha="left")
     _arrow(ax, (3.4, 8.55), (3.4, 6.7))
     _arrow(ax, (3.4, 7.55), (5.4, 7.55))
-    _box(ax, 3.4, 6.1, f"{one('visits_measured')[0]} visits with liver iron\n{one('visits_measured')[1]}")
+    _box(ax, 3.4, 6.1, f"{counted(one('visits_measured')[0], 'visit')} with liver iron\n{one('visits_measured')[1]}")
     xs = [10 * (k + 0.5) / len(groups) for k in range(len(groups))] if groups else []
     for x, group in zip(xs, groups, strict=True):
-        n, people = one("group_visits", group)
+        n, of_whom = one("group_visits", group)
         _arrow(ax, (3.4, 5.5), (x, 4.45))
-        _box(ax, x, 3.9, f"{_GROUPS[group]}\n{n} visits, {people}")
+        _box(ax, x, 3.9, f"{_GROUPS[group]}\n{counted(n, 'visit')}, {of_whom}")
         below = []
         if group == "thalassemia":
-            below = [f"{one('intervals_used', group)[0]} annual intervals analysed", one("intervals_used", group)[1]]
+            below = [f"{counted(one('intervals_used', group)[0], 'annual interval')} analysed", one("intervals_used", group)[1]]
             n_out, why = one("intervals_left_out", group)
             below += [f"{n_out} left out", *([_wrapped([why])] if why else [])] if n_out else []
         elif group == "transplant":
-            below = [f"{one(f'explants_{s}', group)[0]} livers {s.replace('_', ' ')} with chemistry" for s in ("in_vivo", "in_vitro")]
+            below = [
+                f"{counted(one(f'explants_{s}', group)[0], 'liver')} {s.replace('_', ' ')} with chemistry" for s in ("in_vivo", "in_vitro")
+            ]
         elif group == "healthy":
             below = ["baseline and repeatability"]
         if below:
