@@ -1,5 +1,7 @@
 """The field's standard error is as large as its error, whether its neighbours foresee it well or badly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,7 +11,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater import lower_order
 from hqsm.fatwater.blocks import Blocks, gather
-from hqsm.fatwater.field_errors import Prior, field_errors
+from hqsm.fatwater.field_errors import Prior, field_errors, on_another_field
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
@@ -35,11 +37,13 @@ def tissue_of(signal: np.ndarray) -> tuple[Tissue, Blocks]:
     return tissue, gather(tissue)
 
 
-def from_departures(real_share: float, slope_hz_per_mm: float = 0.0, of_iron: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def from_departures(
+    real_share: float, slope_hz_per_mm: float = 0.0, of_iron: float | None = None, gap: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """(voxel,) standard errors found and true, of estimates whose priors have ``real_share`` of the variance that they claim.
 
     Half of the voxels know their field better than their neighbours do, the others hardly. Where ``of_iron`` is given, a quarter of
-    either claims three times as much because of iron that steps, of which there is that share.
+    either claims three times as much because of iron that steps, of which there is that share. ``gap``: blocks 8 along x are no tissue.
     """
     rng = np.random.default_rng(6)
     own = np.where(rng.random(N) < 0.5, 1 / 9, 1 / 400)
@@ -53,7 +57,8 @@ def from_departures(real_share: float, slope_hz_per_mm: float = 0.0, of_iron: fl
     field = slope_hz_per_mm * 2.4 * np.indices(SHAPE)[0].ravel()
     tissue, blocks = tissue_of(np.ones((N, T.size)))
     prior = Prior(departure_hz=error - prior_error, precision=precision, plane_hz2=np.zeros(N), iron_hz2=iron_hz2)
-    found = field_errors(claimed, prior, np.arange(N), field, claimed, np.zeros(N), blocks, tissue)
+    share = np.where(gap & (np.argwhere(blocks.index >= 0)[:, 0] == 8), 0.0, 1.0)
+    found = field_errors(claimed, prior, np.arange(N), field, claimed, np.zeros(N), blocks, share, tissue)
     true = np.sqrt(own + precision**2 * really_hz2) / (own + precision)
     return found, true
 
@@ -87,7 +92,8 @@ def test_where_nothing_departs_or_no_prior_is_the_claim_stands() -> None:
     claimed, which = np.full(N, 4.0), np.arange(N)
     for departure, precision in ((np.full(N, np.nan), np.full(N, 1 / 25)), (np.zeros(N), np.zeros(N))):
         prior = Prior(departure_hz=departure, precision=precision, plane_hz2=np.zeros(N), iron_hz2=np.zeros(N))
-        found = field_errors(claimed, prior, which, np.zeros(N), claimed, np.zeros(N), blocks, tissue)
+        share = np.ones(blocks.n_voxels.size)
+        found = field_errors(claimed, prior, which, np.zeros(N), claimed, np.zeros(N), blocks, share, tissue)
         np.testing.assert_array_equal(found, claimed)
 
 
@@ -99,6 +105,39 @@ def test_a_field_as_steep_as_beside_lung_is_less_certain_and_an_ordinary_one_is_
     # 10 Hz/mm more than is ordinary, over 2 mm, where the neighbours are trusted most
     dark = flat > np.median(flat)
     assert np.median(steep[dark]) == pytest.approx(20 * 16 / 17, rel=0.2)
+
+
+def test_what_lives_on_neighbours_on_one_side_of_it_is_less_certain_and_what_ends_with_the_volume_is_not() -> None:
+    whole, _ = from_departures(0.4)
+    beside, _ = from_departures(0.4, gap=True)
+    i = np.indices(SHAPE)[0].ravel()
+    # blocks of two voxels: 7 and 9 beside what is no tissue, a third of the 27 around; own information 1 / 400, prior 1 / 25
+    near, far = ((i // 2 == 7) | (i // 2 == 9)), (i // 2 < 7) | (i // 2 > 9)
+    dark = whole > np.median(whole)
+    widened = np.sqrt((beside**2 - whole**2)[near & dark])
+    assert np.median(widened) == pytest.approx(30 * 16 / 17, rel=0.02)
+    np.testing.assert_allclose(beside[far], whole[far], rtol=1e-5)
+    edge = (np.indices(SHAPE)[2].ravel() == 0) & (i > 1) & (i < SHAPE[0] - 2)
+    assert np.median(whole[edge & dark]) == pytest.approx(np.median(whole[far & ~edge & dark]), rel=0.05)
+    # what knows its own field asks the others little
+    assert np.median(np.sqrt((beside**2 - whole**2)[near & ~dark])) == pytest.approx(30 * 9 / 34, rel=0.02)
+
+
+def test_blocks_in_the_noise_whose_fields_step_are_on_another_field_as_often_as_that_takes() -> None:
+    # each block by itself on the other field with a probability of 0.1: 2 * 0.1 * 0.9 of the faces step
+    _, blocks = tissue_of(np.ones((N, T.size)))
+    rng = np.random.default_rng(2)
+    slope = 1.0 * np.indices(SHAPE)[0].ravel()
+    field = slope + 217.0 * (rng.random(blocks.n_voxels.size) < 0.1)[blocks.of_voxel]
+    field[::7] = np.nan  # not fitted
+    dark = np.arange(blocks.n_voxels.size) >= blocks.n_voxels.size // 2  # the half of larger x
+    found = on_another_field(field, replace(blocks, dark=dark), 217.0 / 2)
+    assert np.mean(found[dark]) == pytest.approx(0.1, abs=0.02)
+    np.testing.assert_array_equal(found[~dark], 0)  # bright blocks know their field
+    np.testing.assert_array_equal(on_another_field(slope, replace(blocks, dark=dark), 217.0 / 2), 0)
+    # all of the faces step: nothing is known
+    board = 217.0 * (np.argwhere(blocks.index >= 0).sum(axis=1) % 2)[blocks.of_voxel]
+    np.testing.assert_allclose(on_another_field(board, replace(blocks, dark=dark), 217.0 / 2)[dark], 0.5)
 
 
 def iron_liver(ripple_hz: float) -> tuple[MultiEcho, np.ndarray, np.ndarray]:

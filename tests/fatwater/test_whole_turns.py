@@ -62,7 +62,7 @@ def test_voxels_decided_one_by_one_keep_their_turn_beside_lung_that_is_on_anothe
         b0_direction=np.array([0.0, 0.0, 1.0]),
         field_strength_tesla=3.0,
     )
-    n = rib.size
+    n, blocks = rib.size, gather(tissue)
     start = InitialField(
         field_hz=field.ravel(),
         r2star_per_s=np.full(n, 40.0),
@@ -70,7 +70,8 @@ def test_voxels_decided_one_by_one_keep_their_turn_beside_lung_that_is_on_anothe
         difference_hz=np.full(n, np.nan),
         typical_misfit=1.0,
         codes=(),
-        blocks=gather(tissue),
+        blocks=blocks,
+        tissue_share=np.ones(blocks.n_voxels.size),
     )
     settled = settle_voxels(start, np.flatnonzero(rib & (k > 1) & (k < 6)), tissue, 1.0)
     np.testing.assert_allclose(settled.field_hz.reshape(shape)[rib], -230, atol=10)

@@ -39,6 +39,8 @@ _LEAST_RATIO, _LEAST_REST = 0.02, 0.05
 _STEEP_HZ_PER_MM_AT_1T5 = 2.0
 _BEND_MM = 2.0
 """Beside lung and gas the field is steep, and bends: a plane is off by its gradient beyond the steepest of other places times this."""
+_ONE_SIDED_HZ_AT_1T5 = 90.0
+"""What a plane is off by there, where the dark does not show how steep: this, by the share of the 27 blocks that is no tissue."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,6 +71,7 @@ def field_errors(
     field_se_hz: FloatArray,
     to_darker_hz: FloatArray,
     blocks: Blocks,
+    tissue_share: FloatArray,
     tissue: Tissue,
 ) -> FloatArray:
     """(n,) standard error of the field [Hz] of the voxels ``which``; as claimed where there is no prior.
@@ -83,6 +86,8 @@ def field_errors(
         (voxel,) of all voxels.
     to_darker_hz
         (voxel,) by how much the fields of darker neighbours may depart from a voxel's: it says less of them.
+    tissue_share
+        (block,) how much of each is tissue, 0 to 1.
     """
     variance = claimed_hz**2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -101,9 +106,38 @@ def field_errors(
     rest = np.maximum(of_prior - iron - prior.plane_hz2[known], _LEAST_REST * of_prior)
     kept2 = (own * variance) ** 2  # share of an error of the prior's mean that a departure shows
     off = _found(prior.departure_hz[known] ** 2, kept2, 1 / own, of_prior, given, rest, iron, block, blocks)
+    # not among what departures are compared with: where it is too much, the other parts would come out too small, everywhere
+    one_sided_hz = _ONE_SIDED_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5 * _no_tissue_around(tissue_share, blocks)
     errors: FloatArray = claimed_hz.copy()
-    errors[known] = np.sqrt(own * variance**2 + (variance / of_prior) ** 2 * (given + off))
+    errors[known] = np.sqrt(own * variance**2 + (variance / of_prior) ** 2 * (given + off + one_sided_hz[block] ** 2))
     return errors
+
+
+def on_another_field(field_hz: FloatArray, blocks: Blocks, step_hz: float) -> FloatArray:
+    """(block,) probability that it is on another field than the true one, of those in the noise from the third echo on; others 0.
+
+    Of two neighbours whose mean fields lie further than ``step_hz`` apart one is. With a probability p for each, a share
+    q = 2 p (1 - p) of the faces steps: those of the 27 blocks around, between two such blocks.
+    """
+    n_blocks, there = blocks.n_voxels.size, blocks.index >= 0
+    if not blocks.dark.any():
+        return np.zeros(n_blocks)
+    known = np.isfinite(field_hz)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(blocks.of_voxel, np.where(known, field_hz, 0), n_blocks) / np.bincount(blocks.of_voxel, known, n_blocks)
+    field = np.full(blocks.index.shape, np.nan)
+    field[there] = np.where(blocks.dark, mean, np.nan)
+    steps_and_faces = np.zeros(field.shape, np.complex64)
+    for axis in range(3):
+        away_hz = np.abs(np.diff(field, axis=axis))
+        face = (away_hz > step_hz) + 1j * np.isfinite(away_hz)
+        along = np.moveaxis(steps_and_faces, axis, 0)
+        along[1:] += np.moveaxis(face, axis, 0)
+        along[:-1] += np.moveaxis(face, axis, 0)
+    mean_around = around(steps_and_faces[there], blocks.index)
+    stepping = mean_around.real / np.maximum(mean_around.imag, 1e-9)
+    probability: FloatArray = np.where(blocks.dark, (1 - np.sqrt(np.maximum(1 - 2 * stepping, 0))) / 2, 0)
+    return probability
 
 
 def _noise_of_neighbours(
@@ -178,6 +212,16 @@ def _found(
         ratio = np.maximum((those.real + _ENOUGH_VOXELS * ratio) / (those.imag + _ENOUGH_VOXELS), _LEAST_RATIO)
     off: FloatArray = ratio[block] * rest + of_iron * iron
     return off
+
+
+def _no_tissue_around(tissue_share: FloatArray, blocks: Blocks) -> FloatArray:
+    """(block,) share of the 3 x 3 x 3 blocks around each that is lung, gas or air; what lies beyond the volume is not counted."""
+    there = blocks.index.ravel() >= 0
+    tissue_and_all = np.full(there.size, 1j)
+    tissue_and_all[there] += tissue_share
+    mean = around(tissue_and_all, np.arange(there.size).reshape(blocks.index.shape))[there]
+    none: FloatArray = 1 - mean.real / mean.imag
+    return none
 
 
 def _steepness_hz_per_mm(field_hz: FloatArray, se_hz: FloatArray, blocks: Blocks) -> FloatArray:

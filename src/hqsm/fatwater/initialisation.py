@@ -64,6 +64,8 @@ class InitialField:
         ``SWAP_POSSIBLE``, ``PHASE_SIGN``.
     blocks
         The blocks that the voxels were gathered to.
+    tissue_share
+        (block,) how much of each is tissue, 0 to 1.
     """
 
     field_hz: FloatArray
@@ -73,6 +75,7 @@ class InitialField:
     typical_misfit: float
     codes: tuple[str, ...]
     blocks: Blocks
+    tissue_share: FloatArray
 
 
 def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool) -> InitialField:
@@ -82,7 +85,8 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     table = neighbour_table(blocks.index)
     found = candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
     trusts = trust(blocks, found.misfit, echo_times_s.size)
-    chosen, graph_hz, piece, energy, costs = _decided(tissue, blocks, found, trusts, table, smoothness, with_fat=with_fat)
+    share = tissue_share(found, trusts, blocks, echo_times_s)
+    chosen, graph_hz, piece, energy, costs = _decided(tissue, blocks, found, trusts, share, table, smoothness, with_fat=with_fat)
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
     own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
@@ -111,18 +115,26 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
         typical_misfit=float(1 / trusts.max()),
         codes=tuple(codes),
         blocks=blocks,
+        tissue_share=share,
     )
 
 
 def _decided(
-    tissue: Tissue, blocks: Blocks, found: Candidates, trusts: FloatArray, table: IntArray, smoothness: float, *, with_fat: bool
+    tissue: Tissue,
+    blocks: Blocks,
+    found: Candidates,
+    trusts: FloatArray,
+    share: FloatArray,
+    table: IntArray,
+    smoothness: float,
+    *,
+    with_fat: bool,
 ) -> tuple[IntArray, FloatArray, IntArray, FloatArray, Costs]:
     """Minimum of each block by continuity; where misfit and continuity do not tell, by the field that the body's shape predicts.
 
     Also its field [Hz], unwrapped, each block's piece, the pieces' margins, and the costs that decided.
     """
     tesla = tissue.field_strength_tesla
-    share = tissue_share(found, trusts, blocks, tissue.echo_times_s)
     costs = costs_of(found, trusts, share, table, blocks.size_mm, smoothness, tesla)
     joins = trusts > JOINING_TRUST * trusts.max()
     chosen, piece, energy = islands.settle(costs, joins, smoothest_choice(costs), tesla)
