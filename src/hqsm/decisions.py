@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqsm.errors import InputError
+from hqsm.table_cells import separator_of
 
 DECISIONS = ("exclude", "include", "accept")
 _COLUMNS = ("participant_id", "session_id", "decision", "who", "when", "why")
@@ -34,7 +35,7 @@ def read_decisions(path: Path) -> dict[tuple[str, str], Decision]:
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is not UTF-8.", remedy="Save it as CSV UTF-8.", code="DECISIONS_ENCODING") from None
     header = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator_of(header))
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hqsm.decisions import read_decisions
 from hqsm.run_state import STAGES
+from hqsm.table_cells import separator_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def _recorded(path: Path) -> set[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             header = handle.readline().lower()
-            separator = max(",;\t", key=header.count)
+            separator = separator_of(header)
             names = [name.strip().strip('"') for name in header.split(separator)]
             rows = list(csv.DictReader(handle, names, delimiter=separator))
     except (OSError, UnicodeDecodeError, csv.Error):

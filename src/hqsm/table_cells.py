@@ -1,4 +1,4 @@
-"""One cell of a table as text."""
+"""The text of a table: its cells, and what separates them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def format_value(value: Any) -> str:
         return MISSING if math.isnan(value) else f"{value:.9g}"
     text = " ".join(str(value).split())
     return text if text and text not in {"nan", "NaN", "<NA>", "NaT"} else MISSING
+
+
+def separator_of(header: str) -> str:
+    """What separates the columns of a CSV file with this header line: comma, semicolon or tab, whatever a spreadsheet wrote."""
+    return max(",;\t", key=header.count)
 
 
 def neutralised(text: str) -> str:

@@ -18,6 +18,7 @@ from hqsm.records.findings import ERROR, WARNING, Finding
 from hqsm.records.redcap import data_dictionary, redcap_tables
 from hqsm.records.schema import MANDATORY_TABLES, TABLES
 from hqsm.records.validation import validate
+from hqsm.table_cells import separator_of
 
 _ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -113,7 +114,7 @@ def _read_table(path: Path, findings: list[Finding]) -> RawTable:
             )
         )
     header = text.split("\n", 1)[0]
-    separator = max(",;\t", key=header.count) if any(mark in header for mark in ",;\t") else ","
+    separator = separator_of(header)
     # strict: a quotation mark that is never closed would swallow every later row
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
