@@ -384,6 +384,12 @@ def test_an_interval_without_any_transfusion_or_chelator_says_so(checked: Check)
 QUARTERLY = ["2021-03-01", "2021-06-01", "2021-09-02", "2021-12-01", "2022-02-20", "2022-06-05", "2023-02-27"]
 
 
+@pytest.mark.parametrize(("day", "late"), [("2021-03-01", False), ("2021-03-31", False), ("2021-04-01", True), ("2020-12-01", True)])
+def test_a_repeat_without_a_scan_shortly_before_is_told(checked: Check, day: str, late: bool) -> None:
+    records = checked(visits=CLEAN["visits"] + f"0012,1b,{day},repeat,50\n")
+    assert [(f.line, f.field, f.severity) for f in findings_of(records, "VISIT_REPEAT_LATE")] == [(5, "visit_date", "warning")] * late
+
+
 def test_quarterly_visits_make_the_annual_intervals_nearest_to_a_year(checked: Check) -> None:
     rows = [f"0012,{k + 1:02d},{day},annual,50" for k, day in enumerate(QUARTERLY)]
     intervals, unused = annual_intervals(checked(visits=line_of("visits", *rows)), PARAMS)

@@ -13,6 +13,8 @@ from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
 
 MOST_UNITS = 20
 """Twice what an exchange of an adult takes; a volume that was entered as units counts as kilograms of iron."""
+REPEAT_WITHIN_DAYS = 30
+"""A scan is repeated while the liver is the same; a transfused liver gains up to 1 mg/g in a month."""
 DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
 
 
@@ -72,6 +74,7 @@ def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row
             f"{len(group)} visits are on one day (lines {_lines(group)}).",
             "Check the dates, or give the second one the type repeat.",
         )
+    _check_repeats(rows, check)
     weights = [row for row in tables.get("weights", []) if row["date"]]
     measured = [(row["participant_id"], row["visit_date"], row["weight_kg"], row, check) for row in rows]
     extra = Checker("weights", "weights.csv" if check.file == "visits.csv" else check.file, check.params, check.findings)
@@ -92,6 +95,21 @@ def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row
                     "WEIGHT_JUMP",
                     "The weight differs from the one before by more than 20 % per year.",
                     "Check both weights and their unit (kg).",
+                )
+
+
+def _check_repeats(rows: list[Row], check: Checker) -> None:
+    """Visits of type repeat without a scan shortly before that they could repeat."""
+    for visits in _by_participant([row for row in rows if row["visit_date"]]).values():
+        firsts = [_days(row["visit_date"]) for row in visits if row["visit_type"] != "repeat"]
+        for row in visits:
+            if row["visit_type"] == "repeat" and not any(0 <= _days(row["visit_date"]) - day <= REPEAT_WITHIN_DAYS for day in firsts):
+                check.warn(
+                    row,
+                    "visit_date",
+                    "VISIT_REPEAT_LATE",
+                    f"There is no scan that it repeats within {REPEAT_WITHIN_DAYS} days before; it counts for no repeatability.",
+                    "Check the date and the visit_type.",
                 )
 
 

@@ -354,7 +354,7 @@ def _repeatability(data: ReportData) -> str:
     names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", f"{data.confidence} interval of the mean")
     return (
         "<h3>Repeat scans</h3>"
-        + table(header, rows, empty="No visit was scanned again (visit_type repeat, or two scans on one day).")
+        + table(header, rows, empty="No visit was scanned again (visit_type repeat in the records, within 30 days).")
         + "<h3>Healthy controls</h3>"
         + table(names, baseline, empty="No healthy control has liver values.")
     )
