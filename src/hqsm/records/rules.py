@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hqsm.records.cells import Checker, Row
+from hqsm.records.schema import DEFERASIROX
 from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
 
 MOST_UNITS = 20
 """Twice what an exchange of an adult takes; a volume that was entered as units counts as kilograms of iron."""
 REPEAT_WITHIN_DAYS = 30
 """A scan is repeated while the liver is the same; a transfused liver gains up to 1 mg/g in a month."""
-DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+MOST_MG_PER_KG = 60
+"""Twice the highest labelled dose a day; more is a unit mistaken."""
 
 
 def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
@@ -87,6 +89,9 @@ def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row
         _check_weight_gaps(participant, [entry[0] for entry in entries], rows, check)
         entries.sort(key=lambda entry: (entry[0], entry[2]["line"]))
         for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in itertools.pairwise(entries):
+            if day_1 == day_2 and weight_1 != weight_2:
+                problem = "Two weights of one day differ; the higher one counts."
+                owner.warn(row, "weight_kg", "WEIGHT_SAME_DAY", problem, "Keep the one that is right.")
             # a fifth of the body weight within a year, or per year over longer spans
             if abs(weight_2 / weight_1 - 1) > 0.20 * max(1.0, (day_2 - day_1) / 365.25):
                 owner.error(
@@ -172,7 +177,16 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
                 f"The haematocrit does not fit the product ({low:g} to {high:g} % is expected).",
                 "Give the haematocrit of the bag, not of the donor or the patient.",
             )
-        if hct != hct and row["hb_g_dl"] != row["hb_g_dl"] and unit == "mL":
+        unknown = hct != hct and row["hb_g_dl"] != row["hb_g_dl"] and unit == "mL"
+        if unknown and product == "whole":
+            check.error(
+                row,
+                "hct_pct",
+                "HCT_PRODUCT",
+                "The haematocrit is missing, and the configured default is that of packed cells, not of whole blood.",
+                "Enter the haematocrit or the haemoglobin of the bag.",
+            )
+        elif unknown:
             check.warn(
                 row,
                 "hct_pct",
@@ -180,19 +194,23 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
                 "The haematocrit is missing; the configured default is used and the interval is flagged.",
                 "Enter it if the blood bank knows it.",
             )
-        if product == "exchange":
-            for name in ("removed_ml", "removed_hct_pct"):
+        removed = ("removed_ml", "removed_hct_pct")
+        if product == "exchange" or any(row[name] == row[name] for name in removed):
+            for name in removed:
                 if row[name] != row[name]:
                     check.error(
                         row,
                         name,
                         "EXCHANGE_REMOVED",
-                        "An exchange transfusion needs the volume and haematocrit of the blood removed.",
+                        "Blood that was removed, as in every exchange, needs its volume and its haematocrit.",
                         "Enter both; net iron is given minus removed.",
                     )
+        if unit == "mL" and amount * hct < row["removed_ml"] * row["removed_hct_pct"]:
+            problem = "More red cells were removed than given: net iron is negative."
+            check.warn(row, "removed_ml", "EXCHANGE_NET", problem, "Check all four numbers.")
 
 
-def _check_chelation(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+def _check_chelation(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
     for group in _repeated(rows, "participant_id", "rx_id"):
         prescriptions = [row for row in group if row["status"] in {"", "prescribed"}]
         for row in prescriptions[1:]:
@@ -203,18 +221,32 @@ def _check_chelation(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
                 f"The prescription's identifier is used {len(prescriptions)} times (lines {_lines(prescriptions)}).",
                 "Delete the double entry, or correct the identifier.",
             )
+    weighed = _weights_by_participant(tables)
     for row in rows:
-        _check_prescription(row, check)
+        _check_prescription(row, weighed.get(row["participant_id"], []), check)
     withdrawn = [row for row in rows if row["status"] in {"", "prescribed"} and row["product"] in DEFERASIROX]
     for entries in _by_participant(withdrawn).values():
         _check_coverage(entries, check)
 
 
-def _check_prescription(row: Row, check: Checker) -> None:
+def _weights_by_participant(tables: Mapping[str, list[Row]]) -> dict[str, list[tuple[int, float]]]:
+    """Day and weight [kg] of every weighing."""
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for table, when in (("visits", "visit_date"), ("weights", "date")):
+        for row in tables.get(table, []):
+            if row[when] and row["weight_kg"] == row["weight_kg"]:
+                found[row["participant_id"]].append((_days(row[when]), float(row["weight_kg"])))
+    return found
+
+
+def _check_prescription(row: Row, weighed: list[tuple[int, float]], check: Checker) -> None:
     dose, unit, product = row["dose"], row["dose_unit"], row["product"]
     if row["start"] and row["stop"] and row["stop"] < row["start"]:
         check.error(row, "stop", "RX_STOP_BEFORE_START", "The stop is before the start.", "Correct one of the dates.")
     if row["status"] == "held":
+        if row["start"] and not row["stop"]:
+            problem = "The hold has no end: nothing counts from its start on, whatever is prescribed later."
+            check.warn(row, "stop", "RX_HOLD_OPEN", problem, "Enter its last day.")
         return
     for name in ("dose", "dose_unit", "per"):
         value = row[name]
@@ -241,20 +273,26 @@ def _check_prescription(row: Row, check: Checker) -> None:
     daily = dose * (row["times_per_day"] if row["per"] == "dose" and row["times_per_day"] == row["times_per_day"] else 1)
     if row["per"] == "dose" and row["times_per_day"] != row["times_per_day"]:
         check.error(row, "times_per_day", "CELL_EMPTY", "The dose is per dose, but the times per day are empty.", "Enter them.")
-    if unit == "mg/kg" and daily > 60:
-        check.error(row, "dose_unit", "DOSE_IS_MG", "More than 60 mg/kg a day: is this mg?", "Correct dose or unit.")
+    low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
+    per_kg = daily
+    if unit == "mg":
+        # the weight nearest to the start; NaN where there is none, which is in no range and outside of none
+        per_kg = daily / min(weighed, key=lambda w: abs(w[0] - _days(row["start"])))[1] if weighed and row["start"] else float("nan")
+    if unit == "mg/kg" and daily > MOST_MG_PER_KG:
+        check.error(row, "dose_unit", "DOSE_IS_MG", f"More than {MOST_MG_PER_KG} mg/kg a day: is this mg?", "Correct dose or unit.")
     elif unit == "mg" and 0 < daily < 60:
         check.error(row, "dose_unit", "DOSE_IS_MG_PER_KG", "Less than 60 mg a day: is this mg/kg?", "Correct dose or unit.")
-    elif unit == "mg/kg":
-        low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
-        if not low <= daily <= high and daily > 0:
-            check.warn(
-                row,
-                "dose",
-                "DOSE_LABEL",
-                f"The dose is outside the labelled range of {low:g} to {high:g} mg/kg a day.",
-                "Check it against the prescription.",
-            )
+    elif per_kg > MOST_MG_PER_KG:
+        problem = f"With the weight nearest to its start the dose is more than {MOST_MG_PER_KG} mg/kg a day."
+        check.error(row, "dose", "DOSE_RANGE", problem, "Correct the dose or the weight.")
+    elif 0 < per_kg < low or per_kg > high:
+        check.warn(
+            row,
+            "dose",
+            "DOSE_LABEL",
+            f"The dose is outside the labelled range of {low:g} to {high:g} mg/kg a day.",
+            "Check it against the prescription and the weight.",
+        )
     if unit == "mg" and product == "jadenu_tablet" and dose == dose and dose % 90 != 0:
         check.warn(
             row,
@@ -299,6 +337,14 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
 
 
 def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for entries in _by_participant([row for row in rows if row["from"] and row["to"]]).values():
+        for number, row in enumerate(entries):
+            earlier = [other for other in entries[:number] if other["from"] <= row["to"] and row["from"] <= other["to"]]
+            if earlier:
+                problem = (
+                    f"It overlaps another account of adherence (lines {_lines([*earlier, row])}). On common days the last line counts."
+                )
+                check.warn(row, "from", "ADHERENCE_OVERLAP", problem, "Keep one account of each day.")
     for row in rows:
         if row["from"] and row["to"] and row["to"] < row["from"]:
             check.error(row, "to", "ADHERENCE_DATES", "The end is before the beginning.", "Correct one of the dates.")

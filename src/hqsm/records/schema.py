@@ -177,6 +177,9 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
     ),
 }
 
+DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+"""The products that are counted as chelator: the study has deferasirox alone."""
+
 MANDATORY_TABLES = ("participants", "visits")
 
 EXPOSURE_TABLES = ("participants", "visits", "weights", "transfusions", "chelation", "adherence", "redcap")
