@@ -80,6 +80,9 @@ CASES = [
     ("explant_chemistry", "E1,0013,5,mg/g,dry,fresh,,n,10,saline", "SPECIMEN_SALINE", "warning", "transport"),
     ("explant_chemistry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "BELOW_LOD", "warning", "below_lod"),
     ("explant_chemistry", "E1,0013,UNK,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
+    ("explant_chemistry", "E1,0013,0.2,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
+    ("explant_chemistry", "E1,0013,,mg/g,dry,fresh,0.2,n,10,dry", "CELL_EMPTY", "error", "fe_value"),
+    ("explant_chemistry", "E1,0013,2,mg/g,wet,paraffin,,n,10,dry", "BASIS_PREP", "error", "basis"),
     ("explant_histology", "E1,0013,6,metavir,10,", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
     ("explant_histology", "E1,0013,2,metavir,,2", "STEATOSIS_GRADE", "warning", "steatosis_pct"),
 ]
@@ -437,6 +440,44 @@ def test_two_accounts_of_adherence_of_the_same_days_are_told(checked: Check) -> 
 
     assert lines("0012,2021-03-01,2022-03-01,,,,95,pharmacy", "0012,2022-03-01,2022-05-01,,,,40,self") == [3]
     assert lines("0012,2021-03-01,2022-02-28,,,,95,pharmacy", "0012,2022-03-01,2022-05-01,,,,40,self") == []
+
+
+def test_a_value_below_the_limit_may_be_empty_and_counts_by_its_limit_alone(checked: Check) -> None:
+    rows = ["E1,0013,,mg/g,dry,fresh,0.2,y,10,dry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "E1,0013,0.1,mg/g,dry,fresh,,y,10,dry"]
+    records = checked(explant_chemistry=line_of("explant_chemistry", *rows))
+    assert [(f.code, f.line) for f in records.findings if f.severity == "error"] == [("LOD_MISSING", 4)]
+    found = chemistry_by_participant(records.tables["explant_chemistry"], PARAMS)["sub-0013"]
+    assert (found.n_replicates, found.n_below_lod) == (2, 2)
+    assert found.mean_mg_g == pytest.approx(0.2 / np.sqrt(2))
+
+
+def test_the_wet_weight_of_a_paraffin_block_is_no_reference(checked: Check) -> None:
+    table = line_of("explant_chemistry", "E1,0013,2,mg/g,wet,paraffin,,n,10,dry", "E1,0013,5,mg/g,dry,paraffin,,n,10,dry")
+    found = chemistry_by_participant(checked(explant_chemistry=table).tables["explant_chemistry"], PARAMS)["sub-0013"]
+    assert (found.n_replicates, found.mean_mg_g) == (1, pytest.approx(5 / 5.83 * 3.33))
+
+
+CHEMISTRY = "specimen_id,participant_id,explant_date,block_id,replicate_no,fe_value,fe_unit,basis,prep\n"
+HISTOLOGY = "specimen_id,participant_id,block_id,pathologist_code,read_no,fibrosis_stage\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "code", "lines"),
+    [
+        ("explant_chemistry", ["E1,0013,,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,1,5,mg/g,dry,fresh"], "REPLICATE_TWICE", [3]),
+        ("explant_chemistry", ["E1,0013,,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,2,5,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_chemistry", ["E1,0013,,B1,,5,mg/g,dry,fresh", "E2,0013,,B1,,5,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_chemistry", ["E1,0013,,,,5,mg/g,dry,fresh", "E1,0013,,,,5.1,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_histology", ["E1,0013,B1,P1,1,2", "E1,0013,B1,P1,1,3"], "READING_TWICE", [3]),
+        ("explant_histology", ["E1,0013,B1,P1,1,2", "E1,0013,B1,P2,1,3"], "READING_TWICE", []),
+        ("explant_chemistry", ["E,0013,2021-06-14,B1,1,5,mg/g,dry,fresh", "E,0013,2021-07-14,B1,2,5,mg/g,dry,fresh"], "EXPLANT_DATES", [3]),
+        ("explant_chemistry", ["E1,0013,2021-06-14,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,2,5,mg/g,dry,fresh"], "EXPLANT_DATES", []),
+    ],
+)
+def test_explants_that_stand_twice_are_told(checked: Check, table: str, rows: list[str], code: str, lines: list[int]) -> None:
+    head = CHEMISTRY if table == "explant_chemistry" else HISTOLOGY
+    records = checked(**{table: head + "\n".join(rows) + "\n"})
+    assert [(f.line, f.severity) for f in findings_of(records, code)] == [(line, "warning") for line in lines]
 
 
 QUARTERLY = ["2021-03-01", "2021-06-01", "2021-09-02", "2021-12-01", "2022-02-20", "2022-06-05", "2023-02-27"]

@@ -8,7 +8,7 @@ import pytest
 
 from hqsm.config.statistics import StatisticsParams
 from hqsm.statistics.annual_change import annual_change_rows
-from hqsm.statistics.repeatability import baseline_rows, repeatability_rows
+from hqsm.statistics.repeatability import baseline_rows, repeatability_rows, scan_sd_mg_g
 
 PARAMS = StatisticsParams()
 
@@ -70,6 +70,13 @@ def test_a_repeat_of_a_scan_that_was_rejected_is_no_repeat_of_last_years(day: st
 def test_without_repeats_the_table_says_so() -> None:
     found = repeatability_rows(pd.DataFrame(LIC[4:5]), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
     assert [row["note"] for row in found] == ["no repeat scans"] * 5
+
+
+def test_a_few_pairs_say_nothing_of_the_ratio_of_errors() -> None:
+    found = repeatability_rows(pd.DataFrame(LIC), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
+    expected = pytest.approx(np.sqrt((0.2**2 + 0.4**2) / 2 / 2))
+    assert scan_sd_mg_g(found, 2) == {"hqsm": expected, "r2star": expected}
+    assert scan_sd_mg_g(found, 3) == scan_sd_mg_g(found) == {}
 
 
 def test_the_baseline_counts_each_healthy_participant_once_at_each_field() -> None:

@@ -6,11 +6,11 @@ import datetime
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hqsm.records.cells import Checker, Row
+from hqsm.records.explant_rules import check_chemistry, check_histology
+from hqsm.records.row_groups import lines_of, repeated
 from hqsm.records.schema import DEFERASIROX
-from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
 
 MOST_UNITS = 20
 """Twice what an exchange of an adult takes; a volume that was entered as units counts as kilograms of iron."""
@@ -28,52 +28,39 @@ def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
-def _lines(rows: list[Row]) -> str:
-    return ", ".join(str(row["line"]) for row in rows)
-
-
-def _repeated(rows: list[Row], *keys: str) -> list[list[Row]]:
-    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        key = tuple(row[name] for name in keys)
-        if all(part != "" and part == part for part in key):
-            groups[key].append(row)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def _days(text: str) -> int:
     return datetime.date.fromisoformat(text).toordinal()
 
 
 def _check_participants(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id"):
+    for group in repeated(rows, "participant_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "participant_id",
                 "PARTICIPANT_TWICE",
-                f"The participant has {len(group)} rows (lines {_lines(group)}).",
+                f"The participant has {len(group)} rows (lines {lines_of(group)}).",
                 "Keep one row for each participant.",
             )
 
 
 def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "session_id"):
+    for group in repeated(rows, "participant_id", "session_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "session_id",
                 "VISIT_TWICE",
-                f"The visit has {len(group)} rows (lines {_lines(group)}).",
+                f"The visit has {len(group)} rows (lines {lines_of(group)}).",
                 "Keep one row for each visit.",
             )
     scans = [row for row in rows if row["visit_type"] not in {"repeat", "explant"}]
-    for group in _repeated(scans, "participant_id", "visit_date"):
+    for group in repeated(scans, "participant_id", "visit_date"):
         check.warn(
             group[1],
             "visit_date",
             "VISIT_SAME_DAY",
-            f"{len(group)} visits are on one day (lines {_lines(group)}).",
+            f"{len(group)} visits are on one day (lines {lines_of(group)}).",
             "Check the dates, or give the second one the type repeat.",
         )
     _check_repeats(rows, check)
@@ -137,22 +124,22 @@ def _check_weight_gaps(participant: str, weighed: list[int], visits: list[Row], 
 
 
 def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "tx_id"):
+    for group in repeated(rows, "participant_id", "tx_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "tx_id",
                 "TX_ID_TWICE",
-                f"The transfusion's identifier is used {len(group)} times (lines {_lines(group)}).",
+                f"The transfusion's identifier is used {len(group)} times (lines {lines_of(group)}).",
                 "Delete the double entry, or correct the identifier.",
             )
-    for group in _repeated(rows, "participant_id", "date", "amount", "unit"):
+    for group in repeated(rows, "participant_id", "date", "amount", "unit"):
         if len({row["tx_id"] for row in group}) == len(group):
             check.warn(
                 group[1],
                 "date",
                 "TX_SAME_DAY",
-                f"{len(group)} equal transfusions are on one day (lines {_lines(group)}). All are counted.",
+                f"{len(group)} equal transfusions are on one day (lines {lines_of(group)}). All are counted.",
                 "Delete one if it is a double entry.",
             )
     units = [row for row in rows if row["unit"] == "units" and row["date"]]
@@ -211,14 +198,14 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
 
 
 def _check_chelation(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "rx_id"):
+    for group in repeated(rows, "participant_id", "rx_id"):
         prescriptions = [row for row in group if row["status"] in {"", "prescribed"}]
         for row in prescriptions[1:]:
             check.error(
                 row,
                 "rx_id",
                 "RX_ID_TWICE",
-                f"The prescription's identifier is used {len(prescriptions)} times (lines {_lines(prescriptions)}).",
+                f"The prescription's identifier is used {len(prescriptions)} times (lines {lines_of(prescriptions)}).",
                 "Delete the double entry, or correct the identifier.",
             )
     weighed = _weights_by_participant(tables)
@@ -312,7 +299,7 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
                 after,
                 "start",
                 "RX_SAME_START",
-                f"Two prescriptions start on one day (lines {_lines([before, after])}).",
+                f"Two prescriptions start on one day (lines {lines_of([before, after])}).",
                 "Delete one, or give the second the component add if both are taken.",
             )
         elif not before["stop"] or before["stop"] >= after["start"]:
@@ -320,7 +307,7 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
                 after,
                 "start",
                 "RX_OVERLAP",
-                f"Two prescriptions overlap (lines {_lines([before, after])}). The later start counts.",
+                f"Two prescriptions overlap (lines {lines_of([before, after])}). The later start counts.",
                 "Enter the stop of the earlier one, or the component add if both are taken.",
             )
     covered_until = 0
@@ -341,9 +328,7 @@ def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
         for number, row in enumerate(entries):
             earlier = [other for other in entries[:number] if other["from"] <= row["to"] and row["from"] <= other["to"]]
             if earlier:
-                problem = (
-                    f"It overlaps another account of adherence (lines {_lines([*earlier, row])}). On common days the last line counts."
-                )
+                problem = f"Accounts of adherence overlap (lines {lines_of([*earlier, row])}). On common days the last line counts."
                 check.warn(row, "from", "ADHERENCE_OVERLAP", problem, "Keep one account of each day.")
     for row in rows:
         if row["from"] and row["to"] and row["to"] < row["from"]:
@@ -361,75 +346,12 @@ def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
             )
 
 
-def _check_chemistry(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for row in rows:
-        value, unit = row["fe_value"], row["fe_unit"]
-        if unit and value == value and row["below_lod"] != "y":
-            as_mg_g = {"mg/g": 1.0, "ug/g": ug_per_g_to_mg_per_g(1.0), "umol/g": umol_per_g_to_mg_per_g(1.0)}
-            iron_mg_g = value * as_mg_g[unit]
-            if not 0.2 <= iron_mg_g <= 60:
-                check.warn(
-                    row,
-                    "fe_value",
-                    "IRON_RANGE",
-                    "The iron concentration is outside 0.2 to 60 mg/g in the unit given.",
-                    "Check the unit (1 mg/g is 1000 ug/g and 17.9 umol/g).",
-                )
-        if row["dry_mass_mg"] < 0.4:
-            check.warn(
-                row,
-                "dry_mass_mg",
-                "SPECIMEN_SMALL",
-                "Less than 0.4 mg of dry tissue gives an unreliable concentration.",
-                "Measure a larger block if there is one.",
-            )
-        if row["transport"] == "saline":
-            check.warn(
-                row,
-                "transport",
-                "SPECIMEN_SALINE",
-                "The specimen was transported in saline, which washes out up to half of its iron within an hour.",
-                "Enter an exclusion_code to leave it out.",
-            )
-        if row["below_lod"] == "y":
-            if row["lod"] != row["lod"] and value != value:
-                check.error(row, "lod", "LOD_MISSING", "Below the limit of detection, but no limit given.", "Enter it.")
-            else:
-                check.warn(
-                    row,
-                    "below_lod",
-                    "BELOW_LOD",
-                    "The value is below the limit of detection; the limit over root two stands in for it, flagged.",
-                    "Nothing to do.",
-                )
-
-
-def _check_histology(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for row in rows:
-        if row["fibrosis_stage"] > 4 and row["fibrosis_scale"] != "ishak":
-            check.error(
-                row,
-                "fibrosis_stage",
-                "FIBROSIS_SCALE",
-                "A stage above 4 exists on the Ishak scale only.",
-                "Correct the stage, or enter ishak as the fibrosis_scale.",
-            )
-        if row["steatosis_grade"] == row["steatosis_grade"] and row["steatosis_pct"] != row["steatosis_pct"]:
-            check.warn(
-                row,
-                "steatosis_pct",
-                "STEATOSIS_GRADE",
-                "Steatosis is given as a grade only; a grade is not converted, and the outcomes of steatosis leave this reading out.",
-                "Enter the percentage of hepatocytes with fat.",
-            )
-
-
 RULES: dict[str, Callable[[list[Row], Checker, Mapping[str, list[Row]]], None]] = {
     "participants": _check_participants,
     "visits": _check_visits,
     "transfusions": _check_transfusions,
     "chelation": _check_chelation,
     "adherence": _check_adherence,
-    "explant_chemistry": _check_chemistry,
-    "explant_histology": _check_histology,
+    "explant_chemistry": check_chemistry,
+    "explant_histology": check_histology,
 }

@@ -115,13 +115,17 @@ def _row(series: list[list[tuple[str, Row]]], comparison: str, quantity: str, pa
     return row
 
 
-def scan_sd_mg_g(rows: list[Row]) -> dict[str, float]:
-    """Within-subject SD of LIC [mg/g] by method, from the rows of repeatability.tsv."""
+FEWEST_PAIRS = 5
+"""Below it the 95 % interval of a variance spans more than a factor of 15, which says nothing of Deming's ratio."""
+
+
+def scan_sd_mg_g(rows: list[Row], fewest_pairs: int = FEWEST_PAIRS) -> dict[str, float]:
+    """Within-subject SD of LIC [mg/g] by method, from the rows of repeatability.tsv with so many pairs at least."""
     quantities = {"lic_hqsm_mg_g": "hqsm", "lic_r2star_mg_g": "r2star"}
     return {
         quantities[row["quantity"]]: row.get("within_subject_sd", float("nan"))
         for row in rows
-        if row["comparison"] == "repeat" and row["quantity"] in quantities
+        if row["comparison"] == "repeat" and row["quantity"] in quantities and row["n_pairs"] >= fewest_pairs
     }
 
 
