@@ -64,7 +64,8 @@ def test_equal_methods_are_told_apart_no_more_often_than_chance() -> None:
 
 def test_the_power_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repeats = [
-        {"comparison": "repeat", "quantity": q, "within_subject_sd": sd} for q, sd in (("lic_hqsm_mg_g", 0.3), ("lic_r2star_mg_g", 0.7))
+        {"comparison": "repeat", "quantity": f"lic_{m}_mg_g", "n_pairs": 3, "within_subject_sd": sd}
+        for m, sd in (("hqsm", 0.3), ("r2star", 0.7))
     ]
     write_rows(tmp_path / "repeatability.tsv", "repeatability", repeats)
     options = [
