@@ -154,3 +154,20 @@ def test_iron_elsewhere_that_is_too_much_to_measure_is_at_least_that_much() -> N
     assert excess_per_s == pytest.approx(970.0)
     assert share[20, 18, 12] == 1
     assert share[2, 2, 2] == 0
+
+
+@pytest.mark.parametrize("scale", [0.1, 4.0])
+def test_what_the_mask_has_missed_does_not_depend_on_the_size_of_the_world(scale: float) -> None:
+    """Half of a liver that the mask has cut off is liver, and a spleen that touches it with its tip is none, in millimetres or metres."""
+    maps, liver = boxes(300.0)
+    spleen = np.zeros(_SHAPE, bool)
+    spleen[14:26, 28:34, 7:17] = True
+    spleen[19:21, 26:28, 11:13] = True
+    maps = replace(maps, r2star_per_s=np.where(spleen, 300, maps.r2star_per_s).astype(np.float32))
+    cut = liver.copy()
+    cut[:20] = False
+    here = share_of(maps, cut).share
+    assert here[14:26, 12:24, 8:16].min() > 0.95
+    assert here[spleen].mean() < 0.1
+    larger = VoxelGrid(shape=_SHAPE, affine_mm=maps.grid.affine_mm @ np.diag([scale, scale, scale, 1.0]))
+    np.testing.assert_array_equal(share_of(replace(maps, grid=larger), cut).share, here)
