@@ -62,10 +62,10 @@ def _damaged_files_named(content: FolderContent) -> Iterator[None]:
         yield
     except InputError as error:
         unread = sum(item.kind == "damaged" or item.name == "empty files" for item in content.aside)
-        if error.code != "DICOM_MISSING" or not unread:
+        if error.code not in {"DICOM_MISSING", "DICOM_NONE"} or not unread:
             raise
         words = "1 file is" if unread == 1 else f"{unread} files are"
-        raise InputError(f"{error.problem} {words} damaged or empty.", remedy=error.remedy, code=error.code) from error
+        raise InputError(f"{error.problem} {words} damaged, empty or closed to you.", remedy=error.remedy, code=error.code) from error
 
 
 def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
@@ -118,7 +118,7 @@ def read_navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
         return None
     if len(found) > 1:
         raise InputError(f"{len(found)} files named navigator.csv.", remedy="Keep the right one.", code="NAVIGATOR_MANY")
-    return read_navigator_csv(found[0], n_repetitions)
+    return read_navigator_csv(found[0].read_bytes(), n_repetitions)
 
 
 def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], params: DicomParams) -> Acquisition:
@@ -130,10 +130,13 @@ def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], para
         See :func:`read_visit`.
     """
     if not content.images:
-        packed = any(item.name == "archives" for item in content.aside)
+        kinds = {item.name for item in content.aside}
+        remedy = "Put the visit's raw DICOM here."
+        if "NIfTI images" in kinds:
+            remedy += " NIfTI images with their sidecars belong below bids/ in place of dicom/."
         raise InputError(
             f"No DICOM image among {content.n_files} files.",
-            remedy="Unpack the archives." if packed else "Put the visit's raw DICOM here.",
+            remedy="Unpack the archives." if "archives" in kinds else remedy,
             code="DICOM_NONE",
         )
     _one_patient(content)
