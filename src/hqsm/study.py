@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hqsm.errors import InputError
+
 INDEX = Path("results/work/index.json")
 LABEL = re.compile(r"[A-Za-z0-9]{1,64}\Z")
 RECORD_NAME = re.compile(
@@ -66,6 +68,11 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
         Cache of the last look (``stat`` key to content hash): a file tree whose names, sizes and times are unchanged
         is not read again; one that was merely touched is read and found equal.
 
+    Raises
+    ------
+    InputError
+        ``RECORDS_CLOSED``: a record may not be read. Of the visits nothing stops the cohort.
+
     Returns
     -------
     index, cache
@@ -81,7 +88,12 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
         if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
             name = path.name if RECORD_NAME.match(path.name) else _nameless("records", position)
-            records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            try:
+                records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            except PermissionError:
+                raise InputError(
+                    f"records/{name} cannot be opened.", remedy="Give the right to read it, then repeat the command.", code="RECORDS_CLOSED"
+                ) from None
     index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
     return index, {"hashes": hashes}
 
@@ -102,7 +114,11 @@ def _discover_visits(
         if not participant_dir.resolve().is_relative_to(root):
             unusable.append((name, _LINK))
             continue
-        sessions = list(_folders(participant_dir))
+        try:
+            sessions = list(_folders(participant_dir))
+        except PermissionError:
+            unusable.append((name, "The folder cannot be opened; give the right to read it."))
+            continue
         if not sessions:
             unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
         for place, session_dir in enumerate(sessions, start=1):
@@ -216,13 +232,20 @@ def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> t
             stat = os.stat(path)
             entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns, path))
     shape = hashlib.sha256(repr([(folder.name, *entry[:3]) for entry in entries]).encode()).hexdigest()[:24]
+    n_bytes = sum(entry[1] for entry in entries)
     if shape in known:
         hashes[shape] = known[shape]
     else:
-        digest = hashlib.blake2b(digest_size=12)
+        digest, readable = hashlib.blake2b(digest_size=12), True
         for name, size, _, path in entries:
             digest.update(f"{name}\0{size}\0".encode())
-            with open(path, "rb") as handle:
-                digest.update(handle.read())
+            try:
+                with open(path, "rb") as handle:
+                    digest.update(handle.read())
+            except OSError:  # not ours to read: the visit's own job says so, and the cohort goes on
+                digest.update(b"unreadable")
+                readable = False
+        if not readable:
+            return digest.hexdigest(), len(entries), n_bytes  # not remembered: a right that is given changes neither size nor time
         hashes[shape] = digest.hexdigest()
-    return hashes[shape], len(entries), sum(entry[1] for entry in entries)
+    return hashes[shape], len(entries), n_bytes
