@@ -81,9 +81,24 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     known: dict[str, str] = (previous or {}).get("hashes", {})
     hashes: dict[str, str] = {}
     visits: list[VisitFolder] = []
-    unusable: list[tuple[str, str]] = []
-    for source in ("dicom", "bids"):
-        _discover_visits(study, source, known, hashes, visits, unusable)
+    found, unusable = find_folders(study)
+    for name, label, folder in found:
+        rois = study / "rois" / name / label
+        content, n_files, n_bytes = _tree_hash(folder, known, hashes)
+        source = folder.parents[1]
+        if source.name == "bids":
+            content = _with_inherited_sidecars(content, source, folder.parent)
+        visits.append(
+            VisitFolder(
+                participant=name[4:],
+                session=label[4:],
+                folder=f"{source.name}/{name}/{label}",
+                content=content,
+                rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
+                n_files=n_files,
+                n_bytes=n_bytes,
+            )
+        )
     records: dict[str, str] = {}
     for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
         if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
@@ -98,56 +113,45 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     return index, {"hashes": hashes}
 
 
-def _discover_visits(
-    study: Path, source: str, known: dict[str, str], hashes: dict[str, str], visits: list[VisitFolder], unusable: list[tuple[str, str]]
-) -> None:
-    """Add the visits below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``."""
-    root = (study / source).resolve()
-    in_dicom = {(v.participant, v.session) for v in visits}
-    for position, participant_dir in enumerate(_folders(study / source), start=1):
-        name = participant_dir.name
-        if source == "bids" and not name.startswith("sub-"):
-            continue  # derivatives, code, sourcedata
-        if not name.startswith("sub-") or not LABEL.match(name[4:]):
-            unusable.append((_nameless(source, position), "The folder is not named sub-<letters and digits>; rename it."))
-            continue
-        if not participant_dir.resolve().is_relative_to(root):
-            unusable.append((name, _LINK))
-            continue
-        try:
-            sessions = list(_folders(participant_dir))
-        except PermissionError:
-            unusable.append((name, "The folder cannot be opened; give the right to read it."))
-            continue
-        if not sessions:
-            unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
-        for place, session_dir in enumerate(sessions, start=1):
-            label = session_dir.name
-            if not label.startswith("ses-") or not LABEL.match(label[4:]):
-                unusable.append((f"{name}/{_nameless(name, place)}", "The folder is not named ses-<letters and digits>; rename it."))
+def find_folders(study: Path) -> tuple[list[tuple[str, str, Path]], list[tuple[str, str]]]:
+    """Participant, session (with their prefixes) and folder of each visit, and the folders that cannot be visits with their reason.
+
+    Visits lie below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``. Names are looked at, no file is opened.
+    """
+    visits: list[tuple[str, str, Path]] = []
+    unusable: list[tuple[str, str]] = []
+    for source in ("dicom", "bids"):
+        root = (study / source).resolve()
+        in_dicom = {visit[:2] for visit in visits}
+        for position, participant_dir in enumerate(_folders(study / source), start=1):
+            name = participant_dir.name
+            if source == "bids" and not name.startswith("sub-"):
+                continue  # derivatives, code, sourcedata
+            if not name.startswith("sub-") or not LABEL.match(name[4:]):
+                unusable.append((_nameless(source, position), "The folder is not named sub-<letters and digits>; rename it."))
                 continue
-            if not session_dir.resolve().is_relative_to(root):
-                unusable.append((f"{name}/{label}", _LINK))
+            if not participant_dir.resolve().is_relative_to(root):
+                unusable.append((name, _LINK))
                 continue
-            if source == "bids" and (name[4:], label[4:]) in in_dicom:
-                why = "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."
-                unusable.append((f"{name}/(bids of {label})", why))  # the label is the row of the visit that is used
+            try:
+                sessions = list(_folders(participant_dir))
+            except PermissionError:
+                unusable.append((name, "The folder cannot be opened; give the right to read it."))
                 continue
-            rois = study / "rois" / name / label
-            content, n_files, n_bytes = _tree_hash(session_dir, known, hashes)
-            if source == "bids":
-                content = _with_inherited_sidecars(content, study / source, participant_dir)
-            visits.append(
-                VisitFolder(
-                    participant=name[4:],
-                    session=label[4:],
-                    folder=f"{source}/{name}/{label}",
-                    content=content,
-                    rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
-                    n_files=n_files,
-                    n_bytes=n_bytes,
-                )
-            )
+            if not sessions:
+                unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
+            for place, session_dir in enumerate(sessions, start=1):
+                label = session_dir.name
+                if not label.startswith("ses-") or not LABEL.match(label[4:]):
+                    unusable.append((f"{name}/{_nameless(name, place)}", "The folder is not named ses-<letters and digits>; rename it."))
+                elif not session_dir.resolve().is_relative_to(root):
+                    unusable.append((f"{name}/{label}", _LINK))
+                elif (name, label) in in_dicom:
+                    why = "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."
+                    unusable.append((f"{name}/(bids of {label})", why))  # the label is the row of the visit that is used
+                else:
+                    visits.append((name, label, session_dir))
+    return visits, unusable
 
 
 def _with_inherited_sidecars(content: str, *folders: Path) -> str:
