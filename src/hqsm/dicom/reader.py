@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +128,8 @@ def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], para
     InputError
         See :func:`read_visit`.
     """
+    if not content.n_files:
+        raise InputError("The folder is empty.", remedy="Put the visit's raw DICOM here.", code="DICOM_NONE")
     if not content.images:
         kinds = {item.name for item in content.aside}
         remedy = "Put the visit's raw DICOM here."
@@ -149,7 +150,6 @@ def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], para
             code="DICOM_NO_ORIGINAL",
         )
     chosen, aside, notes = choose(frames, params)
-    _one_day(chosen)
     return arrange(chosen, aside, notes)
 
 
@@ -164,21 +164,6 @@ def _one_patient(content: FolderContent) -> None:
             f"The images belong to {len(patients)} different patients.",
             remedy="Keep one patient's images in this folder.",
             code="DICOM_TWO_PATIENTS",
-        )
-
-
-def _one_day(frames: list[Frame]) -> None:
-    days = set()
-    for text in {frame.date for frame in frames}:
-        try:
-            days.add(date(int(text[:4]), int(text[4:6]), int(text[6:8])))
-        except ValueError:
-            continue
-    if days and (max(days) - min(days)).days > 1:  # a scan may pass midnight
-        raise InputError(
-            f"The images were acquired on days {(max(days) - min(days)).days} days apart.",
-            remedy="Put each visit into a folder of its own.",
-            code="DICOM_TWO_VISITS",
         )
 
 
