@@ -2,6 +2,7 @@
 """Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--seed N ...] [--peer PYTHON]`, one table per case.
 
 With several seeds, one table of all scans with the standard errors of its figures, and no times: `run.py A15 --seed 21 22 23`.
+Either way the field's error over its standard error, by R2* and by the distance from the liver's surface.
 
 `--peer` names a Python that has `pycsemri` (PyPI): it then runs on every slice of the same volume, warm, with as many
 threads, and is timed without reading its input.
@@ -25,7 +26,8 @@ from simulation import CASES, LIVER, LUNG, cramer_rao, simulate
 
 N_RUNS = 5
 """Of ours, whose mean is given: together about as long as one of the peer."""
-RIM_MM = 4.0, 12.0
+PLACES = (("everywhere", 0, np.inf), ("12 mm and more", 12, np.inf), ("4 to 12 mm", 4, 12), ("outer 4 mm", 0, 4))
+"""Nearest and farthest distance from the liver's surface [mm]."""
 BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100))
 
 
@@ -78,7 +80,7 @@ def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored
 
 def pooled(name, seeds, n_threads):
     """Print one table of all the seeds of a case."""
-    together = Pooled(BANDS)
+    together, fields = Pooled(BANDS), []
     for done, seed in enumerate(seeds):
         print(f"\r{name}: scan {done + 1} of {len(seeds)}", end="", file=sys.stderr, flush=True)
         case = replace(CASES[name], seed=seed)
@@ -96,24 +98,31 @@ def pooled(name, seeds, n_threads):
             {"PDFF": fit.pdff_se_percent[liver], "R2*": fit.r2star_se_per_s[liver]},
             {"PDFF": partial(bound, which=0), "R2*": partial(bound, which=1)},
         )
+        fields.append(field_errors(scan, fit))
     print(file=sys.stderr)
     print(f"{name}, seeds {' '.join(map(str, seeds))}: {CASES[name].tesla} T, SNR {CASES[name].snr}")
-    print("\n".join(together.table()), flush=True)
+    print("\n".join(together.table()))
+    report_field_errors(np.concatenate(fields, axis=1))
 
 
-def report_field_errors(scan, field, se):
-    """Field's error over its standard error in the liver's depth and in its rim: SD, and per cent inside 1.96."""
-    from_surface_mm = ndimage.distance_transform_edt(scan.labels == LIVER, sampling=scan.voxel_size_mm)
-    places = (("depth", RIM_MM[1], np.inf), ("rim, inner", *RIM_MM), ("rim, outer", 0, RIM_MM[0]))
-    print(f"  field error/SE (inside 1.96, %), liver beyond {RIM_MM[1]:g} mm from its surface, {RIM_MM[0]:g} to {RIM_MM[1]:g} mm, less")
-    for place, nearest_mm, farthest_mm in places:
+def field_errors(scan, fit):
+    """(3, voxel) R2* of the liver's voxels, their distance from its surface [mm], and their field's error over its standard error."""
+    liver = scan.labels == LIVER
+    from_surface_mm = ndimage.distance_transform_edt(liver, sampling=scan.voxel_size_mm)
+    return np.stack([scan.r2star[liver], from_surface_mm[liver], ((fit.field_hz - scan.field_hz) / fit.field_se_hz)[liver]])
+
+
+def report_field_errors(voxels):
+    """Of such voxels: SD in each place, and per cent inside 1.96 and beyond 4."""
+    r2star, from_surface_mm, ratio = voxels[:, np.isfinite(voxels[2])]
+    print("  field error/SE (inside 1.96, beyond 4 [%]) by distance from the liver's surface")
+    for place, nearest_mm, farthest_mm in PLACES:
         cells = []
         for low, high in BANDS:
-            here = (from_surface_mm > nearest_mm) & (from_surface_mm <= farthest_mm) & (scan.r2star >= low) & (scan.r2star < high)
-            ratio = ((field - scan.field_hz) / se)[here]
-            ratio = ratio[np.isfinite(ratio)]
-            cells.append(f"{low}-{high} {np.std(ratio):.2f} ({100 * np.mean(np.abs(ratio) < 1.96):.0f})")
-        print(f"  {place:>10}: {' | '.join(cells)}")
+            here = (from_surface_mm > nearest_mm) & (from_surface_mm <= farthest_mm) & (r2star >= low) & (r2star < high)
+            inside, beyond = 100 * np.mean(np.abs(ratio[here]) < 1.96), 100 * np.mean(np.abs(ratio[here]) > 4)
+            cells.append(f"{low}-{high} {np.std(ratio[here]):.2f} ({inside:.0f}, {beyond:.2f})")
+        print(f"  {place:>16}: {' | '.join(cells)}", flush=True)
 
 
 def pycsemri(scan, case, python, n_threads):
@@ -159,7 +168,7 @@ def main():
         )
         se = (fit.pdff_se_percent, fit.r2star_se_per_s, fit.field_se_hz)
         report(case, scan, fit.pdff_percent, fit.r2star_per_s, fit.field_hz, scan.labels != LUNG, se, fit.model, fit.censored)
-        report_field_errors(scan, fit.field_hz, fit.field_se_hz)
+        report_field_errors(field_errors(scan, fit))
         if options.peer:
             maps, peer_wall, peer_cpu = pycsemri(scan, case, options.peer, options.threads)
             print(
