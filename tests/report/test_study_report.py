@@ -148,7 +148,7 @@ def test_the_result_in_words_carries_its_caveats(data: ReportData, lo: float, hi
     html = render_study_report(replace(data, tables=tables))["index.html"].decode()
     said = html[: html.index("<h2")]
     assert ("neither method is shown to be better" in said) != better
-    assert said.count("To be read with care: rough.") == said.count("To be read with care: few of them.") == 1
+    assert said.count("Note: rough.") == said.count("Note: few of them.") == 1
 
 
 def test_every_flag_of_an_interval_stands_in_the_report_in_words(data: ReportData) -> None:

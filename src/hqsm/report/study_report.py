@@ -143,7 +143,7 @@ def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame, confidence: str)
         text = f"hQSM explains {number(abs(entry['estimate']), 3)} {'more' if entry['estimate'] > 0 else 'less'} of the variance than R2*"
         open_ = "; neither method is shown to be better" if entry["ci_lo"] <= 0 <= entry["ci_hi"] else ""
         words.append(f"{text} ({confidence} interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}{open_}).")
-        words += [f"To be read with care: {note}." for note in dict.fromkeys([*primary["note"], entry["note"]]) if note]
+        words += [f"Note: {note}." for note in dict.fromkeys([*primary["note"], entry["note"]]) if note]
     return words or ["There are too few annual intervals for a regression."]
 
 
