@@ -195,11 +195,10 @@ def test_outliers_are_marked_from_five_values_on() -> None:
 
 def test_a_visit_without_a_liver_has_no_volume_that_others_are_measured_against(data: ReportData) -> None:
     visits, lic = data.tables["visits"], data.tables["lic"].copy()
-    lic["liver_volume_ml"] = [0.0] * 12 + [1400.0] * 11
+    lic["liver_volume_ml"] = [0.0] * 3 + [1400.0 + 10 * k for k in range(len(lic) - 3)]
     html = render_qc_index(visits, lic, [])
-    assert 'class="outlier"' not in html
-    assert "0 outliers" in re.sub(r"<[^>]+>|\s+", " ", html).replace("  ", " ")
-    assert html.count(">1,400<") + html.count(">1400<") == 11
+    assert 'outlier"' not in html
+    assert html.count("1400") == 1
 
 
 def test_the_index_marks_an_outlier_and_links_only_to_pages_that_exist(data: ReportData) -> None:
