@@ -37,8 +37,10 @@ def test_beyond_the_images_tissue_is_of_unknown_kind_and_air_goes_on_as_air() ->
     model = model_of(mean)
     x, y, z = model.inside
     np.testing.assert_allclose(model.sd_ppm[model.inside], 0.12)
+    # two slices of 6 mm are near the images
+    np.testing.assert_allclose(model.sd_ppm[x.start + 6, y.start + 5, z.stop : z.stop + 4], [2.5, 2.5, 0.3, 0.3])
+    np.testing.assert_allclose(model.sd_ppm[x.start + 6, y.start + 5, z.start - 4 : z.start], [0.3, 0.3, 2.5, 2.5])
     for end in (z.start - 1, z.stop):
-        np.testing.assert_allclose(model.sd_ppm[x.start + 6, y.start + 5, end], 0.3)
         np.testing.assert_allclose(model.sd_ppm[x.start + 1, y.start + 5, end], 0.12)
         assert model.mean_ppm[x.start + 1, y.start + 5, end] == np.float32(9.4)
     (beyond,) = model.nodes
