@@ -9,7 +9,7 @@ import pytest
 
 from hqsm.arrays import Mask
 from hqsm.data import VoxelGrid, WaterFat
-from hqsm.liver_share import LiverShare, liver_share, mean_of_known, moved
+from hqsm.liver_share import LiverShare, _moved_to_what_is_told, liver_share, mean_of_known, moved
 from hqsm.other_iron import iron_elsewhere
 
 _SHAPE = (40, 36, 24)
@@ -154,3 +154,31 @@ def test_iron_elsewhere_that_is_too_much_to_measure_is_at_least_that_much() -> N
     assert excess_per_s == pytest.approx(970.0)
     assert share[20, 18, 12] == 1
     assert share[2, 2, 2] == 0
+
+
+@pytest.mark.parametrize("scale", [0.1, 4.0])
+def test_what_the_mask_has_missed_does_not_depend_on_the_size_of_the_world(scale: float) -> None:
+    """Half of a liver that the mask has cut off is liver, and a spleen that touches it with its tip is none, in millimetres or metres."""
+    maps, liver = boxes(300.0)
+    spleen = np.zeros(_SHAPE, bool)
+    spleen[14:26, 28:34, 7:17] = True
+    spleen[19:21, 26:28, 11:13] = True
+    maps = replace(maps, r2star_per_s=np.where(spleen, 300, maps.r2star_per_s).astype(np.float32))
+    cut = liver.copy()
+    cut[:20] = False
+    here = share_of(maps, cut).share
+    assert here[14:26, 12:24, 8:16].min() > 0.95
+    assert here[spleen].mean() < 0.1
+    larger = VoxelGrid(shape=_SHAPE, affine_mm=maps.grid.affine_mm @ np.diag([scale, scale, scale, 1.0]))
+    np.testing.assert_array_equal(share_of(replace(maps, grid=larger), cut).share, here)
+
+
+@pytest.mark.parametrize(("told_share", "follows"), [(0.25, False), (0.35, True)])
+def test_the_rest_of_the_edge_follows_what_is_told_of_three_tenths_of_it(told_share: float, follows: bool) -> None:
+    _, liver = boxes(30.0)
+    band = moved(liver, 2) & ~moved(liver, -2)
+    smaller = moved(liver, -1).astype(np.float32)
+    trust = np.where(band & (np.random.default_rng(3).random(_SHAPE) < told_share), 1, 0).astype(np.float32)
+    found = _moved_to_what_is_told(liver, liver.astype(np.float32), smaller, trust, band)
+    face = (slice(12, 13), slice(14, 22), slice(9, 15))
+    assert found[face].mean() == pytest.approx(0 if follows else 1, abs=0.1)
