@@ -1,7 +1,23 @@
+"""Calibrations against what their papers print, and what of a liver's values becomes a LIC, by hand."""
+
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from hqsm.lic import R2STAR_CALIBRATIONS, apply_calibration, physical_calibration, r2star_calibration, roi_statistics
+from hqsm.config.lic import LicParams
+from hqsm.data import LiverIron, Regions, Susceptibility, VoxelGrid, WaterFat
+from hqsm.lic import (
+    HQSM_CALIBRATIONS,
+    R2STAR_CALIBRATIONS,
+    apply_calibration,
+    fit_facts,
+    liver_iron,
+    physical_calibration,
+    r2star_calibration,
+    roi_statistics,
+)
 
 
 def test_hernando_2023_gives_the_published_lic_by_hand() -> None:
@@ -48,3 +64,178 @@ def test_vessels_and_failed_voxels_barely_move_the_median_inside_tukeys_fences()
 
 def test_an_empty_region_is_nan_and_not_zero() -> None:
     assert np.isnan(roi_statistics(np.ones(10), np.zeros(10, bool)).median)
+
+
+@pytest.mark.parametrize(
+    ("name", "tesla", "r2star_per_s", "lic_mg_g"),
+    [
+        ("hernando2023", 1.5, 800, 20.66),
+        ("hernando2023", 3.0, 800, 10.76),
+        ("wood2005", 1.5, 800, 20.52),
+        ("hankins2009", 1.5, 800, 21.96),
+        ("henninger2015", 1.5, 800, 19.48),
+        ("dassignies2018", 3.0, 300, (0.314 * 300 - 0.96) / 17.9),  # umol/g, printed the other way round
+    ],
+)
+def test_the_published_lines_give_what_their_papers_do(name: str, tesla: float, r2star_per_s: float, lic_mg_g: float) -> None:
+    line = r2star_calibration(name, tesla)
+    assert line is not None
+    assert apply_calibration(line, r2star_per_s, 0.0)[0] == pytest.approx(lic_mg_g, abs=0.011)
+
+
+def test_the_published_lines_of_susceptibility_do_too() -> None:
+    def lic(name: str, chi_ppm: float) -> float:
+        return apply_calibration(HQSM_CALIBRATIONS[name], chi_ppm, 0.0)[0]
+
+    assert 1 / 0.123 < lic("buelo2025", 1.0) < 1 / 0.102  # between centres
+    assert lic("tipirneni2021", 1.0) == pytest.approx(3.3)
+    cut_offs = ((0.34, 1.8), (0.63, 3.2), (1.29, 7.0), (2.22, 15.0))
+    assert [lic("lin2018", chi) for chi, _ in cut_offs] == pytest.approx([mg_g for _, mg_g in cut_offs], abs=1.0)
+
+
+def visit(r2star_per_s: float = 200.0, chi_ppm: float = 1.0, **of_maps: Any) -> tuple[WaterFat, Susceptibility, Regions]:
+    """A liver of 320 voxels of 24 mm3, whose core of 240 is read."""
+    shape = (8, 8, 5)
+    grid = VoxelGrid(shape=shape, affine_mm=np.diag([2.0, 2.0, 6.0, 1.0]))
+    ones = np.ones(shape, np.float32)
+    everywhere, nothing, core = np.ones(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
+    core[:, 6:] = False
+    maps = WaterFat(
+        water=ones.astype(np.complex64),
+        fat=ones.astype(np.complex64),
+        pdff_percent=5 * ones,
+        r2star_per_s=np.float32(r2star_per_s) * ones,
+        field_hz=0 * ones,
+        pdff_se_percent=ones,
+        r2star_se_per_s=ones,
+        field_se_hz=ones,
+        residual=0 * ones,
+        model=ones.astype(np.uint8),
+        censored=nothing,
+        r2star_limit_per_s=900.0,
+        field_strength_tesla=1.5,
+        grid=grid,
+    )
+    chi = Susceptibility(
+        chi_ppm=np.float32(chi_ppm) * ones,
+        reference_name="muscle",
+        reference_chi_ppm=0.25,
+        all_references_ppm={},
+        methods={},
+        solutions={},
+        grid=grid,
+    )
+    regions = Regions(
+        body=everywhere,
+        liver=core,
+        liver_whole=everywhere,
+        vessel=nothing,
+        references={},
+        mask_source="reader",
+        grid=grid,
+        near_gas=nothing,
+    )
+    return replace(maps, **of_maps), chi, regions
+
+
+def read(parts: tuple[WaterFat, Susceptibility, Regions], *, digest: str = "", **params: Any) -> LiverIron:
+    maps, chi, regions = parts
+    return liver_iron(maps, chi, regions, LicParams(**params), temperature_celsius=37.0, reconstruction_digest=digest)
+
+
+def test_a_visits_two_lic_by_hand() -> None:
+    maps, chi, regions = visit()
+    iron = read((maps, replace(chi, liver_se_ppm=0.05, liver_regional_ppm=1.1), regions))
+    assert iron.codes == ()
+    assert iron.lic_r2star_mg_g == pytest.approx(0.02603 * 200 - 0.16)
+    assert iron.lic_hqsm_mg_g == pytest.approx(1 / 0.4103, rel=1e-3)
+    assert iron.lic_hqsm_hi - iron.lic_hqsm_mg_g == pytest.approx(1.96 * np.hypot(0.05, 0.10) / 0.4103, rel=1e-3)
+    assert iron.chi_liver_ppm == pytest.approx(1.25)
+    assert iron.details["chi_se_ppm"] == pytest.approx(0.05)
+    assert iron.liver_volume_ml == pytest.approx(320 * 0.024)
+    assert (iron.n_voxels, iron.calibration_r2star, iron.calibration_hqsm) == (240, "hernando2023", "physical")
+
+
+def test_a_method_without_a_standard_error_leaves_the_regions() -> None:
+    iron = read(visit())
+    assert iron.details["chi_se_ppm"] == 0
+    assert np.isfinite(iron.lic_hqsm_hi)
+
+
+@pytest.mark.parametrize(("beyond", "given"), [(0.2, True), (0.3, False)])
+@pytest.mark.parametrize("why", ["censored", "not fitted"])
+def test_a_liver_beyond_the_measurable_in_more_than_a_quarter_has_a_bound_and_no_r2star(beyond: float, given: bool, why: str) -> None:
+    maps, chi, regions = visit()
+    where = np.zeros(maps.grid.shape, bool)
+    where[regions.liver] = np.arange(240) < 240 * beyond
+    changed = {"censored": where} if why == "censored" else {"model": np.where(where, 0, 1).astype(np.uint8)}
+    iron = read((replace(maps, **changed), chi, regions))
+    assert ("R2STAR_CENSORED" in iron.codes) != given
+    assert np.isfinite([iron.r2star_per_s, iron.lic_r2star_mg_g, iron.lic_r2star_lo]).tolist() == [given] * 3
+    assert iron.details["r2star_lower_bound_per_s"] == (None if given else 900.0)
+    assert np.isfinite(iron.lic_hqsm_mg_g)
+
+
+def test_no_lic_beyond_its_calibration_nor_far_below_none_nor_at_another_field_strength_nor_by_two_echoes() -> None:
+    for parts, params, code in (
+        (visit(1600.0), {}, "LIC_BEYOND_CALIBRATION"),
+        (visit(1.0), {"lowest_plausible_mg_g": -0.1}, "LIC_IMPLAUSIBLE"),
+        (visit(field_strength_tesla=3.0), {"r2star_calibration": "wood2005"}, "CALIBRATION_NO_FIELD_STRENGTH"),
+        (visit(codes=("R2STAR_TWO_ECHOES",)), {}, "LIC_R2STAR_CONFOUNDED"),
+    ):
+        iron = read(parts, **params)
+        assert iron.codes == (code,)
+        assert np.isnan([iron.lic_r2star_mg_g, iron.lic_r2star_lo, iron.lic_r2star_hi]).all()
+        assert np.isfinite([iron.r2star_per_s, iron.lic_hqsm_mg_g]).all()
+
+
+def test_susceptibility_is_read_away_from_gas_and_r2star_everywhere() -> None:
+    maps, chi, regions = visit()
+    gas = np.zeros(maps.grid.shape, bool)
+    gas[:5] = True
+    at_gas = replace(chi, chi_ppm=np.where(gas, 9, 1).astype(np.float32))
+    iron = read((replace(maps, r2star_per_s=np.where(gas, 220, 200).astype(np.float32)), at_gas, replace(regions, near_gas=gas)))
+    assert iron.chi_hqsm_ppm == 1
+    assert iron.r2star_per_s == 220
+
+
+def test_without_a_reference_there_is_no_lic_by_hqsm() -> None:
+    maps, chi, regions = visit()
+    iron = read((maps, replace(chi, reference_name="none"), regions))
+    assert np.isnan([iron.lic_hqsm_mg_g, iron.lic_hqsm_lo, iron.lic_hqsm_hi]).all()
+
+
+def test_a_line_of_ones_own_holds_for_its_reference_and_its_reconstruction() -> None:
+    own: dict[str, Any] = {
+        "hqsm_calibration": "own",
+        "own_slope_mg_g_per_ppm": 2.0,
+        "own_intercept_mg_g": 0.5,
+        "own_slope_relative_sd": 0.2,
+    }
+    iron = read(visit(), digest="ab", own_reference_tissue="muscle", own_reconstruction_digest="ab", **own)
+    assert iron.codes == ()
+    assert (iron.lic_hqsm_mg_g, iron.lic_hqsm_hi) == pytest.approx((2.5, 2.5 + 1.96 * 0.4))
+    other = read(visit(), digest="cd", own_reference_tissue="muscle", own_reconstruction_digest="ab", **own)
+    assert other.codes == ("CALIBRATION_OTHER_RECONSTRUCTION",)
+    assert other.lic_hqsm_mg_g == pytest.approx(2.5)
+    fat = read(visit(), digest="ab", own_reference_tissue="fat", own_reconstruction_digest="ab", **own)
+    assert fat.codes == ("CALIBRATION_OTHER_REFERENCE",)
+    assert np.isnan(fat.lic_hqsm_mg_g)
+    assert "CALIBRATION_OTHER_RECONSTRUCTION" in read(visit(), digest="ab", hqsm_calibration="buelo2025").codes
+
+
+@pytest.mark.parametrize("tesla", [1.5, 3.0])
+def test_how_a_region_was_fitted_is_told_in_shares_of_its_voxels(tesla: float) -> None:
+    maps, _, regions = visit(field_strength_tesla=tesla)
+    layer = np.indices(maps.grid.shape)[0]
+    maps = replace(
+        maps,
+        model=np.where(layer < 2, 2, 1).astype(np.uint8),
+        swap_margin=np.where(layer < 1, 1.9, 2.1).astype(np.float32),
+        field_difference_hz=np.where(layer < 3, 111, -109).astype(np.float32) * np.float32(tesla / 1.5),
+    )
+    facts = fit_facts(maps, regions.liver)
+    assert facts["model_fat_constrained"] == pytest.approx(2 / 8)
+    assert facts["model_water_fat"] == pytest.approx(6 / 8)
+    assert facts["swap_margin_low"] == pytest.approx(1 / 8)
+    assert facts["first_fields_disagree"] == pytest.approx(3 / 8)

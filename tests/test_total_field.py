@@ -514,3 +514,41 @@ def test_noise_that_changes_from_voxel_to_voxel_beside_a_strong_source_does_not_
     total = TotalField(field_ppm=field.astype(np.float32), weight=ones, mask=ones > 0, grid=grid)
     posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(4.0, rel=0.007)
+
+
+@pytest.mark.parametrize("gap_mm", [1.0, 3.0])
+def test_lung_whose_surface_lies_just_beyond_the_slab_s_end_is_not_looked_for_in_the_organ_below(gap_mm: float) -> None:
+    """A ball of 7 ppm and 12 mm behind the end: no wave between nodes 30 mm apart."""
+    voxel_mm, shape = np.array([3.2, 3.2, 6.0]), (48, 48, 14)
+    affine = np.diag([*voxel_mm, 1.0])
+    affine[:3, 3] = -voxel_mm * (np.array(shape) - 1) / 2
+    grid = VoxelGrid(shape=shape, affine_mm=affine)
+    end_mm = float(shape[2] * voxel_mm[2] / 2)
+    share, field = sphere(grid, 36.0, 2.0, (0.0, 0.0, end_mm - 38.0))
+    _, of_lung = sphere(grid, 12.0, 7.0, (0.0, 0.0, end_mm + gap_mm + 12.0))
+    x, y = np.mgrid[:48, :48] - 23.5
+    body = np.broadcast_to((np.hypot(x, y) < 21)[:, :, None], shape).copy()
+    noise = np.full(shape, 0.03, np.float32)
+    field = field + of_lung + noise * np.random.default_rng(8).standard_normal(shape)
+    ones = np.ones(shape, np.float32)
+    near_end = (share > 0.99) & (np.arange(shape[2]) >= shape[2] - 4)
+
+    def error_near_the_end(beyond: Beyond) -> float:
+        prior = SourcePrior(
+            mean_ppm=np.where(body, 0, 9.4).astype(np.float32),
+            sd_ppm=np.where(share > 0, 0.4, np.where(body, 0.12, 0.02)).astype(np.float32),
+            organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0, may_hold_lesions=True),),
+            smooth=(Smooth(sd_ppm=0.2 * share.astype(np.float32), spacing_mm=30.0),),
+            beyond=beyond,
+        )
+        # the air around makes its field too
+        air = SourceModel(TotalField(field_ppm=0 * ones, weight=ones, mask=body, grid=grid), noise, prior).unexplained_ppm
+        total = TotalField(field_ppm=(field - air).astype(np.float32), weight=ones, mask=body, grid=grid)
+        posterior = total_field.invert(total, noise, prior, tolerance=3e-5, max_iterations=400)
+        assert posterior.solution.converged
+        water = np.median(posterior.chi_ppm[body & (share == 0)])
+        return float(np.sqrt(np.mean((posterior.chi_ppm[near_end] - water - 2.0) ** 2)))
+
+    error = error_near_the_end(Beyond())
+    assert error < 0.09
+    assert error_near_the_end(Beyond(near_sd_ppm=0.0)) > 1.4 * error

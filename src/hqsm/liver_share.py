@@ -114,7 +114,7 @@ def _missed(joined: Mask, around: Mask, way: FloatArray, grid: VoxelGrid) -> Mas
         contact_mm2 = float((piece & touching).sum()) * size_mm ** (2 / 3)
         if contact_mm2 > _CUT_ACROSS * volume_mm3 ** (2 / 3) and _LIKE_THE_LIVER[0] < float(np.median(way[piece])) < _LIKE_THE_LIVER[1]:
             parts |= piece
-    return parts | (joined & around)
+    return parts
 
 
 def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: FloatArray) -> FloatArray:
@@ -136,7 +136,7 @@ def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: Float
     told = band & lean & ~ndimage.binary_dilation(fat, _CROSS)
     drawn = _moved_to_what_is_told(liver, drawn, _without_noise(found.share), np.where(told, trust, 0), band)
     own = float(np.median(pdff[lean & liver]))
-    not_fat = np.clip((_PURE_FAT_PERCENT - np.nan_to_num(pdff, nan=own)) / (_PURE_FAT_PERCENT - own), 0, 1)
+    not_fat = np.clip((_PURE_FAT_PERCENT - pdff) / (_PURE_FAT_PERCENT - own), 0, 1)
     rest = np.where(band & fitted, np.minimum(drawn, _without_noise(not_fat)), drawn)
     return np.where(told, trust * _without_noise(found.share) + (1 - trust) * drawn, rest).astype(np.float32)
 

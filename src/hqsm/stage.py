@@ -199,7 +199,8 @@ def without_file_names(text: str, job: Any) -> str:
         return text
     for parent in ("rois", "dicom", "bids"):
         folder = Path(parent) / f"sub-{wildcards.participant}" / f"ses-{wildcards.session}"
-        names = [path.name for path in sorted(folder.rglob("*"))]
+        # no sentence names a folder, and a folder is often called as a word of ours is: magnitude, Export
+        names = [path.name for path in sorted(folder.rglob("*")) if not path.is_dir()]
         for position, name in sorted(enumerate(names, start=1), key=lambda entry: -len(entry[1])):
             if len(name) >= _SHORTEST_NAME and name not in _OUR_NAMES:
                 text = text.replace(name, f"(no. {position} in {parent} by name)")

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hqsm.errors import InputError
+
 INDEX = Path("results/work/index.json")
 LABEL = re.compile(r"[A-Za-z0-9]{1,64}\Z")
 RECORD_NAME = re.compile(
@@ -66,6 +68,11 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
         Cache of the last look (``stat`` key to content hash): a file tree whose names, sizes and times are unchanged
         is not read again; one that was merely touched is read and found equal.
 
+    Raises
+    ------
+    InputError
+        ``RECORDS_CLOSED``: a record may not be read. Of the visits nothing stops the cohort.
+
     Returns
     -------
     index, cache
@@ -74,64 +81,77 @@ def discover(study: Path, previous: dict[str, Any] | None = None) -> tuple[Study
     known: dict[str, str] = (previous or {}).get("hashes", {})
     hashes: dict[str, str] = {}
     visits: list[VisitFolder] = []
-    unusable: list[tuple[str, str]] = []
-    for source in ("dicom", "bids"):
-        _discover_visits(study, source, known, hashes, visits, unusable)
+    found, unusable = find_folders(study)
+    for name, label, folder in found:
+        rois = study / "rois" / name / label
+        content, n_files, n_bytes = _tree_hash(folder, known, hashes)
+        source = folder.parents[1]
+        if source.name == "bids":
+            content = _with_inherited_sidecars(content, source, folder.parent)
+        visits.append(
+            VisitFolder(
+                participant=name[4:],
+                session=label[4:],
+                folder=f"{source.name}/{name}/{label}",
+                content=content,
+                rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
+                n_files=n_files,
+                n_bytes=n_bytes,
+            )
+        )
     records: dict[str, str] = {}
     for position, path in enumerate(sorted((study / "records").glob("*")) if (study / "records").is_dir() else [], start=1):
         if path.is_file() and path.suffix in {".csv", ".tsv", ".yaml"} and not path.name.startswith("."):
             name = path.name if RECORD_NAME.match(path.name) else _nameless("records", position)
-            records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            try:
+                records[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            except PermissionError:
+                raise InputError(
+                    f"records/{name} cannot be opened.", remedy="Give the right to read it, then repeat the command.", code="RECORDS_CLOSED"
+                ) from None
     index = StudyIndex(visits=tuple(visits), unusable=tuple(unusable), records=records)
     return index, {"hashes": hashes}
 
 
-def _discover_visits(
-    study: Path, source: str, known: dict[str, str], hashes: dict[str, str], visits: list[VisitFolder], unusable: list[tuple[str, str]]
-) -> None:
-    """Add the visits below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``."""
-    root = (study / source).resolve()
-    in_dicom = {(v.participant, v.session) for v in visits}
-    for position, participant_dir in enumerate(_folders(study / source), start=1):
-        name = participant_dir.name
-        if source == "bids" and not name.startswith("sub-"):
-            continue  # derivatives, code, sourcedata
-        if not name.startswith("sub-") or not LABEL.match(name[4:]):
-            unusable.append((_nameless(source, position), "The folder is not named sub-<letters and digits>; rename it."))
-            continue
-        if not participant_dir.resolve().is_relative_to(root):
-            unusable.append((name, _LINK))
-            continue
-        sessions = list(_folders(participant_dir))
-        if not sessions:
-            unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
-        for place, session_dir in enumerate(sessions, start=1):
-            label = session_dir.name
-            if not label.startswith("ses-") or not LABEL.match(label[4:]):
-                unusable.append((f"{name}/{_nameless(name, place)}", "The folder is not named ses-<letters and digits>; rename it."))
+def find_folders(study: Path) -> tuple[list[tuple[str, str, Path]], list[tuple[str, str]]]:
+    """Participant, session (with their prefixes) and folder of each visit, and the folders that cannot be visits with their reason.
+
+    Visits lie below ``dicom/`` or, of a study that starts from BIDS, below ``bids/``. Names are looked at, no file is opened.
+    """
+    visits: list[tuple[str, str, Path]] = []
+    unusable: list[tuple[str, str]] = []
+    for source in ("dicom", "bids"):
+        root = (study / source).resolve()
+        in_dicom = {visit[:2] for visit in visits}
+        for position, participant_dir in enumerate(_folders(study / source), start=1):
+            name = participant_dir.name
+            if source == "bids" and not name.startswith("sub-"):
+                continue  # derivatives, code, sourcedata
+            if not name.startswith("sub-") or not LABEL.match(name[4:]):
+                unusable.append((_nameless(source, position), "The folder is not named sub-<letters and digits>; rename it."))
                 continue
-            if not session_dir.resolve().is_relative_to(root):
-                unusable.append((f"{name}/{label}", _LINK))
+            if not participant_dir.resolve().is_relative_to(root):
+                unusable.append((name, _LINK))
                 continue
-            if source == "bids" and (name[4:], label[4:]) in in_dicom:
-                why = "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."
-                unusable.append((f"{name}/(bids of {label})", why))  # the label is the row of the visit that is used
+            try:
+                sessions = list(_folders(participant_dir))
+            except PermissionError:
+                unusable.append((name, "The folder cannot be opened; give the right to read it."))
                 continue
-            rois = study / "rois" / name / label
-            content, n_files, n_bytes = _tree_hash(session_dir, known, hashes)
-            if source == "bids":
-                content = _with_inherited_sidecars(content, study / source, participant_dir)
-            visits.append(
-                VisitFolder(
-                    participant=name[4:],
-                    session=label[4:],
-                    folder=f"{source}/{name}/{label}",
-                    content=content,
-                    rois=_tree_hash(rois, known, hashes)[0] if rois.is_dir() else "",
-                    n_files=n_files,
-                    n_bytes=n_bytes,
-                )
-            )
+            if not sessions:
+                unusable.append((name, "There is no ses-<label> folder in it; put each visit into its own."))
+            for place, session_dir in enumerate(sessions, start=1):
+                label = session_dir.name
+                if not label.startswith("ses-") or not LABEL.match(label[4:]):
+                    unusable.append((f"{name}/{_nameless(name, place)}", "The folder is not named ses-<letters and digits>; rename it."))
+                elif not session_dir.resolve().is_relative_to(root):
+                    unusable.append((f"{name}/{label}", _LINK))
+                elif (name, label) in in_dicom:
+                    why = "The visit is below dicom/ and below bids/; the DICOM is used. Remove one of them."
+                    unusable.append((f"{name}/(bids of {label})", why))  # the label is the row of the visit that is used
+                else:
+                    visits.append((name, label, session_dir))
+    return visits, unusable
 
 
 def _with_inherited_sidecars(content: str, *folders: Path) -> str:
@@ -216,13 +236,20 @@ def _tree_hash(folder: Path, known: dict[str, str], hashes: dict[str, str]) -> t
             stat = os.stat(path)
             entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns, path))
     shape = hashlib.sha256(repr([(folder.name, *entry[:3]) for entry in entries]).encode()).hexdigest()[:24]
+    n_bytes = sum(entry[1] for entry in entries)
     if shape in known:
         hashes[shape] = known[shape]
     else:
-        digest = hashlib.blake2b(digest_size=12)
+        digest, readable = hashlib.blake2b(digest_size=12), True
         for name, size, _, path in entries:
             digest.update(f"{name}\0{size}\0".encode())
-            with open(path, "rb") as handle:
-                digest.update(handle.read())
+            try:
+                with open(path, "rb") as handle:
+                    digest.update(handle.read())
+            except OSError:  # not ours to read: the visit's own job says so, and the cohort goes on
+                digest.update(b"unreadable")
+                readable = False
+        if not readable:
+            return digest.hexdigest(), len(entries), n_bytes  # not remembered: a right that is given changes neither size nor time
         hashes[shape] = digest.hexdigest()
-    return hashes[shape], len(entries), sum(entry[1] for entry in entries)
+    return hashes[shape], len(entries), n_bytes

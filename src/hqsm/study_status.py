@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hqsm.decisions import read_decisions
 from hqsm.run_state import STAGES
+from hqsm.study import find_folders
 from hqsm.table_cells import separator_of
 
 
@@ -28,12 +29,14 @@ class VisitState:
 
 
 def visit_states(study: Path) -> list[VisitState]:
-    """Every visit that has a folder below ``dicom/`` or ``bids/`` or a line in ``records/visits.csv``, in their order.
+    """Every visit that has a folder below ``dicom/`` or ``bids/`` or a line in ``records/visits.csv``, in their order, then folders
+    that cannot be visits.
 
     Names are looked at, no image is opened: whether files changed since the last run is what ``snakemake -n`` tells.
     """
     decisions = read_decisions(study / "decisions.csv")
-    found = visit_folders(study)
+    folders, unusable = find_folders(study)
+    found = {folder[:2] for folder in folders}
     states = []
     for participant, session in sorted(found | _recorded(study / "records" / "visits.csv")):
         decision = decisions.get((participant, session))
@@ -44,22 +47,16 @@ def visit_states(study: Path) -> list[VisitState]:
         else:
             state, detail = _progress(study, f"{participant}_{session}")
         states.append(VisitState(participant_id=participant, session_id=session, state=state, detail=detail))
-    return states
+    return states + [VisitState(participant_id=name, session_id="", state="rejected", detail=reason) for name, reason in unusable]
 
 
 def summary(states: list[VisitState]) -> str:
     """How many visits are in which state, in one line."""
     counts = Counter(state.state for state in states)
     order = ("done", "rejected", "excluded", "unfinished", "pending", "missing")
-    participants = len({state.participant_id for state in states})
+    participants = len({state.participant_id for state in states if state.session_id})
     parts = ", ".join(f"{counts[name]} {name}" for name in order if counts[name])
     return f"{len(states)} visits of {participants} participants: {parts}" if states else "no visit"
-
-
-def visit_folders(study: Path) -> set[tuple[str, str]]:
-    """Participant and session, with their prefixes, of every visit that has a folder below ``dicom/`` or ``bids/``."""
-    found = (path for source in ("dicom", "bids") for path in (study / source).glob("sub-*/ses-*"))
-    return {(path.parent.name, path.name) for path in found if path.is_dir()}
 
 
 def _recorded(path: Path) -> set[tuple[str, str]]:

@@ -172,8 +172,10 @@ def many(*makes: Make) -> Make:
 
 
 REFUSED: dict[str, tuple[Make, str]] = {
+    "an empty folder": (lambda f: None, r"The folder is empty\. Put the visit's raw DICOM here"),
     "nothing": (lambda f: f.joinpath("note.txt").write_text("x"), r"No DICOM image among 1 files\. Put the visit's raw DICOM here"),
     "archives only": (lambda f: f.joinpath("visit.zip").write_bytes(b"PK\x03\x04" + bytes(99)), r"among 1 files\. Unpack the archives"),
+    "NIfTI": (lambda f: f.joinpath("e1.nii.gz").write_bytes(b"\x1f\x8b" + bytes(99)), r"among 1 files\. .* belong below bids/"),
     "one image missing": (
         lambda f: delete(where(siemens(f), series=7, echo=2, repetition=2, slice=4)),
         r"1 of 72 images are missing: slice 4 echo 2\.8 ms repetition 2 phase\.",
@@ -218,6 +220,16 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "two visits": (
         lambda f: edit(where(siemens(f), series=7), set_to(AcquisitionDate="20220305", SeriesDate="20220305")),
+        r"acquired on days 369 days apart",
+    ),
+    "two visits, each complete": (
+        lambda f: another_run(siemens(f), series=10, time="120000", change=set_to(AcquisitionDate="20220305", SeriesDate="20220305")),
+        r"acquired on days 369 days apart",
+    ),
+    "two visits of different protocols": (
+        lambda f: another_run(
+            siemens(f), series=10, time="120000", change=set_to(AcquisitionDate="20220305", SeriesDate="20220305", FlipAngle="25")
+        ),
         r"acquired on days 369 days apart",
     ),
     "magnitude of one repetition, phase of another": (
@@ -364,6 +376,7 @@ READ: dict[str, tuple[Make, str]] = {
     "empty files": (lambda f: (siemens(f) / "E").write_bytes(b""), "empty files: not DICOM, zero bytes: the transfer failed"),
     "texts": (lambda f: (siemens(f) / "a.txt").write_text("Report"), "other files: not DICOM, no DICOM"),
     "archives": (lambda f: (siemens(f) / "a.gz").write_bytes(b"\x1f\x8b" + bytes(50)), "archives: not DICOM, packed: unpack it"),
+    "NIfTI": (lambda f: (siemens(f) / "a.nii.gz").write_bytes(b"\x1f\x8b" + bytes(50)), "NIfTI images: not DICOM, a study that starts"),
     "DICOMDIR": (lambda f: ended(b"", siemens(f) / "DICOMDIR"), "DICOMDIR: index"),
     "a file cut off in its header": (
         lambda f: (copies(where(siemens(f), series=6, echo=1, slice=1, repetition=1), f / "b"), cut(f / "b" / "C0000", 0.3)),
@@ -413,6 +426,14 @@ READ: dict[str, tuple[Make, str]] = {
             delete([p for p in where_copies(f) if int(p[1].EchoNumbers) == 3]),
         ),
         "2 complex echoes; the acquisition with 3 is used",
+    ),
+    "a localizer of another day": (
+        lambda f: beside(siemens(f), 30, set_to(AcquisitionDate="20200101", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "ND"])),
+        "localizer",
+    ),
+    "a magnitude of another day": (
+        lambda f: beside(siemens(f), 30, set_to(AcquisitionDate="20200101", FlipAngle="25")),
+        "another acquisition, magnitude only",
     ),
     "a presentation state": (
         lambda f: copies(where(siemens(f), series=6, echo=1, slice=1, repetition=1), f / "b", presentation_state),

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from conftest import unpack
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
+from hqsm.dicom.navigator import read_navigator_csv
 from hqsm.dicom.reader import read_visit
 from hqsm.errors import InputError
 from hqsm.phantom.dicom_writer import VENDORS, write_clutter, write_scan
@@ -125,7 +126,9 @@ def test_images_that_are_there_but_damaged_are_said_to_be(tmp_path: Path) -> Non
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     for path in files[:3]:
         path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"3 of 72 images are missing: .*3 files are damaged or empty\. Export the visit again"):
+    with pytest.raises(
+        InputError, match=r"3 of 72 images are missing: .*3 files are damaged, empty or closed to you\. Export the visit again"
+    ):
         read_visit(tmp_path, DicomParams())
 
 
@@ -140,6 +143,35 @@ def test_a_navigator_with_a_missing_repetition_is_refused(tmp_path: Path) -> Non
     (tmp_path / "navigator.csv").write_text("repetition,displacement_mm\n1,0.2\n", encoding="utf-8")
     with pytest.raises(InputError, match="no row for repetition 2"):
         read_visit(tmp_path, DicomParams())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "repetition,displacement_mm\n1,0.5\n2,n/a\n",
+        '\ufeff"repetition";"displacement_mm"\r\n1;0,5\r\n2;\r\n',  # as a spreadsheet of another country saves it
+        "Repetition\t Displacement_mm\tcomment\n2\tNaN\tno signal\n1\t0.5\t\n\t\t\n",
+    ],
+)
+def test_a_navigator_is_read_as_programs_and_spreadsheets_write_it_and_may_have_failed_in_a_repetition(text: str) -> None:
+    np.testing.assert_array_equal(read_navigator_csv(text.encode(), 2).displacement_mm, [0.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"repetition,displacement_mm\n1,0.5\n2,inf\n", "line 3 is not two numbers"),
+        (b"repetition;displacement_mm\n1;x\n", "line 2 is not two numbers"),
+        (b"repetition,displacement_mm\n1,0.5\n,0.5\n", "line 3 is not two numbers"),
+        (b"repetition,displacement_mm,note\n1,0.5,M\xfcller\n", r"is not UTF-8\. Save it as CSV UTF-8"),
+        (b"repetition,displacement_mm\n1,0.5\n1,n/a\n", "gives repetition 1 twice"),
+        (b"repetition,displacement_mm\n0,0.5\n1,0.5\n", "line 2 names repetition 0, the images have 2"),
+        (b"repetition,mm\n1,0.5\n", "has not the columns repetition,displacement_mm"),
+    ],
+)
+def test_what_is_wrong_in_a_navigator_file_is_said_with_its_line(content: bytes, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read_navigator_csv(content, 2)
 
 
 REAL = {

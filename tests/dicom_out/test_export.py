@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hqsm.data import VoxelGrid
 from hqsm.dicom_out.export import export_visit, lic_map
 from hqsm.lic import r2star_calibration
-from hqsm.nifti import save_volume
+from hqsm.nifti import load_volume, save_volume
 from hqsm.stage import write_json
 from hqsm.tables import write_rows
 
@@ -66,11 +67,12 @@ def world_mm(position: list[float], orientation: list[float], spacing: list[floa
     return np.array([-1, -1, 1]) * (p + o[:3] * s[1] * i + o[3:] * s[0] * j)
 
 
-@pytest.mark.parametrize("name", ["R2starmap", "Chimap", "PDFF"])
+@pytest.mark.parametrize("name", ["R2starmap", "Chimap", "PDFF", "LIC"])
 def test_a_secondary_series_has_values_and_places_of_the_nifti(exported: tuple[Path, dict[str, Any]], name: str) -> None:
     results, truth = exported
     files = sorted((results / "dicom" / "mr" / name).glob("*.dcm"))
     assert len(files) == 5
+    wanted_values = truth[name] if name != "LIC" else 0.02603 * truth["R2starmap"] - 0.16  # Hernando 2023 at 1.5 T
     for k, file in enumerate(files):
         image = pydicom.dcmread(file)
         values = image.pixel_array * float(image.RescaleSlope)
@@ -78,7 +80,10 @@ def test_a_secondary_series_has_values_and_places_of_the_nifti(exported: tuple[P
             wanted = (truth["affine"] @ [i, j, k, 1])[:3]
             found = world_mm(image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, i, j)
             np.testing.assert_allclose(found, wanted, atol=1e-4)
-            np.testing.assert_allclose(values[j, i], truth[name][i, j, k], atol=float(image.RescaleSlope))
+            np.testing.assert_allclose(values[j, i], wanted_values[i, j, k], atol=float(image.RescaleSlope))
+        assert float(image.RescaleSlope) < 2e-4 * np.nanmax(np.abs(wanted_values))  # 16 bits are used
+        unit = {"R2starmap": "R2* [/s]", "Chimap": "Magnetic Susceptibility [ppm]", "PDFF": "Fat fraction [%]"}
+        assert image.SeriesDescription == unit.get(name, "Liver Iron Concentration by R2* [mg/g]")
     if name == "R2starmap":
         image = pydicom.dcmread(files[2])
         assert image.pixel_array[4, 3] == image.PixelPaddingValue
@@ -153,6 +158,87 @@ def test_what_the_study_withholds_no_archive_gets(exported: tuple[Path, dict[str
     export_visit(results, "sub-01", "ses-01", "hernando2023", results / "dicom")
     assert not (results / "dicom" / "sr.dcm").exists()
     assert sorted(path.stem for path in (results / "dicom" / "pm").glob("*.dcm")) == ["Chimap", "PDFF", "R2starmap"]
+
+
+def everything(folder: Path) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(file) for file in sorted(folder.rglob("*.dcm"))]
+
+
+def elements(dataset: pydicom.Dataset) -> Iterator[pydicom.DataElement]:
+    for element in dataset:
+        yield element
+        for item in element.value if element.VR == "SQ" else ():
+            yield from elements(item)
+
+
+def test_every_object_has_an_identity_of_its_own_and_points_to_objects_of_its_visit(exported: tuple[Path, dict[str, Any]]) -> None:
+    results, _ = exported
+    made = everything(results / "dicom")
+    own = [str(image.SOPInstanceUID) for image in made]
+    assert len(set(own)) == len(made) == 26
+    assert all(image.file_meta.MediaStorageSOPInstanceUID == image.SOPInstanceUID for image in made)
+    assert len({image.StudyInstanceUID for image in made}) == 1
+    assert len({image.FrameOfReferenceUID for image in made if "FrameOfReferenceUID" in image}) == 1
+    series = {(image.SeriesInstanceUID, image.SeriesNumber) for image in made}
+    assert len(series) == len({uid for uid, _ in series}) == len({number for _, number in series}) == 4 + 4 + 2
+    referenced = {str(e.value) for image in made for e in elements(image) if e.keyword == "ReferencedSOPInstanceUID"}
+    assert referenced
+    assert referenced <= set(own)
+    segments, report = pydicom.dcmread(results / "dicom" / "seg.dcm"), pydicom.dcmread(results / "dicom" / "sr.dcm")
+    number = {str(s.SegmentLabel): int(s.SegmentNumber) for s in segments.SegmentSequence}
+    pointed = [e.value for e in elements(report) if e.keyword == "ReferencedSegmentNumber"]
+    assert {int(v) for v in pointed} == {number["liver"]}  # the numbers are those of the liver
+    assert segments.SOPInstanceUID in {e.value for e in elements(report) if e.keyword == "ReferencedSOPInstanceUID"}
+
+
+def test_two_visits_share_no_identity_but_the_persons_label(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(exported[0], results)
+    for old in sorted(results.rglob("*ses-01*"), key=lambda path: -len(path.parts)):
+        old.rename(old.with_name(old.name.replace("ses-01", "ses-02")))
+    later = {**VISIT, "session_id": "ses-02"}
+    write_rows(
+        results / "tables" / "lic.tsv",
+        "lic",
+        [{**VISIT, **ROW, "qc_status": "ok"}, {**later, **ROW, "r2star_per_s": 99.5, "qc_status": "ok"}],
+    )
+    assert export_visit(results, "sub-01", "ses-02", "hernando2023", tmp_path / "second") == 26
+    first, second = everything(exported[0] / "dicom"), everything(tmp_path / "second")
+    instances = [{e.value for image in made for e in elements(image) if e.keyword.endswith("InstanceUID")} for made in (first, second)]
+    assert not instances[0] & instances[1]
+    assert not {image.get("FrameOfReferenceUID", 1) for image in first} & {image.get("FrameOfReferenceUID", 2) for image in second}
+    assert {image.PatientID for image in [*first, *second]} == {"sub-01"}
+    numbers = {float(e.value) for e in elements(pydicom.dcmread(tmp_path / "second" / "sr.dcm")) if e.keyword == "NumericValue"}
+    assert 99.5 in numbers  # of its own row
+    assert 212.5 not in numbers
+
+
+def test_an_object_has_no_date_but_the_visits_and_no_name_but_its_label(exported: tuple[Path, dict[str, Any]]) -> None:
+    for image in everything(exported[0] / "dicom"):
+        found = list(elements(image))
+        assert {str(e.value) for e in found if e.VR == "DA"} - {""} == {"20210304"}
+        assert {str(e.value)[:8] for e in found if e.VR == "DT"} <= {"20210304"}
+        assert {float(e.value) for e in found if e.VR == "TM" and e.value} <= {0.0}
+        assert {str(e.value).strip("^") for e in found if e.VR == "PN"} - {""} <= {"sub-01"}
+        assert image.PatientIdentityRemoved == "YES"
+        assert not image.PatientBirthDate
+        assert not image.AccessionNumber
+
+
+def test_a_mask_that_nobody_drew_is_called_automatic_and_one_visit_without_a_liver_gives_its_maps(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(exported[0], results)
+    write_json(results / "work" / "sub-01_ses-01" / "regions.json", {"failed": False, "mask_source": "automatic"})
+    export_visit(results, "sub-01", "ses-01", "hernando2023", results / "dicom")
+    made = pydicom.dcmread(results / "dicom" / "seg.dcm")
+    assert {s.SegmentAlgorithmType for s in made.SegmentSequence} == {"AUTOMATIC"}
+    liver = results / "maps" / "sub-01" / "ses-01" / "anat" / "sub-01_ses-01_desc-liver_mask.nii.gz"
+    mask, grid = load_volume(liver)
+    save_volume(liver, np.zeros(mask.shape, bool), grid)
+    export_visit(results, "sub-01", "ses-01", "hernando2023", results / "dicom")
+    assert {path.name for path in (results / "dicom").glob("*")} == {"mr", "pm"}
 
 
 def test_a_voxel_beyond_the_calibrations_range_has_no_lic() -> None:

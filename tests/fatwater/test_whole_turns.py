@@ -67,6 +67,7 @@ def test_voxels_decided_one_by_one_keep_their_turn_beside_lung_that_is_on_anothe
         field_hz=field.ravel(),
         r2star_per_s=np.full(n, 40.0),
         swap_margin=np.full(n, 100.0),
+        piece_margin=np.full(n, 100.0),
         difference_hz=np.full(n, np.nan),
         typical_misfit=1.0,
         codes=(),

@@ -94,6 +94,20 @@ def test_a_navigator_of_another_length_is_refused() -> None:
         gate(data, NavigatorTrace(displacement_mm=np.zeros(2), source="navigator.csv"), GatingParams())
 
 
+@pytest.mark.parametrize("mark_mm", [-999.0, 1e9])
+def test_a_navigator_that_moves_as_no_diaphragm_does_is_refused_before_it_is_searched_for_a_rest_position(mark_mm: float) -> None:
+    data, _ = repeated(3)
+    with pytest.raises(InputError, match="no diaphragm does"):
+        gate(data, NavigatorTrace(displacement_mm=np.array([0.0, 1.0, mark_mm]), source="navigator.csv"), GatingParams())
+
+
+def test_a_repetition_without_a_navigator_is_left_out_and_says_so() -> None:
+    data, _ = repeated(3)
+    _, report = gate(data, NavigatorTrace(displacement_mm=np.array([0.0, np.nan, 0.5]), source="navigator.csv"), GatingParams())
+    assert report.accepted.tolist() == [True, False, True]
+    assert report.reasons[1] == "no displacement known"
+
+
 def test_noise_of_the_combination_falls_with_the_square_root_of_the_repetitions() -> None:
     data, _ = repeated(4, noise=0.5)
     trace = NavigatorTrace(displacement_mm=np.zeros(4), source="navigator.csv")

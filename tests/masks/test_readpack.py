@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from hqsm.cli import main
 from hqsm.data import VoxelGrid
+from hqsm.errors import InputError
 from hqsm.masks import read_readings
 from hqsm.nifti import load_volume, save_volume
 from hqsm.readpack.keys import read_key
+from hqsm.readpack.make import make_packs
 from hqsm.readpack.plan import assign
 from hqsm.tables import write_rows
 
@@ -84,6 +86,38 @@ def test_a_scan_that_was_taken_away_goes_to_no_reader(study: Path, tmp_path: Pat
     assert {(case.participant_id, case.session_id) for case in read_key(tmp_path / "keys")} == set(VISITS[1:])
 
 
+def test_a_scan_that_a_decision_excludes_goes_to_no_reader(study: Path, tmp_path: Path) -> None:
+    lines = "participant_id,session_id,decision,who,when,why\n01,01,exclude,AB,2026-01-02,moved\n02,01,accept,AB,2026-01-02,looked at\n"
+    (study / "decisions.csv").write_text(lines, encoding="utf-8")
+    assert main(["readpack", "make", str(study), "--readers", "A", "--keys", str(tmp_path / "keys"), "--out", str(tmp_path / "p")]) == 0
+    assert {(case.participant_id, case.session_id) for case in read_key(tmp_path / "keys")} == set(VISITS[1:])
+
+
+@pytest.mark.parametrize(
+    ("keys", "out", "readers", "code"),
+    [
+        ("p", "p", "A", "KEYS_PLACE"),
+        ("p/keys", "p", "A", "KEYS_PLACE"),
+        ("keys", "keys/p", "A", "KEYS_PLACE"),
+        ("keys", "full", "A", "PACK_EXISTS"),
+        ("keys", "p", "A,A", "PACK_READERS"),
+        ("keys", "p", "../A", "PACK_READERS"),
+        ("keys", "p", " ,", "PACK_READERS"),
+    ],
+)
+def test_packs_that_would_give_something_away_or_overwrite_something_are_refused(
+    study: Path, tmp_path: Path, keys: str, out: str, readers: str, code: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*_image.nii.gz"))
+    with pytest.raises(InputError) as caught:
+        make_packs(study, readers.split(","), tmp_path / keys, tmp_path / out, repeat_share=0.1, source=random.Random(0))
+    assert caught.value.code == code
+    assert sorted(tmp_path.rglob("*_image.nii.gz")) == before
+    assert not (tmp_path / keys / "readpack_key.csv").exists()
+
+
 @pytest.fixture
 def packs(study: Path) -> Path:
     arguments = ["readpack", "make", str(study), "--readers", "A,B", "--keys", str(study.parent / "keys")]
@@ -105,6 +139,7 @@ def test_a_pack_tells_neither_who_nor_when(packs: Path) -> None:
             image = nib.load(path)
             content = image.header.binaryblock + nib.load(path).get_fdata().tobytes()
             np.testing.assert_allclose(image.affine @ [*(np.array(SHAPE) - 1) / 2, 1], [0, 0, 0, 1], atol=1e-4)
+            assert 895 < np.percentile(image.get_fdata(), 99.5) < 1105  # the visits' own are 805 to 865: none tells a scanner or a person
         for secret in ("sub-", "ses-", "2024", "2025", "2026"):
             assert secret.encode() not in content
             assert secret not in path.name
@@ -207,6 +242,30 @@ def test_the_check_names_each_problem(packs: Path, capsys: pytest.CaptureFixture
     assert lines[-1] == "1 of 6 cases are complete; 6 problems."
 
 
+def test_the_check_names_what_a_reader_drew_twice_or_not_at_all(packs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = worklist(packs, "A")
+    masks = packs / "reader-A" / "masks"
+
+    def named(code: str, *labels: str) -> None:
+        lines = ["index\tname", *(f"{k}\t{label}" for k, label in enumerate(labels, start=1))]
+        (masks / f"{code}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    draw(packs, "A", codes[0], INSIDE)
+    named(codes[0], "vessel")
+    draw(packs, "A", codes[1], INSIDE)
+    draw(packs, "A", codes[1], INSIDE, "_again")
+    draw(packs, "A", codes[2], INSIDE, "_a")
+    draw(packs, "A", codes[2], (slice(12, 20), *INSIDE[1:]), "_b")
+    for name, segment in (("_a", "segment-5"), ("_b", "segment-6")):
+        (masks / f"{codes[2]}{name}.tsv").write_text(f"index\tname\n1\t{segment}\n", encoding="utf-8")
+    draw(packs, "A", codes[3], INSIDE)
+    (masks / f"{codes[3]}.nii.gz").rename(masks / f"{codes[3].lower()}.nii.gz")  # as some readers' programs write it
+    draw(packs, "A", codes[4], INSIDE)
+    assert main(["readpack", "check", str(packs / "reader-A")]) == 1
+    said = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert said == {codes[0]: "PACK_NO_LIVER", codes[1]: "MASK_MANY", codes[2]: "PACK_OVERLAP", codes[5]: "PACK_NO_MASK"}
+
+
 def test_a_complete_pack_has_no_problems(packs: Path) -> None:
     draw_everything(packs)
     assert main(["readpack", "check", str(packs / "reader-A")]) == 0
@@ -231,6 +290,34 @@ def test_a_locked_reading_lies_on_its_scan(study: Path, packs: Path) -> None:
             np.testing.assert_array_equal(labels["liver"], expected)
     assert readings == 12
     assert "sub-" not in (study / "locks/readings.lock.json").read_text(encoding="utf-8")
+
+
+def test_a_reading_of_images_that_are_not_the_packs_any_more_is_not_laid_on_them(
+    study: Path, packs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_everything(packs)
+    participant, session = VISITS[3]
+    path = next((study / "results/bids" / participant / session / "anat").glob("*.nii.gz"))
+    kept = path.read_bytes()
+    volume, grid = load_volume(path)
+    save_volume(path, volume, VoxelGrid(shape=grid.shape, affine_mm=grid.affine_mm @ np.diag([1.0, 1.0, 1.1, 1.0])))
+    assert lock(study, packs) == 2
+    assert "is not the one of the pack any more" in capsys.readouterr().err
+    assert not (study / "locks").exists()
+    assert not (study / "rois").exists()  # not of the other cases either: the next try would find them as somebody else's
+    path.write_bytes(kept)
+    assert lock(study, packs) == 0
+
+
+def test_masks_of_the_same_reader_from_elsewhere_are_not_mixed_in(study: Path, packs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_everything(packs)
+    other = study / "rois" / "sub-04" / "ses-01" / "liver_reader-B_dseg.nii.gz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"x")
+    assert lock(study, packs) == 2
+    assert "already has masks of reader B (sub-04/ses-01)" in capsys.readouterr().err
+    other.rename(other.with_name("liver_reader-BA_dseg.nii.gz"))
+    assert lock(study, packs) == 0
 
 
 def test_labels_that_overlap_come_back_whole(study: Path, packs: Path) -> None:

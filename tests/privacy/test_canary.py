@@ -106,11 +106,13 @@ def test_a_sentence_about_a_visit_names_no_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / parent / "sub-01" / "ses-02"
     (folder / "x").mkdir(parents=True)
+    (folder / "Export" / "magnitude").mkdir(parents=True)
     for name in (f"{NAME}.nii.gz", f"{NAME}.nii", "x/navigator.csv", "x/12"):
         (folder / name).write_bytes(b"")
     job = SimpleNamespace(wildcards=SimpleNamespace(participant="01", session="02"))
-    shown = without_file_names(f"{NAME}.nii.gz and {NAME}.nii: 12 rows of navigator.csv", job)
-    assert shown == f"(no. 2 in {parent} by name) and (no. 1 in {parent} by name): 12 rows of navigator.csv"
+    ours = "12 rows of navigator.csv, slice 4 magnitude. Export the visit again."
+    shown = without_file_names(f"{NAME}.nii.gz and {NAME}.nii: {ours}", job)
+    assert shown == f"(no. 2 in {parent} by name) and (no. 1 in {parent} by name): {ours}"
 
 
 @pytest.mark.parametrize("word", [NAME, NUMBER, "1984-07-13"])

@@ -202,6 +202,19 @@ def test_a_sites_own_numeric_private_element_is_kept_only_when_it_is_listed(tmp_
     assert with_block == 72
 
 
+def test_a_navigator_that_a_spreadsheet_saved_is_filed_as_plain_numbers_and_one_with_words_is_not(tmp_path: Path) -> None:
+    source = write_export(tmp_path / "export")
+    navigator = next(source.rglob("navigator.csv"))
+    navigator.write_text(f"repetition;displacement_mm;operator\n1;0,25;{NAME}\n2;;\n", encoding="utf-8")
+    study, _ = intake(source, tmp_path)
+    (filed,) = study.rglob("navigator.csv")
+    assert filed.read_text(encoding="utf-8") == "repetition,displacement_mm\n1,0.25\n2,n/a\n"
+    navigator.write_text(f"repetition,displacement_mm\n1,{NAME}\n", encoding="utf-8")
+    _, report = intake(source, tmp_path)
+    assert any("not made of numbers" in line for line in report.lines())
+    assert not leaks(study)
+
+
 def test_a_physiological_record_keeps_its_numbers_and_loses_the_name_in_its_gzip_header(tmp_path: Path) -> None:
     source = write_export(tmp_path / "export")
     inner = next(source.rglob("navigator.csv"))

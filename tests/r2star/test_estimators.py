@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hqsm.errors import InputError
-from hqsm.r2star import arlo, log_linear, noise_floor, plain, truncated
+from hqsm.r2star import arlo, estimate, log_linear, noise_floor, plain, truncated
 
 T = 1.2e-3 + 1.6e-3 * np.arange(6)
 
@@ -53,3 +53,36 @@ def test_uneven_echoes_are_refused_by_arlo_alone() -> None:
 
 def test_voxels_of_noise_have_no_number() -> None:
     assert np.isnan(noise_floor.estimate(np.full((1, 6), 1.2), T, 1.0)).all()
+
+
+def test_truncation_ends_at_the_first_echo_below_three_noise_sd_whatever_comes_later() -> None:
+    clean = 100 * np.exp(-300 * T)
+    for third in (2.9, 3.1):
+        spoiled = clean.copy()
+        spoiled[2], spoiled[3:] = third, 60.0
+        found = truncated.estimate(spoiled[None], T, 1.0)[0]
+        assert (found == pytest.approx(300, rel=1e-3)) == (third < 3)
+
+
+def test_a_sum_of_squares_of_four_coils_is_read_by_its_own_floor() -> None:
+    rng = np.random.default_rng(6)
+    noise = rng.standard_normal((2, 20_000, T.size, 4))
+    coil = 40 * np.exp(-600 * T)[None, :, None] * np.array([0.5, 0.5, 0.5, 0.5])
+    magnitude = np.sqrt(((coil + noise[0]) ** 2 + noise[1] ** 2).sum(axis=-1))
+    assert abs(np.nanmean(noise_floor.estimate(magnitude, T, 1.0, coils=4)) - 600) < 10
+    assert np.nanmean(noise_floor.estimate(magnitude, T, 1.0)) < 530  # by the floor of one coil
+
+
+def test_log_linear_trusts_an_echo_by_the_square_of_its_signal() -> None:
+    """Weights and a straight line through three points, by hand."""
+    t, magnitude = np.array([1e-3, 2e-3, 4e-3]), np.array([8.0, 5.0, 1.0])
+    slope = np.polyfit(t, np.log(magnitude), 1, w=magnitude)[0]  # polyfit squares its weights
+    assert log_linear.estimate(magnitude[None], t)[0] == pytest.approx(-slope)
+
+
+@pytest.mark.parametrize("name", ["plain", "truncated", "noise-floor", "log-linear", "arlo"])
+def test_an_estimator_is_the_one_that_its_name_says(name: str) -> None:
+    data = noisy(700, 15, 50)
+    modules = {"plain": plain, "truncated": truncated, "noise-floor": noise_floor}
+    expected = modules[name].estimate(data, T, 1.0) if name in modules else {"log-linear": log_linear, "arlo": arlo}[name].estimate(data, T)
+    np.testing.assert_array_equal(estimate(name, data, T, 1.0), expected)

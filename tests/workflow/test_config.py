@@ -1,14 +1,20 @@
+import builtins
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from hqsm.cohort import unusable_row
 from hqsm.config.base import block
+from hqsm.config.dicom import DicomParams
 from hqsm.config.explant import scan_setting
 from hqsm.config.gating import GatingParams
 from hqsm.config.study import StudyConfig, as_plain, load_config
 from hqsm.decisions import read_decisions
+from hqsm.dicom.reader import read_visit
 from hqsm.errors import ConfigError, InputError
 from hqsm.study import discover
 from hqsm.study_config import read_config
@@ -78,6 +84,43 @@ def test_a_folder_with_a_bad_name_is_left_out_with_a_sentence(tmp_path: Path) ->
     index, _ = discover(study_with(tmp_path, "sub-01/ses-1", "sub-01/ses-a b", "patient"))
     assert [(v.participant, v.session) for v in index.visits] == [("01", "1")]
     assert {name for name, _ in index.unusable} == {"sub-01/(no. 2 in sub-01 by name)", "(no. 1 in dicom by name)"}
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Make files and folders of these names such that this user may not open them, whoever runs the test."""
+
+    def denied(of: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+            if Path(path).name in names:
+                raise PermissionError(13, "Permission denied", str(path))
+            return of(path, *arguments, **options)
+
+        return refuse
+
+    for module, name in ((builtins, "open"), (os, "scandir"), (Path, "iterdir"), (Path, "open")):
+        monkeypatch.setattr(module, name, denied(getattr(module, name)))
+
+
+def test_what_may_not_be_opened_stops_its_visit_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_with(tmp_path, "sub-01/ses-1", "sub-02/ses-1", "sub-03/ses-1")
+    (study / "dicom/sub-01/ses-1/mine").write_bytes(b"1234")
+    (study / "records").mkdir()
+    (study / "records/visits.csv").write_text("x", encoding="utf-8")
+    with monkeypatch.context() as during:
+        closed(during, "mine", "sub-03")
+        before, cache = discover(study)
+        assert [(v.participant, v.n_files) for v in before.visits] == [("01", 2), ("02", 1)]
+        assert before.unusable == (("sub-03", "The folder cannot be opened; give the right to read it."),)
+        with pytest.raises(InputError, match=r"No DICOM image among 2 files\. 1 file is damaged, empty or closed to you\."):
+            read_visit(study / "dicom/sub-01/ses-1", DicomParams())
+        closed(during, "ses-1")
+        with pytest.raises(InputError, match=r"A folder of the visit cannot be opened"):
+            read_visit(study / "dicom/sub-02/ses-1", DicomParams())
+    after, _ = discover(study, cache)  # once it may be read, it is read
+    assert [v.content == w.content for v, w in zip(before.visits, after.visits, strict=False)] == [False, True]
+    closed(monkeypatch, "visits.csv")
+    with pytest.raises(InputError, match=r"records/visits\.csv cannot be opened"):
+        discover(study)
 
 
 def test_touching_a_file_changes_nothing_and_changing_it_does(tmp_path: Path) -> None:

@@ -48,6 +48,18 @@ def test_every_visit_has_its_state_and_its_reason(study: Path) -> None:
     assert found["sub-0003", "ses-02"][0] == "missing"
 
 
+def test_a_folder_that_the_run_rejects_for_its_name_is_not_called_pending(study: Path) -> None:
+    for name in ("sub-0004/ses-a b", "sub-0_5/ses-01", "patient/ses-01"):
+        (study / "dicom" / name).mkdir(parents=True)
+    added = visit_states(study)[6:]
+    assert [(s.participant_id, s.state) for s in added] == [
+        ("(no. 1 in dicom by name)", "rejected"),
+        ("sub-0004/(no. 1 in sub-0004 by name)", "rejected"),
+        ("(no. 6 in dicom by name)", "rejected"),
+    ]
+    assert added[0].detail == "The folder is not named sub-<letters and digits>; rename it."
+
+
 def test_the_command_prints_a_line_each_and_a_summary(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(study)]) == 0
     lines = capsys.readouterr().out.splitlines()

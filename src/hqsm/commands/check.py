@@ -58,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
 def _folders_against_records(study: Path, records: Records) -> list[Finding]:
     """Scans without a row in visits.csv, and rows without a scan."""
     from hqsm.records.findings import WARNING, Finding
-    from hqsm.study_status import visit_folders
+    from hqsm.study import find_folders
 
-    scanned = visit_folders(study)
+    scanned = {folder[:2] for folder in find_folders(study)[0]}
     lines = {(row["participant_id"], row["session_id"]): row for row in records.visits.to_dict(orient="records")}
     found = []
     for participant, session in sorted(scanned - lines.keys()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list[
     ranked = sorted(runs, key=lambda run: (*_worth(run), not run[0].filters, _start(run)), reverse=True)
     chosen = ranked[0]
     _refuse_what_is_not_complex(chosen, ranked)
+    _refuse_two_days([run for run in ranked if run is chosen or _worth(run)[0] >= 2])
     chosen = _without_foreign_magnitudes(chosen, aside)
     n_echoes = len(distinct_echo_times_s(chosen))
     notes = []
@@ -189,6 +191,22 @@ def _refuse_what_is_not_complex(chosen: list[Frame], runs: list[list[Frame]]) ->
         remedy="Export the phase (or real and imaginary) images too.",
         code="DICOM_NO_PHASE",
     )
+
+
+def _refuse_two_days(runs: list[list[Frame]]) -> None:
+    """Refuse runs that could each be the visit's acquisition, but were not made in one visit: the last one may be another visit's."""
+    days = set()
+    for text in {frame.date for run in runs for frame in run}:
+        try:
+            days.add(date(int(text[:4]), int(text[4:6]), int(text[6:8])))
+        except ValueError:
+            continue
+    if days and (max(days) - min(days)).days > 1:  # a scan may pass midnight
+        raise InputError(
+            f"The images were acquired on days {(max(days) - min(days)).days} days apart.",
+            remedy="Put each visit into a folder of its own.",
+            code="DICOM_TWO_VISITS",
+        )
 
 
 def _without_foreign_magnitudes(run: list[Frame], aside: list[tuple[Frame, SetAside]]) -> list[Frame]:

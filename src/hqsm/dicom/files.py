@@ -29,6 +29,7 @@ from hqsm.intake.policy import known_words, plain_number
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ")
+_NIFTI = (".nii", ".nii.gz")
 _SIDE_FILES = ("navigator.csv", "_physio.tsv.gz", "_physio.json")
 
 
@@ -73,7 +74,7 @@ def look_through(folder: Path, params: DicomParams) -> FolderContent:
     Raises
     ------
     InputError
-        If two different images carry the same SOPInstanceUID.
+        If two different images carry the same SOPInstanceUID, or a folder may not be opened.
     """
     images: list[ImageFile] = []
     aside: list[SetAside] = []
@@ -105,8 +106,11 @@ def look_through(folder: Path, params: DicomParams) -> FolderContent:
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Files and links to files, in the order of their names; linked folders are not entered."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        raise InputError("A folder of the visit cannot be opened.", remedy="Give the right to read it.", code="DICOM_CLOSED") from None
     yield from (entry for entry in entries if entry.is_symlink() or entry.is_file(follow_symlinks=False))
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
@@ -127,11 +131,15 @@ def _look_at(entry: os.DirEntry[str], folder: Path, params: DicomParams, vocabul
     try:
         with path.open("rb", buffering=0) as handle:
             begun = handle.read(WINDOW_BYTES)
+            if entry.name.lower().endswith(_NIFTI):
+                return SetAside(name="NIfTI images", kind="not DICOM", reason="a study that starts from them has bids/ in place of dicom/")
             if begun.startswith(_ARCHIVES):
                 return SetAside(name="archives", kind="not DICOM", reason="packed: unpack it and put its files here")
             return _read_header(path, handle, begun, size, limit, vocabulary)
     except Damaged as damage:
         return SetAside(name="damaged files", kind="damaged", reason=str(damage))
+    except PermissionError:
+        return SetAside(name="closed files", kind="damaged", reason="no right to read them")
     except (ValueError, KeyError, NotImplementedError, OSError, AttributeError, TypeError, IndexError, EOFError, OverflowError):
         return SetAside(name="damaged files", kind="damaged", reason="the header cannot be read")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +14,75 @@ from hqsm.arrays import FloatArray
 from hqsm.data import NavigatorTrace
 from hqsm.dicom.guarded import read_guarded
 from hqsm.errors import InputError
+from hqsm.table_cells import separator_of
+
+_UNKNOWN = {"", "n/a", "nan"}
 
 
-def read_navigator_csv(path: Path, n_repetitions: int) -> NavigatorTrace:
-    """Read ``repetition,displacement_mm`` with one row per repetition, from 1.
+def read_navigator_csv(content: bytes, n_repetitions: int) -> NavigatorTrace:
+    """The displacement of each repetition in a navigator.csv; NaN where the file states none (:func:`navigator_rows`).
 
     Raises
     ------
     InputError
-        For a missing column, a row that is not a number, a repetition that is missing, given twice or unknown.
+        As :func:`navigator_rows`, and for a repetition that is missing, given twice or unknown.
     """
-    displacement_mm = np.full(n_repetitions, np.nan)
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
-        if not {"repetition", "displacement_mm"} <= set(reader.fieldnames or ()):
+    found: dict[int, float] = {}
+    for line, repetition, displacement_mm in navigator_rows(content):
+        if not 1 <= repetition <= n_repetitions:
             raise InputError(
-                "navigator.csv has not the columns repetition,displacement_mm.",
-                remedy="Write them as its first line.",
-                code="NAVIGATOR_COLUMNS",
+                f"navigator.csv line {line} names repetition {repetition}, the images have {n_repetitions}.",
+                remedy="Give one row per repetition of the images.",
+                code="NAVIGATOR_LENGTH",
             )
-        for line, row in enumerate(reader, start=2):
-            try:
-                repetition, value = int(row["repetition"]), float(row["displacement_mm"])
-            except (TypeError, ValueError):
-                raise InputError(f"navigator.csv line {line} is not two numbers.", remedy="Correct it.", code="NAVIGATOR_NUMBER") from None
-            if not 1 <= repetition <= n_repetitions:
-                raise InputError(
-                    f"navigator.csv line {line} names repetition {repetition}, the images have {n_repetitions}.",
-                    remedy="Give one row per repetition of the images.",
-                    code="NAVIGATOR_LENGTH",
-                )
-            if np.isfinite(displacement_mm[repetition - 1]):
-                raise InputError(f"navigator.csv gives repetition {repetition} twice.", remedy="Keep one.", code="NAVIGATOR_TWICE")
-            displacement_mm[repetition - 1] = value
-    missing = np.flatnonzero(np.isnan(displacement_mm)) + 1
-    if missing.size:
+        if repetition in found:
+            raise InputError(f"navigator.csv gives repetition {repetition} twice.", remedy="Keep one.", code="NAVIGATOR_TWICE")
+        found[repetition] = displacement_mm
+    missing = sorted(set(range(1, n_repetitions + 1)) - found.keys())
+    if missing:
         raise InputError(
             f"navigator.csv has no row for repetition {', '.join(map(str, missing))}.",
-            remedy="Give one row per repetition of the images.",
+            remedy="Give one row per repetition of the images, n/a where the navigator failed.",
             code="NAVIGATOR_LENGTH",
         )
-    return NavigatorTrace(displacement_mm=displacement_mm, source="navigator.csv")
+    return NavigatorTrace(displacement_mm=np.array([found[r + 1] for r in range(n_repetitions)]), source="navigator.csv")
+
+
+def navigator_rows(content: bytes) -> Iterator[tuple[int, int, float]]:
+    """Line, repetition (from 1) and displacement [mm] of each row of a navigator.csv, ``repetition,displacement_mm``.
+
+    Written by a program or saved by a spreadsheet: separated by comma, semicolon or tab, with a decimal comma where the comma does
+    not separate. An empty cell or ``n/a`` is a displacement that is not known (NaN).
+
+    Raises
+    ------
+    InputError
+        For a text that is not UTF-8, a missing column, a row that is not two numbers.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("navigator.csv is not UTF-8.", remedy="Save it as CSV UTF-8.", code="NAVIGATOR_ENCODING") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator_of(text.split("\n", 1)[0]))
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    if not {"repetition", "displacement_mm"} <= set(reader.fieldnames):
+        raise InputError(
+            "navigator.csv has not the columns repetition,displacement_mm.",
+            remedy="Write them as its first line.",
+            code="NAVIGATOR_COLUMNS",
+        )
+    for row in reader:
+        cells = [(row[name] or "").strip() for name in ("repetition", "displacement_mm")]
+        if not any(cells):
+            continue
+        try:
+            displacement_mm = float("nan") if cells[1].lower() in _UNKNOWN else float(cells[1].replace(",", "."))
+            repetition = int(cells[0])
+        except ValueError:
+            repetition, displacement_mm = 0, float("inf")
+        if np.isinf(displacement_mm):
+            raise InputError(f"navigator.csv line {reader.line_num} is not two numbers.", remedy="Correct it.", code="NAVIGATOR_NUMBER")
+        yield reader.line_num, repetition, displacement_mm
 
 
 _SAME_TIME_S = 0.005

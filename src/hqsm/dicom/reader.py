@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,10 @@ def _damaged_files_named(content: FolderContent) -> Iterator[None]:
         yield
     except InputError as error:
         unread = sum(item.kind == "damaged" or item.name == "empty files" for item in content.aside)
-        if error.code != "DICOM_MISSING" or not unread:
+        if error.code not in {"DICOM_MISSING", "DICOM_NONE"} or not unread:
             raise
         words = "1 file is" if unread == 1 else f"{unread} files are"
-        raise InputError(f"{error.problem} {words} damaged or empty.", remedy=error.remedy, code=error.code) from error
+        raise InputError(f"{error.problem} {words} damaged, empty or closed to you.", remedy=error.remedy, code=error.code) from error
 
 
 def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
@@ -118,7 +117,7 @@ def read_navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
         return None
     if len(found) > 1:
         raise InputError(f"{len(found)} files named navigator.csv.", remedy="Keep the right one.", code="NAVIGATOR_MANY")
-    return read_navigator_csv(found[0], n_repetitions)
+    return read_navigator_csv(found[0].read_bytes(), n_repetitions)
 
 
 def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], params: DicomParams) -> Acquisition:
@@ -129,11 +128,16 @@ def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], para
     InputError
         See :func:`read_visit`.
     """
+    if not content.n_files:
+        raise InputError("The folder is empty.", remedy="Put the visit's raw DICOM here.", code="DICOM_NONE")
     if not content.images:
-        packed = any(item.name == "archives" for item in content.aside)
+        kinds = {item.name for item in content.aside}
+        remedy = "Put the visit's raw DICOM here."
+        if "NIfTI images" in kinds:
+            remedy += " NIfTI images with their sidecars belong below bids/ in place of dicom/."
         raise InputError(
             f"No DICOM image among {content.n_files} files.",
-            remedy="Unpack the archives." if packed else "Put the visit's raw DICOM here.",
+            remedy="Unpack the archives." if "archives" in kinds else remedy,
             code="DICOM_NONE",
         )
     _one_patient(content)
@@ -146,7 +150,6 @@ def plan(content: FolderContent, frames: list[Frame], rest: list[Leftover], para
             code="DICOM_NO_ORIGINAL",
         )
     chosen, aside, notes = choose(frames, params)
-    _one_day(chosen)
     return arrange(chosen, aside, notes)
 
 
@@ -161,21 +164,6 @@ def _one_patient(content: FolderContent) -> None:
             f"The images belong to {len(patients)} different patients.",
             remedy="Keep one patient's images in this folder.",
             code="DICOM_TWO_PATIENTS",
-        )
-
-
-def _one_day(frames: list[Frame]) -> None:
-    days = set()
-    for text in {frame.date for frame in frames}:
-        try:
-            days.add(date(int(text[:4]), int(text[4:6]), int(text[6:8])))
-        except ValueError:
-            continue
-    if days and (max(days) - min(days)).days > 1:  # a scan may pass midnight
-        raise InputError(
-            f"The images were acquired on days {(max(days) - min(days)).days} days apart.",
-            remedy="Put each visit into a folder of its own.",
-            code="DICOM_TWO_VISITS",
         )
 
 

@@ -56,6 +56,8 @@ class InitialField:
     swap_margin
         (voxel,) by how much the best other field is the worse one, in units of log-likelihood per block: the lesser of what
         the surroundings' own misfit says and of what the piece's energy says. Near or below zero nothing tells.
+    piece_margin
+        (voxel,) the latter alone: how firmly a whole piece stands, its blocks taken together.
     difference_hz
         (voxel,) field of the chosen method less that of the other one; NaN where echo times allow only one.
     typical_misfit
@@ -71,6 +73,7 @@ class InitialField:
     field_hz: FloatArray
     r2star_per_s: FloatArray
     swap_margin: FloatArray
+    piece_margin: FloatArray
     difference_hz: FloatArray
     typical_misfit: float
     codes: tuple[str, ...]
@@ -90,7 +93,8 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     rows = np.arange(chosen.size)
     period_hz = found.period_hz
     own_margin = np.minimum(_own_margin(costs, chosen), 1e3)
-    margin = np.minimum(_smooth(own_margin, blocks.index), (energy / np.bincount(piece))[piece])
+    piece_margin = (energy / np.bincount(piece))[piece]
+    margin = np.minimum(_smooth(own_margin, blocks.index), piece_margin)
     other_hz = _in_phase(blocks, echo_times_s, fat, table) if with_fat else None
     difference_hz = np.full(graph_hz.size, np.nan) if other_hz is None else graph_hz - other_hz
     field_hz, r2star = graph_hz, found.r2star_per_s[rows, chosen]
@@ -111,6 +115,7 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
         field_hz=field_hz[of_voxel] + blocks.away_hz,
         r2star_per_s=r2star[of_voxel],
         swap_margin=margin[of_voxel],
+        piece_margin=piece_margin[of_voxel],
         difference_hz=difference_hz[of_voxel],
         typical_misfit=float(1 / trusts.max()),
         codes=tuple(codes),

@@ -27,6 +27,8 @@ _DARK_FIELD_HZ_AT_1T5 = 15.0
 """What the field changes by over the blocks that share their echoes (SD)."""
 _FAT_HZ_AT_1T5, _WORTH_OF_MARGIN = 217.0, 1.5
 """How far apart the fields lie that two echoes fit alike, and the log of odds that a block's swap margin of 1 is (it is a mean of many)."""
+_STANDS_HZ_AT_1T5 = 36.0
+"""A sixth of the way from water to fat: a field that departs by less from the plane through its neighbours' is theirs."""
 _AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
@@ -89,7 +91,11 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
-    other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * start.swap_margin[which], -50, 50)))
+    # a block that shows an echo or two more would step if it were on another field than those around: with them its piece stands
+    with np.errstate(invalid="ignore"):
+        stands = ~dark & (np.abs(departures.departure_hz) < _STANDS_HZ_AT_1T5 * scale)
+    margin = np.where(stands, start.piece_margin[which], start.swap_margin[which])
+    other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * margin, -50, 50)))
     by_steps = on_another_field(fit.nonlinear[:, 0], start.blocks, _FAT_HZ_AT_1T5 / 2 * scale)
     other_field = np.maximum(other_field, by_steps[start.blocks.of_voxel[which]])
     fit.errors[which, 0] = np.hypot(fit.errors[which, 0], _FAT_HZ_AT_1T5 * scale * np.sqrt(other_field))

@@ -24,6 +24,8 @@ from hqsm.robust import median_and_scaled_mad
 SINGLE = "prospective-or-breath-hold"
 _ORDER = ("navigator.csv", "physio", "dicom", "images")
 """Sources of the displacement in the order in which they are believed."""
+_LARGEST_SPAN_MM = 300.0
+"""Positions of a navigator further apart are in another unit, or a mark for a failed one (-999)."""
 _FEWEST_TO_JUDGE = 4
 """Repetitions inside the window from which an outlier among them can be told."""
 _OUTLIER_RATIO = 2.0
@@ -127,6 +129,13 @@ def _checked(navigator: NavigatorTrace, n_repetitions: int) -> FloatArray:
         )
     if not np.isfinite(displacement_mm).any():
         raise InputError("The navigator holds no number.", remedy="Check navigator.csv.", code="NAVIGATOR_EMPTY")
+    span_mm = float(np.nanmax(displacement_mm) - np.nanmin(displacement_mm))
+    if not span_mm < _LARGEST_SPAN_MM:
+        raise InputError(
+            f"The navigator moves by {span_mm:.3g} mm: no diaphragm does.",
+            remedy="Give its position in mm, n/a where it failed (of a DICOM element: gating.displacement_element_mm_per_unit).",
+            code="NAVIGATOR_UNIT",
+        )
     return displacement_mm
 
 

@@ -20,11 +20,13 @@ from typing import Any
 
 from hqsm.config.intake import IntakeParams
 from hqsm.dicom.guarded import READABLE, pixel_bytes, read_guarded
+from hqsm.dicom.navigator import navigator_rows
 from hqsm.errors import InputError
 from hqsm.intake.deidentify import Subject, deidentified
 from hqsm.intake.keys import Keys, Visit
 from hqsm.intake.policy import IMAGE_CLASSES, PRIVATE, PrivateElement, plain_number
 from hqsm.private_folder import private_file
+from hqsm.table_cells import format_value
 
 FILED, UNCHANGED, SKIPPED = "filed", "unchanged", "skipped"
 
@@ -307,7 +309,7 @@ def _file_navigator(item: Item, by_name: dict[str, Visit], study: Path) -> Outco
     last = PurePosixPath(item.name).name
     try:
         name, content = _plain_navigator(last, item.content)
-    except (ValueError, KeyError, TypeError, EOFError, OSError, RecursionError, csv.Error):
+    except (InputError, ValueError, KeyError, TypeError, EOFError, OSError, RecursionError, csv.Error):
         return Outcome(name=item.name, what=SKIPPED, visit=_label(visit), reason="a navigator file that is not made of numbers")
     what = _place(visit_folder(study, visit) / name, content)
     reason = "another navigator file is filed for this visit" if what == SKIPPED else ""
@@ -320,9 +322,8 @@ _LARGEST_NAVIGATOR = 64_000_000
 def _plain_navigator(name: str, content: bytes) -> tuple[str, bytes]:
     """A navigator file with nothing but its numbers; ValueError where it holds anything else."""
     if name == "navigator.csv":
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
         lines = ["repetition,displacement_mm"]
-        lines += [f"{_number(row['repetition'])},{_number(row['displacement_mm'])}" for row in rows]
+        lines += [f"{repetition},{format_value(displacement_mm)}" for _, repetition, displacement_mm in navigator_rows(content)]
         return name, ("\n".join(lines) + "\n").encode()
     if name.endswith(".json"):
         facts: Any = json.loads(content)

@@ -108,6 +108,9 @@ class Beyond:
         How far sources are modelled.
     sd_ppm, smooth_sd_ppm, spacing_mm
         Deviations there: of single voxels, shared ones, and the distance of their nodes.
+    near_sd_ppm, near_mm
+        Deviations of single voxels so near the images: a lung whose surface lies there is no wave between nodes 30 mm apart, and
+        liver whose field is known would answer for the difference.
     harmonic_sd_ppm
         Standard deviation of each solid harmonic over the images.
     """
@@ -116,6 +119,8 @@ class Beyond:
     sd_ppm: float = 0.3
     smooth_sd_ppm: float = 5.0
     spacing_mm: float = 30.0
+    near_sd_ppm: float = 2.5
+    near_mm: float = 12.0
     harmonic_sd_ppm: float = 2.0
 
 
@@ -259,6 +264,8 @@ class SourceModel:
         unknown = beyond & (self.mean_ppm < SURELY_AIR_PPM)
         self.sd_ppm = self._extended(prior.sd_ppm)
         self.sd_ppm[unknown] = np.maximum(self.sd_ppm[unknown], prior.beyond.sd_ppm)
+        near = self._grown(prior.beyond.near_mm)
+        self.sd_ppm[near] = np.where(unknown[near], np.maximum(self.sd_ppm[near], prior.beyond.near_sd_ppm), self.sd_ppm[near])
         shares = [organ.share for organ in prior.organs if organ.may_hold_lesions]
         self.deep = np.sum(shares, axis=0) > _WHOLLY if shares else np.zeros(n, bool)
         self._in_part = SharedInPart(self.padded(self.deep) > 0, voxel_mm)
@@ -348,6 +355,11 @@ class SourceModel:
     def padded(self, volume: FloatArray) -> FloatArray:
         """The images' voxels (x, y, z) in zeros, on the padded grid."""
         return np.pad(volume.astype(np.float32), self._margins)
+
+    def _grown(self, by_mm: float) -> tuple[slice, ...]:
+        """The images' box and what is so near to it on the padded grid."""
+        by = [max(1, round(by_mm / float(d))) for d in self.grid.voxel_size_mm]
+        return tuple(slice(max(0, where.start - k), where.stop + k) for where, k in zip(self.inside, by, strict=True))
 
     def _whole(self, organ: Organ) -> FloatArray:
         """The organ's share, on the padded grid, with what of it lies beyond the images."""

@@ -246,7 +246,7 @@ def _refined(
         mask=total.mask & larger.nearest(model.weight2 > 0),
         grid=total.grid,
     )
-    around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, harmonic_sd_ppm=0.1)
+    around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, near_sd_ppm=0.0, harmonic_sd_ppm=0.1)
     # as much wider as the coarse prior has become
     wider = larger.nearest(model.sd_ppm[model.inside] / np.maximum(larger.mean(prior.sd_ppm), np.finfo(np.float32).tiny))
     sd_ppm = prior.sd_ppm * np.maximum(wider, 1)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 import hqsm
-from hqsm.data import VoxelGrid
 from hqsm.errors import InputError
 from hqsm.masks.names import KNOWN
 from hqsm.nifti import load_volume, save_volume
 from hqsm.private_folder import private_folder
 from hqsm.readpack.check import check_pack, mask_files, read_case, worklist
 from hqsm.readpack.keys import read_key
+from hqsm.readpack.make import IMAGE
 from hqsm.readpack.plan import Case
 
 LOCK = Path("locks/readings.lock.json")
@@ -52,6 +52,8 @@ def lock_readings(study: Path, packs: Path, keys: Path, *, accept_missing: bool 
             code="LOCK_PROBLEMS",
         )
     _refuse_other_masks(study, readers)
+    for case in cases:  # all of them before the first is laid: what a refusal left behind would be taken for another reader's
+        _refuse_another_scan(study, packs / f"reader-{case.reader}", case)
     for case in cases:
         _lay_on_scan(study, packs / f"reader-{case.reader}", case)
     for reader in readers:
@@ -102,13 +104,11 @@ def _refuse_other_masks(study: Path, readers: list[str]) -> None:
 
 def _lay_on_scan(study: Path, pack: Path, case: Case) -> None:
     """The reading as a label map on the scan's own grid, with the names of its labels; labels that overlap get a file each."""
-    masks, drawn_on, _ = read_case(pack, case.code)
+    masks, _, _ = read_case(pack, case.code)
     if not masks:
         return
     name = f"{case.participant_id}_{case.session_id}"
-    scan = study / "results" / "bids" / case.participant_id / case.session_id / "anat" / f"{name}_echo-1_part-mag_MEGRE.nii.gz"
-    _, grid = load_volume(scan)
-    _refuse_another_scan(grid, drawn_on, case)
+    _, grid = load_volume(_scan(study, case))
     folder = study / "rois" / case.participant_id / case.session_id
     left = dict(masks)
     layer = 0
@@ -126,7 +126,14 @@ def _lay_on_scan(study: Path, pack: Path, case: Case) -> None:
         (folder / f"{stem}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _refuse_another_scan(grid: VoxelGrid, drawn_on: VoxelGrid, case: Case) -> None:
+def _scan(study: Path, case: Case) -> Path:
+    folder = study / "results" / "bids" / case.participant_id / case.session_id / "anat"
+    return folder / f"{case.participant_id}_{case.session_id}_echo-1_part-mag_MEGRE.nii.gz"
+
+
+def _refuse_another_scan(study: Path, pack: Path, case: Case) -> None:
+    _, grid = load_volume(_scan(study, case))
+    _, drawn_on = load_volume(pack / IMAGE.format(code=case.code))
     if grid.shape != drawn_on.shape or not np.allclose(grid.affine_mm[:3, :3], drawn_on.affine_mm[:3, :3], atol=1e-3):
         raise InputError(
             f"The scan of case {case.code} is not the one of the pack any more (its grid changed).",

@@ -1,0 +1,128 @@
+"""Fields, decays and standard errors that can be worked out by hand: two echoes, magnitudes alone, the bounds of the models."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import make_grid
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho
+from hqsm.fatwater.bounds import LocalDecay, expected_errors, r2star_limit_per_s
+from hqsm.fatwater.iron_steps import field_steps_hz
+from hqsm.fatwater.period import folded
+from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.without_fat import magnitude_only, two_echoes
+
+_T = 1.2e-3 + 1.6e-3 * np.arange(6)
+
+
+def water(times_s: np.ndarray, field_hz: np.ndarray | float, r2star_per_s: np.ndarray | float, noise_sd: float) -> MultiEcho:
+    grid = make_grid("axial", (12, 10, 6))
+    rate = np.broadcast_to(2j * np.pi * np.asarray(field_hz) - r2star_per_s, grid.shape)
+    signal = 100 * np.exp(rate[..., None] * times_s + 0.7j)
+    return MultiEcho(signal=signal.astype(np.complex64), echo_times_s=times_s, field_strength_tesla=1.5, grid=grid, noise_sd=noise_sd)
+
+
+def test_two_echoes_know_field_and_decay_as_their_phases_and_logarithms_do() -> None:
+    t = np.array([1.5e-3, 3.5e-3])
+    # a turn between the echoes is 500 Hz: it wraps within the volume, and the body lies nearest zero
+    field = np.linspace(-280, 330, 12)[:, None, None]
+    echoes = water(t, field, 60.0, 2.0)
+    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool))
+    np.testing.assert_allclose(maps.field_hz, np.broadcast_to(field, maps.field_hz.shape), atol=0.01)
+    np.testing.assert_allclose(maps.r2star_per_s, 60, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(maps.water), 100, rtol=1e-4)
+    error = np.hypot(2 / (100 * np.exp(-60 * t[0])), 2 / (100 * np.exp(-60 * t[1]))) / (t[1] - t[0])
+    np.testing.assert_allclose(maps.r2star_se_per_s, error, rtol=1e-4)
+    np.testing.assert_allclose(maps.field_se_hz, error / (2 * np.pi), rtol=1e-4)
+    assert maps.r2star_limit_per_s == pytest.approx(1 / t[0])
+    # a turn more or less is as good: the body's middle, at 465 Hz, lies nearest zero one turn lower
+    for sign in (1, -1):
+        far = sign * np.linspace(230, 700, 12)[:, None, None]
+        found = two_echoes(water(t, far, 60.0, 2.0), np.ones(echoes.grid.shape, bool)).field_hz
+        np.testing.assert_allclose(found, np.broadcast_to(far - sign * 500, found.shape), atol=0.02)
+
+
+@pytest.mark.parametrize(("r2star_per_s", "given"), [(600.0, True), (720.0, False)])
+def test_two_echoes_censor_what_is_gone_before_the_first(r2star_per_s: float, given: bool) -> None:
+    echoes = water(np.array([1.5e-3, 3.5e-3]), 0.0, r2star_per_s, 0.01)
+    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool))
+    assert np.isfinite(maps.r2star_per_s).all() == given
+    assert maps.censored.all() == (not given)
+
+
+def test_magnitudes_alone_give_decay_amplitude_and_what_lies_beyond_the_limit() -> None:
+    slow = 100.0
+    limit = r2star_limit_per_s(_T, 20.0)
+    rate = np.where(np.arange(12) < 9, slow, np.where(np.arange(12) < 10, 0.9 * limit, 1.2 * limit))[:, None, None]
+    echoes = water(_T, 40.0, rate, 5.0)
+    maps = magnitude_only(echoes, np.ones(echoes.grid.shape, bool), FatWaterParams(r2star_estimator="log-linear"))
+    assert maps.r2star_limit_per_s == pytest.approx(limit)
+    np.testing.assert_allclose(maps.r2star_per_s[:9], slow, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(maps.water), 100, rtol=1e-3)
+    assert maps.censored[10:].all()
+    assert not maps.censored[:10].any()
+
+
+def fisher_se(model: Any, at: list[float]) -> np.ndarray:
+    """Standard errors for noise of unit SD in either part, the derivatives taken by differences."""
+    steps = [1e-4 * max(abs(value), 1) for value in at]
+    columns = []
+    for k, h in enumerate(steps):
+        up, down = (model(*[v + sign * h * (j == k) for j, v in enumerate(at)]) for sign in (1, -1))
+        columns.append((up - down) / (2 * h))
+    jacobian = np.stack(columns, axis=1)
+    return np.sqrt(np.diag(np.linalg.inv((jacobian.conj().T @ jacobian).real)))
+
+
+@pytest.mark.parametrize("r2star_per_s", [50.0, 400.0])
+def test_the_bounds_are_the_inverse_information_of_what_the_models_say(r2star_per_s: float) -> None:
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], _T, 1.5)
+    expected = expected_errors(_T, fat)
+    one = LocalDecay(snr=np.array([1.0, 25.0]), r2star_per_s=np.full(2, r2star_per_s))
+
+    def free(hz: float, rate: float, wr: float, wi: float, fr: float, fi: float) -> np.ndarray:
+        return (complex(wr, wi) + complex(fr, fi) * fat) * np.exp((2j * np.pi * hz - rate) * _T)
+
+    def constrained(rate: float, phase: float, amplitude: float, share: float) -> np.ndarray:
+        return amplitude * (1 - share + share * fat) * np.exp(1j * phase - rate * _T)
+
+    se = fisher_se(free, [0.0, r2star_per_s, 1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(expected.at(expected.field_free, one), se[0] / [1, 25], rtol=1e-3)
+    np.testing.assert_allclose(expected.at(expected.pdff_free, one), 100 * se[4] / [1, 25], rtol=1e-3)
+    lean = fisher_se(constrained, [r2star_per_s, 0.0, 1.0, 0.0])
+    np.testing.assert_allclose(expected.at(expected.r2star_constrained, one), lean[0] / [1, 25], rtol=1e-3)
+    for k, share in enumerate((0.0, 0.15, 0.35)):
+        mixed = fisher_se(constrained, [r2star_per_s, 0.0, 1.0, share])
+        np.testing.assert_allclose(expected.at(expected.pdff_of_share[k], one), 100 * mixed[3] / [1, 25], rtol=1e-3)
+    alone = fisher_se(lambda rate, amplitude: amplitude * np.exp(-rate * _T), [r2star_per_s, 1.0])
+    np.testing.assert_allclose(expected.at(expected.r2star_alone, one), alone[0] / [1, 25], rtol=1e-3)
+
+
+def test_a_field_may_step_by_the_iron_beside_it_and_a_fifth_of_that_within_it() -> None:
+    """Four blocks in a row, the last beside nothing: 5 Hz for each 100 1/s that a neighbour is darker."""
+    index = np.full((1, 1, 5), -1)
+    index[0, 0, :4] = np.arange(4)
+    blocks: Any = SimpleNamespace(index=index, of_voxel=np.arange(4), n_voxels=np.ones(4))
+    decay = LocalDecay(snr=np.ones(4), r2star_per_s=np.array([30.0, 30.0, 530.0, 630.0]))
+    darker, brighter = field_steps_hz(decay, blocks)
+    np.testing.assert_allclose(darker, [0, 25, 5, 0], atol=1e-4)
+    np.testing.assert_allclose(brighter, [0, 0, 5, 1], atol=1e-4)
+
+
+def test_differences_of_fields_are_folded_to_half_a_period_of_nothing() -> None:
+    np.testing.assert_allclose(folded(np.array([10.0, 290.0, -310.0, 640.0, -590.0]), 600.0), [10, 290, 290, 40, 10])
+    np.testing.assert_array_equal(folded(np.array([1e4]), np.inf), [1e4])
+
+
+def test_water_that_is_shifted_moves_all_of_its_fat_the_other_way() -> None:
+    t = np.array([1e-3, 2.3e-3])
+    spectrum = SPECTRA["hamilton-liver-9"]
+    usual, shifted = fat_signal(spectrum, t, 3.0), fat_signal(spectrum, t, 3.0, water_shift_ppm=0.1)
+    np.testing.assert_allclose(shifted / usual, np.exp(-2j * np.pi * 0.1 * 42.577478518 * 3.0 * t), rtol=1e-6)
+    np.testing.assert_allclose(fat_signal(spectrum, t, 3.0, temperature_celsius=27.0), shifted, rtol=1e-6)
+    assert [abs(fat_signal(s, np.zeros(1), 3.0)[0]) for s in SPECTRA.values()] == pytest.approx([1.0] * len(SPECTRA))
