@@ -62,20 +62,21 @@ def test_nodes_lie_evenly_about_the_middle_and_their_weights_are_shares() -> Non
 
 
 def test_on_larger_voxels_data_are_meant_where_they_are_most_and_their_noise_is_not_averaged() -> None:
-    grid = VoxelGrid(shape=(8, 4, 4), affine_mm=np.diag([1.5, 3.0, 3.0, 1.0]))
+    """Four voxels each: of the first all have data, of the second three, of the third half, of the last none."""
+    grid = VoxelGrid(shape=(8, 4, 4), affine_mm=np.diag([1.5, 1.5, 3.0, 1.0]))
     field, noise, mask = np.ones(grid.shape, np.float32), np.full(grid.shape, 0.1, np.float32), np.ones(grid.shape, bool)
     field[0::2], field[1::2] = 2.0, 4.0
     noise[1::2] = 0.7
-    mask[3], mask[4:6] = False, False
+    mask[3, 0::2], mask[4], mask[6:8] = False, False, False
     field[~mask] = 100.0
     total = TotalField(field_ppm=field, weight=mask.astype(np.float32), mask=mask, grid=grid)
     prior = SourcePrior(mean_ppm=field, sd_ppm=noise)
     larger = CoarseGrid(grid, 3.0)
     coarse, coarse_noise, coarse_prior = total_field._on_larger_voxels(total, noise, prior, larger)
-    assert coarse.grid.shape == (4, 4, 4)
-    np.testing.assert_array_equal(coarse.mask[:, 0, 0], [True, False, False, True])  # half is not most
-    np.testing.assert_allclose(coarse.field_ppm[0], 3.0)
-    np.testing.assert_allclose(coarse_noise[0], np.sqrt((0.1**2 + 0.7**2) / 2), rtol=1e-5)
+    assert coarse.grid.shape == (4, 2, 4)
+    np.testing.assert_array_equal(coarse.mask[:, 0, 0], [True, True, False, False])
+    np.testing.assert_allclose(coarse.field_ppm[:2, 0, 0], [3, 8 / 3], rtol=1e-5)
+    np.testing.assert_allclose(coarse_noise[:2, 0, 0], [np.sqrt((0.1**2 + 0.7**2) / 2), np.sqrt((2 * 0.1**2 + 0.7**2) / 3)], rtol=1e-5)
     np.testing.assert_allclose(coarse_prior.sd_ppm[0], 0.4, rtol=1e-5)
 
 

@@ -115,7 +115,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("chelator_g_per_kg_per_year", "number", "g/kg/year", "The same per body weight of the day and year"),
         ("mean_weight_kg", "number", "kg", "Mean body weight over the interval"),
         ("adherence", "number", "", "Mean adherence, 0 to 1"),
-        ("flags", "text", "", "hct_imputed, adherence_assumed, adherence_implausible, weight_distant, no_transfusion, no_chelator"),
+        (
+            "flags",
+            "text",
+            "",
+            "hct_imputed, adherence_assumed, adherence_implausible, weight_distant, no_transfusion, no_chelator, chelator_gap",
+        ),
         ("included", "integer", "", "1 if the exposure can be used"),
         ("reason", "text", "", "Why it cannot"),
         ("chelator_adherence_g_per_kg_per_year", "number", "g/kg/year", "Chelator that was taken: prescribed times adherence"),

@@ -12,9 +12,13 @@ from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
 from hqsm.fatwater.bounds import LocalDecay, expected_errors, r2star_limit_per_s
+from hqsm.fatwater.constrained_fit import Priors, fit_constrained
+from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.iron_steps import field_steps_hz
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.start import Start
+from hqsm.fatwater.tissue import Echoes
 from hqsm.fatwater.without_fat import magnitude_only, two_echoes
 
 _T = 1.2e-3 + 1.6e-3 * np.arange(6)
@@ -68,15 +72,19 @@ def test_magnitudes_alone_give_decay_amplitude_and_what_lies_beyond_the_limit() 
     assert not maps.censored[:10].any()
 
 
-def fisher_se(model: Any, at: list[float]) -> np.ndarray:
-    """Standard errors for noise of unit SD in either part, the derivatives taken by differences."""
+def fisher_covariance(model: Any, at: list[float]) -> np.ndarray:
+    """Covariance of the estimates for noise of unit SD in either part, the derivatives taken by differences."""
     steps = [1e-4 * max(abs(value), 1) for value in at]
     columns = []
     for k, h in enumerate(steps):
         up, down = (model(*[v + sign * h * (j == k) for j, v in enumerate(at)]) for sign in (1, -1))
         columns.append((up - down) / (2 * h))
     jacobian = np.stack(columns, axis=1)
-    return np.sqrt(np.diag(np.linalg.inv((jacobian.conj().T @ jacobian).real)))
+    return np.linalg.inv((jacobian.conj().T @ jacobian).real)
+
+
+def fisher_se(model: Any, at: list[float]) -> np.ndarray:
+    return np.sqrt(np.diag(fisher_covariance(model, at)))
 
 
 @pytest.mark.parametrize("r2star_per_s", [50.0, 400.0])
@@ -101,6 +109,62 @@ def test_the_bounds_are_the_inverse_information_of_what_the_models_say(r2star_pe
         np.testing.assert_allclose(expected.at(expected.pdff_of_share[k], one), 100 * mixed[3] / [1, 25], rtol=1e-3)
     alone = fisher_se(lambda rate, amplitude: amplitude * np.exp(-rate * _T), [r2star_per_s, 1.0])
     np.testing.assert_allclose(expected.at(expected.r2star_alone, one), alone[0] / [1, 25], rtol=1e-3)
+
+
+_SD = 1e-3
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+def test_the_free_fits_errors_are_the_inverse_information_at_what_it_finds(share: float) -> None:
+    """Of PDFF by the derivatives of 1 - |W| / |W + F|, or |F| / |W + F| where fat leads."""
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], _T, 1.5)
+
+    def model(hz: float, rate: float, wr: float, wi: float, fr: float, fi: float) -> np.ndarray:
+        return (complex(wr, wi) + complex(fr, fi) * fat) * np.exp((2j * np.pi * hz - rate) * _T)
+
+    def pdff(at: np.ndarray) -> float:
+        w, f = complex(at[2], at[3]), complex(at[4], at[5])
+        return 100 * (1 - abs(w) / abs(w + f) if abs(w) > abs(f) else abs(f) / abs(w + f))
+
+    phase = np.exp(0.6j)
+    w, f = (1 - share) * phase, share * phase * np.exp(0.6j)
+    at = [35.0, 90.0, w.real, w.imag, f.real, f.imag]
+    echoes = Echoes(model(*at).astype(np.complex64)[None], _T, fat, _SD)
+    found = fit_free(np.zeros(1, np.int64), echoes, np.array([30.0]), np.array([70.0]), True)
+    np.testing.assert_allclose(found.nonlinear[0], [35, 90], rtol=1e-3)
+    np.testing.assert_allclose(found.linear[0], [w, f], atol=1e-3)
+    covariance = _SD**2 * fisher_covariance(model, at)
+    slope = [(pdff(np.array(at) + 1e-5 * unit) - pdff(np.array(at) - 1e-5 * unit)) / 2e-5 for unit in np.eye(6)]
+    expected = [*np.sqrt(np.diag(covariance)[:2]), np.sqrt(slope @ covariance @ slope)]
+    np.testing.assert_allclose(found.errors[0], expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("field_sd_hz", [1e-3, 0.1, 1e5])
+@pytest.mark.parametrize(("share", "no_fat"), [(0.1, False), (0.4, False), (0.0, True)])
+def test_the_constrained_fits_errors_are_the_inverse_information_less_half_of_what_the_fields_prior_claims(
+    share: float, no_fat: bool, field_sd_hz: float
+) -> None:
+    """With no prior on R2*, and one on the field that is all that is known, about as much as the echoes know, or nothing."""
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], _T, 1.5)
+
+    def model(hz: float, rate: float, phase: float, amplitude: float, *fraction: float) -> np.ndarray:
+        f = fraction[0] if fraction else 0.0
+        return amplitude * (1 - f + f * fat) * np.exp(1j * phase + (2j * np.pi * hz - rate) * _T)
+
+    at = [35.0, 90.0, 0.6, 1.0, *([] if no_fat else [share])]
+    echoes = Echoes(model(*at).astype(np.complex64)[None], _T, fat, _SD)
+    one = np.zeros(1, np.int64)
+    start = Start(np.array([35.0]), np.array([70.0]), np.full((1, 2), np.nan + 0j, np.complex64))
+    priors = Priors(np.array([35.0]), np.array([field_sd_hz**-2.0]), np.array([90.0]), np.array([1e6]))
+    found = fit_constrained(one, echoes, start, priors, np.array([no_fat]))
+    np.testing.assert_allclose(found.nonlinear[0], [35, 90], rtol=1e-3)
+    information = np.linalg.inv(_SD**2 * fisher_covariance(model, at))
+    information[0, 0] += field_sd_hz**-2.0
+    covariance = np.linalg.inv(information)
+    # one half of the variance that the prior claims is no scatter of what hangs on the field
+    scatter = covariance - 0.5 * field_sd_hz**-2.0 * np.outer(covariance[:, 0], covariance[:, 0])
+    expected = [np.sqrt(covariance[0, 0]), np.sqrt(scatter[1, 1]), np.nan if no_fat else 100 * np.sqrt(scatter[4, 4])]
+    np.testing.assert_allclose(found.errors[0], expected, rtol=3e-3)
 
 
 def test_a_field_may_step_by_the_iron_beside_it_and_a_fifth_of_that_within_it() -> None:

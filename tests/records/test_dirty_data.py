@@ -37,6 +37,10 @@ CASES = [
     (TX, "0012,a,2021-03-22,600,mL,60,whole,,", "HCT_PRODUCT", "error", "hct_pct"),
     (TX, "0012,a,2021-03-22,2000,mL,58,exchange,,30", "EXCHANGE_REMOVED", "error", "removed_ml"),
     (TX, "0012,a,2021-03-22,2000,mL,58,exchange,1500,", "EXCHANGE_REMOVED", "error", "removed_hct_pct"),
+    (TX, "0012,a,2021-03-22,600,mL,58,prbc,200,", "EXCHANGE_REMOVED", "error", "removed_hct_pct"),
+    (TX, "0012,a,2021-03-22,600,mL,58,prbc,,30", "EXCHANGE_REMOVED", "error", "removed_ml"),
+    (TX, "0012,a,2021-03-22,600,mL,58,exchange,1200,30", "EXCHANGE_NET", "warning", "removed_ml"),
+    (TX, "0012,a,2021-03-22,450,mL,,whole,,", "HCT_PRODUCT", "error", "hct_pct"),
     (TX, "0012,a,2021-03-22,sixty,mL,58,prbc,,", "NUMBER_FORMAT", "error", "amount"),
     (TX, "0012,a,2021-03-22,9000,mL,58,prbc,,", "AMOUNT_RANGE", "error", "amount"),
     (TX, "0012,a,22.3.21,600,mL,58,prbc,,", "DATE_FORMAT", "error", "date"),
@@ -54,12 +58,17 @@ CASES = [
     (RX, "0012,A,2021-01-15,2022-03-31,exjade,30,mg/kg,day,1,7,prescribed,", "PROTOCOL_EXJADE", "warning", "product"),
     (RX, "0012,A,2021-01-15,2022-03-31,deferiprone,4000,mg,day,1,7,prescribed,", "PROTOCOL_CHELATOR", "warning", "product"),
     (RX, "0012,A,2021-01-15,2022-03-31,jadenu_tablet,1000,mg,day,1,7,prescribed,", "DOSE_TABLETS", "warning", "dose"),
+    (RX, "0012,A,2021-01-15,2022-03-31,jadenu_tablet,7200,mg,day,1,7,prescribed,", "DOSE_RANGE", "error", "dose"),
+    (RX, "0012,A,2021-01-15,2022-03-31,jadenu_tablet,1800,mg,day,1,7,prescribed,", "DOSE_LABEL", "warning", "dose"),
+    (RX, "0012,A,2021-01-15,2022-03-31,jadenu_tablet,90,mg,day,1,7,prescribed,", "DOSE_LABEL", "warning", "dose"),
+    (RX, "0012,A,2021-06-01,,jadenu_tablet,,,,,,held,", "RX_HOLD_OPEN", "warning", "stop"),
     (RX, "0012,A,2021-08-31,2021-01-15,jadenu_tablet,1080,mg,day,1,7,prescribed,", "RX_STOP_BEFORE_START", "error", "stop"),
     ("adherence", "0012,2021-03-01,2022-03-01,,,,130,pharmacy", "ADHERENCE_RANGE", "error", "adherence_pct"),
     ("adherence", "0012,2021-03-01,2022-03-01,,,,-5,pharmacy", "ADHERENCE_RANGE", "error", "adherence_pct"),
     ("adherence", "0012,2021-03-01,2022-03-01,10,12,360,,pill_count", "ADHERENCE_RANGE", "error", "returned_n"),
     ("adherence", "0012,2021-03-01,2022-03-01,,,,,pill_count", "ADHERENCE_MISSING", "warning", "adherence_pct"),
     ("adherence", "0012,2022-03-01,2021-03-01,,,,95,pharmacy", "ADHERENCE_DATES", "error", "to"),
+    ("weights", "0012,2021-03-01,51", "WEIGHT_SAME_DAY", "warning", "weight_kg"),
     ("weights", "0012,2021-09-01,505", "WEIGHT_RANGE", "error", "weight_kg"),
     ("weights", "0012,2022-06-01,75", "WEIGHT_JUMP", "error", "weight_kg"),
     ("explant_chemistry", "E1,0013,5000,mg/g,dry,fresh,,n,10,dry", "IRON_RANGE", "warning", "fe_value"),
@@ -71,6 +80,9 @@ CASES = [
     ("explant_chemistry", "E1,0013,5,mg/g,dry,fresh,,n,10,saline", "SPECIMEN_SALINE", "warning", "transport"),
     ("explant_chemistry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "BELOW_LOD", "warning", "below_lod"),
     ("explant_chemistry", "E1,0013,UNK,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
+    ("explant_chemistry", "E1,0013,0.2,mg/g,dry,fresh,,y,10,dry", "LOD_MISSING", "error", "lod"),
+    ("explant_chemistry", "E1,0013,,mg/g,dry,fresh,0.2,n,10,dry", "CELL_EMPTY", "error", "fe_value"),
+    ("explant_chemistry", "E1,0013,2,mg/g,wet,paraffin,,n,10,dry", "BASIS_PREP", "error", "basis"),
     ("explant_histology", "E1,0013,6,metavir,10,", "FIBROSIS_SCALE", "error", "fibrosis_stage"),
     ("explant_histology", "E1,0013,2,metavir,,2", "STEATOSIS_GRADE", "warning", "steatosis_pct"),
 ]
@@ -381,7 +393,100 @@ def test_an_interval_without_any_transfusion_or_chelator_says_so(checked: Check)
     assert not {"no_transfusion", "no_chelator"} & set(str(_first_exposure(checked())["flags"]).split())
 
 
+@pytest.mark.parametrize(
+    ("row", "weight", "code"),
+    [
+        # the same dose in a child of 25 kg (43 mg/kg) and in an adult (21 mg/kg); the weight counts that is nearest to the start
+        ("0012,A,2021-01-15,2022-03-31,jadenu_tablet,1080,mg,day,1,7,prescribed,", "25", "DOSE_LABEL"),
+        ("0012,A,2021-01-15,2022-03-31,jadenu_tablet,1080,mg,day,1,7,prescribed,", "50", ""),
+        ("0012,A,2021-01-15,2022-03-31,jadenu_tablet,1440,mg,dose,2,7,prescribed,", "50", "DOSE_LABEL"),
+        ("0012,A,2021-01-15,2022-03-31,exjade,1750,mg,day,1,7,prescribed,", "50", ""),
+        ("0012,A,2021-01-15,2022-03-31,jadenu_tablet,1080,mg,day,1,7,prescribed,", "", ""),
+    ],
+)
+def test_a_dose_in_mg_is_held_against_the_weight_nearest_to_its_start(checked: Check, row: str, weight: str, code: str) -> None:
+    visits = line_of("visits", f"0012,01,2021-03-01,annual,{weight}", "0012,02,2022-03-01,annual,")
+    records = checked(chelation=line_of(RX, row), visits=visits, weights=None)
+    assert {f.code for f in records.findings} & {"DOSE_LABEL", "DOSE_RANGE", "DOSE_IS_MG"} == ({code} if code else set())
+
+
+def test_a_hold_of_another_chelator_takes_nothing_from_the_studys(checked: Check) -> None:
+    hold = "0012,B,2021-06-01,2021-06-30,deferoxamine,2000,mg,day,1,5,held,\n"
+    with_it = _first_exposure(checked(chelation=CLEAN[RX] + hold))
+    assert with_it["chelator_mg"] == _first_exposure(checked())["chelator_mg"] == 365 * 1080
+    own = _first_exposure(checked(chelation=CLEAN[RX] + hold.replace("deferoxamine", "jadenu_tablet")))
+    assert own["chelator_mg"] == 335 * 1080
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "further", "flag"),
+    [
+        ("2021-01-15", "2021-06-30", "", True),  # nothing known of the months to the next visit
+        ("2021-03-05", "", "", True),  # four days after the visit
+        ("2021-03-04", "", "", False),  # three
+        ("2021-01-15", "2021-06-30", "0012,H,2021-07-01,2022-03-01,jadenu_tablet,,,,,,held,\n", False),  # explained by a hold
+        ("2021-01-15", "2021-06-30", "0012,B,2021-07-01,,deferoxamine,2000,mg,day,1,5,prescribed,\n", True),
+    ],
+)
+def test_days_of_an_interval_without_a_prescription_are_flagged(checked: Check, start: str, stop: str, further: str, flag: bool) -> None:
+    row = f"0012,A,{start},{stop},jadenu_tablet,1080,mg,day,1,7,prescribed,"
+    found = _first_exposure(checked(chelation=line_of(RX, row) + further))
+    assert ("chelator_gap" in str(found["flags"]).split()) == flag
+
+
+def test_two_accounts_of_adherence_of_the_same_days_are_told(checked: Check) -> None:
+    def lines(*rows: str) -> list[int]:
+        return [f.line for f in findings_of(checked(adherence=line_of("adherence", *rows)), "ADHERENCE_OVERLAP")]
+
+    assert lines("0012,2021-03-01,2022-03-01,,,,95,pharmacy", "0012,2022-03-01,2022-05-01,,,,40,self") == [3]
+    assert lines("0012,2021-03-01,2022-02-28,,,,95,pharmacy", "0012,2022-03-01,2022-05-01,,,,40,self") == []
+
+
+def test_a_value_below_the_limit_may_be_empty_and_counts_by_its_limit_alone(checked: Check) -> None:
+    rows = ["E1,0013,,mg/g,dry,fresh,0.2,y,10,dry", "E1,0013,0.1,mg/g,dry,fresh,0.2,y,10,dry", "E1,0013,0.1,mg/g,dry,fresh,,y,10,dry"]
+    records = checked(explant_chemistry=line_of("explant_chemistry", *rows))
+    assert [(f.code, f.line) for f in records.findings if f.severity == "error"] == [("LOD_MISSING", 4)]
+    found = chemistry_by_participant(records.tables["explant_chemistry"], PARAMS)["sub-0013"]
+    assert (found.n_replicates, found.n_below_lod) == (2, 2)
+    assert found.mean_mg_g == pytest.approx(0.2 / np.sqrt(2))
+
+
+def test_the_wet_weight_of_a_paraffin_block_is_no_reference(checked: Check) -> None:
+    table = line_of("explant_chemistry", "E1,0013,2,mg/g,wet,paraffin,,n,10,dry", "E1,0013,5,mg/g,dry,paraffin,,n,10,dry")
+    found = chemistry_by_participant(checked(explant_chemistry=table).tables["explant_chemistry"], PARAMS)["sub-0013"]
+    assert (found.n_replicates, found.mean_mg_g) == (1, pytest.approx(5 / 5.83 * 3.33))
+
+
+CHEMISTRY = "specimen_id,participant_id,explant_date,block_id,replicate_no,fe_value,fe_unit,basis,prep\n"
+HISTOLOGY = "specimen_id,participant_id,block_id,pathologist_code,read_no,fibrosis_stage\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "code", "lines"),
+    [
+        ("explant_chemistry", ["E1,0013,,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,1,5,mg/g,dry,fresh"], "REPLICATE_TWICE", [3]),
+        ("explant_chemistry", ["E1,0013,,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,2,5,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_chemistry", ["E1,0013,,B1,,5,mg/g,dry,fresh", "E2,0013,,B1,,5,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_chemistry", ["E1,0013,,,,5,mg/g,dry,fresh", "E1,0013,,,,5.1,mg/g,dry,fresh"], "REPLICATE_TWICE", []),
+        ("explant_histology", ["E1,0013,B1,P1,1,2", "E1,0013,B1,P1,1,3"], "READING_TWICE", [3]),
+        ("explant_histology", ["E1,0013,B1,P1,1,2", "E1,0013,B1,P2,1,3"], "READING_TWICE", []),
+        ("explant_chemistry", ["E,0013,2021-06-14,B1,1,5,mg/g,dry,fresh", "E,0013,2021-07-14,B1,2,5,mg/g,dry,fresh"], "EXPLANT_DATES", [3]),
+        ("explant_chemistry", ["E1,0013,2021-06-14,B1,1,5,mg/g,dry,fresh", "E1,0013,,B1,2,5,mg/g,dry,fresh"], "EXPLANT_DATES", []),
+    ],
+)
+def test_explants_that_stand_twice_are_told(checked: Check, table: str, rows: list[str], code: str, lines: list[int]) -> None:
+    head = CHEMISTRY if table == "explant_chemistry" else HISTOLOGY
+    records = checked(**{table: head + "\n".join(rows) + "\n"})
+    assert [(f.line, f.severity) for f in findings_of(records, code)] == [(line, "warning") for line in lines]
+
+
 QUARTERLY = ["2021-03-01", "2021-06-01", "2021-09-02", "2021-12-01", "2022-02-20", "2022-06-05", "2023-02-27"]
+
+
+@pytest.mark.parametrize(("day", "late"), [("2021-03-01", False), ("2021-03-31", False), ("2021-04-01", True), ("2020-12-01", True)])
+def test_a_repeat_without_a_scan_shortly_before_is_told(checked: Check, day: str, late: bool) -> None:
+    records = checked(visits=CLEAN["visits"] + f"0012,1b,{day},repeat,50\n")
+    assert [(f.line, f.field, f.severity) for f in findings_of(records, "VISIT_REPEAT_LATE")] == [(5, "visit_date", "warning")] * late
 
 
 def test_quarterly_visits_make_the_annual_intervals_nearest_to_a_year(checked: Check) -> None:

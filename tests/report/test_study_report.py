@@ -139,6 +139,17 @@ def test_the_report_is_one_file_with_its_figures_and_their_data(data: ReportData
     assert number(10 * primary["estimate"]) in html
 
 
+@pytest.mark.parametrize(("lo", "hi", "better"), [(-0.1, 0.2, False), (0.05, 0.2, True), (-0.2, -0.05, True)])
+def test_the_result_in_words_carries_its_caveats(data: ReportData, lo: float, hi: float, better: bool) -> None:
+    row = {"analysis": "primary", "quantity": "delta_r_squared", "estimate": (lo + hi) / 2, "ci_lo": lo, "ci_hi": hi, "note": "few of them"}
+    regression = data.tables["regression"].assign(note="rough")
+    tables = {**data.tables, "regression": regression, "method_comparison": frame_of("method_comparison", [row])}
+    html = render_study_report(replace(data, tables=tables))["index.html"].decode()
+    said = html[: html.index("<h2")]
+    assert ("neither method is shown to be better" in said) != better
+    assert said.count("To be read with care: rough.") == said.count("To be read with care: few of them.") == 1
+
+
 def test_a_study_without_anything_still_has_a_report(data: ReportData) -> None:
     empty = ReportData(tables={name: frame_of(name, []) for name in TABLE_NAMES}, parameters=data.parameters)
     html = render_study_report(empty)["index.html"].decode()

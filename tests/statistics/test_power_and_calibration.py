@@ -64,7 +64,8 @@ def test_equal_methods_are_told_apart_no_more_often_than_chance() -> None:
 
 def test_the_power_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repeats = [
-        {"comparison": "repeat", "quantity": q, "within_subject_sd": sd} for q, sd in (("lic_hqsm_mg_g", 0.3), ("lic_r2star_mg_g", 0.7))
+        {"comparison": "repeat", "quantity": f"lic_{m}_mg_g", "n_pairs": 3, "within_subject_sd": sd}
+        for m, sd in (("hqsm", 0.3), ("r2star", 0.7))
     ]
     write_rows(tmp_path / "repeatability.tsv", "repeatability", repeats)
     options = [
@@ -223,6 +224,35 @@ def test_a_baseline_of_healthy_livers_feeds_the_intercept_when_the_configuration
     healthy = [r["chi_hqsm_ppm"] for r in tables()["lic"] if r["group"] == "healthy"]
     assert lic.own_intercept_mg_g + lic.own_slope_mg_g_per_ppm * np.mean(healthy) == pytest.approx(1.0, abs=1e-4)
     assert "healthy" in lic.own_source
+
+
+@pytest.mark.parametrize(("change", "answer"), [({"qc_status": "excluded"}, 1.0), ({"reconstruction_digest": "fff"}, None)])
+def test_healthy_livers_of_excluded_visits_or_another_reconstruction_make_no_intercept(
+    study: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], answer: float | None
+) -> None:
+    (study / "config.yaml").write_text("statistics:\n  calibration_intercept: healthy\n  healthy_lic_mg_g: 1.0\n", encoding="utf-8")
+    made = tables()["lic"]
+    odd = {"participant_id": "sub-h9", "group": "healthy", "chi_hqsm_ppm": 5.0, **change}
+    write_rows(study / "results" / "tables" / "lic.tsv", "lic", [*made, {**made[0], **odd}])
+    assert main(["calibrate", "explants", str(study)]) == (0 if answer else 2)
+    said = capsys.readouterr()
+    if answer is None:
+        assert "2 reconstructions" in said.err
+        return
+    lic = load_config(yaml.safe_load(said.out)).lic
+    healthy = [r["chi_hqsm_ppm"] for r in made if r["group"] == "healthy"]
+    assert lic.own_intercept_mg_g + lic.own_slope_mg_g_per_ppm * np.mean(healthy) == pytest.approx(answer, abs=1e-4)
+
+
+def test_the_ratio_of_errors_of_a_calibration_needs_five_pairs_of_scans(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def slope(n_pairs: int, sd: float) -> str:
+        row = {"comparison": "repeat", "quantity": "chi_hqsm_ppm", "n_pairs": n_pairs, "within_subject_sd": sd}
+        write_rows(study / "results" / "tables" / "repeatability.tsv", "repeatability", [row])
+        assert main(["calibrate", "explants", str(study)]) == 0
+        return capsys.readouterr().out
+
+    assert slope(4, 0.03) == slope(4, 0.6)
+    assert slope(5, 0.03) != slope(5, 0.6)
 
 
 def test_a_calibration_of_another_or_an_unknown_reconstruction_is_flagged_and_the_physical_one_holds_for_any() -> None:

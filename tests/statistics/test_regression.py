@@ -1,5 +1,6 @@
 """Regression of annual change: R's numbers, then laws."""
 
+import re
 import time
 from typing import Any
 
@@ -265,6 +266,29 @@ def test_too_few_intervals_are_said_to_be_too_few(annual_change: pd.DataFrame, k
     assert all("too few" in row["note"] for row in rows)
     assert "too few" in comparison_rows(few, FAST)[0]["note"]
     assert influence_rows(few, FAST) == []
+
+
+def test_five_participants_are_analysed_with_their_caveats(annual_change: pd.DataFrame) -> None:
+    few = annual_change[annual_change["participant_id"].isin(sorted(set(annual_change["participant_id"]))[:5])]
+    rows = regression_rows(few, FAST)
+    shaky = [row for row in rows if row.get("df", 9.0) < 4]
+    assert {row["analysis"] for row in shaky} >= {"primary", "first_interval"}
+    assert all(("degrees of freedom" in row["note"]) == (row.get("df", 9.0) < 4) for row in rows)
+    compared = [row for row in comparison_rows(few, FAST) if row["quantity"] in {"delta_r_squared", "delta_rmse_mg_g_per_year"}]
+    assert {row["analysis"] for row in compared} == {"primary", "leave_one_participant_out"}
+    assert all("few participants" in row["note"] for row in compared)
+
+
+def test_draws_that_cannot_be_fitted_are_counted(annual_change: pd.DataFrame) -> None:
+    # of three participants with two intervals each, one alone in a draw (1 in 9) has two intervals for three terms
+    few = annual_change[annual_change["participant_id"].isin(["S02", "S03", "S05", "S08"])]
+    few = few.groupby("participant_id").filter(lambda rows: len(rows) == 2)
+    many = StatisticsParams(bootstrap_draws=9000)
+    found = [row["note"] for row in comparison_rows(few, many) if row["analysis"] == "primary"][:2]
+    lost = [int(re.search(r"(\d+) of 9000 draws could not be fitted", note)[1]) for note in found]  # type: ignore[index]
+    assert lost[0] == lost[1]
+    assert lost[0] == pytest.approx(1000, abs=100)
+    assert all("draws" not in row["note"] for row in comparison_rows(annual_change, FAST))
 
 
 def test_collinear_dose_and_iron_are_named(annual_change: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hqsm.config.statistics import StatisticsParams
 from hqsm.statistics.annual_change import annual_change_rows
-from hqsm.statistics.repeatability import baseline_rows, repeatability_rows
+from hqsm.statistics.repeatability import baseline_rows, repeatability_rows, scan_sd_mg_g
 
 PARAMS = StatisticsParams()
 
@@ -58,9 +58,25 @@ def test_repeats_on_the_same_scanner_other_fields_and_other_scanners_are_kept_ap
     assert (vendor["n_pairs"], vendor["mean_difference"]) == (1, pytest.approx(0.6))
 
 
+@pytest.mark.parametrize(("day", "pairs"), [("2022-03-05", 0), ("2021-03-31", 1), ("2021-04-01", 0)])
+def test_a_repeat_of_a_scan_that_was_rejected_is_no_repeat_of_last_years(day: str, pairs: int) -> None:
+    lic = pd.DataFrame([scan("sub-a", "ses-1", 5.0), scan("sub-a", "ses-2", 0.0, status="rejected"), scan("sub-a", "ses-3", 8.0)])
+    kinds = [("ses-1", "annual", "2021-03-01"), ("ses-2", "annual", day), ("ses-3", "repeat", day)]
+    visits = pd.DataFrame([visit("sub-a", *kind) for kind in kinds])
+    found = repeatability_rows(lic, visits, {("sub-a", session): "ge" for session, _, _ in kinds}, PARAMS)
+    assert [row["n_pairs"] for row in found] == [pairs] * 5
+
+
 def test_without_repeats_the_table_says_so() -> None:
     found = repeatability_rows(pd.DataFrame(LIC[4:5]), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
     assert [row["note"] for row in found] == ["no repeat scans"] * 5
+
+
+def test_a_few_pairs_say_nothing_of_the_ratio_of_errors() -> None:
+    found = repeatability_rows(pd.DataFrame(LIC), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
+    expected = pytest.approx(np.sqrt((0.2**2 + 0.4**2) / 2 / 2))
+    assert scan_sd_mg_g(found, 2) == {"hqsm": expected, "r2star": expected}
+    assert scan_sd_mg_g(found, 3) == scan_sd_mg_g(found) == {}
 
 
 def test_the_baseline_counts_each_healthy_participant_once_at_each_field() -> None:

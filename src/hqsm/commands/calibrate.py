@@ -24,9 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Estimate, print the block, write."""
-    from dataclasses import replace
-
-    from hqsm.statistics.calibration import from_balance, from_explants, healthy_intercept
+    from hqsm.statistics.calibration import from_balance, from_explants, with_healthy_intercept
+    from hqsm.statistics.repeatability import FEWEST_PAIRS
     from hqsm.study_config import study_config
     from hqsm.tables import read_frame, write_rows
 
@@ -35,13 +34,11 @@ def run(options: argparse.Namespace) -> int:
     lic = read_frame(folder / "lic.tsv", "lic")
     if options.how == "explants":
         repeats = read_frame(folder / "repeatability.tsv", "repeatability").to_dict(orient="records")
-        scatter = [r["within_subject_sd"] for r in repeats if (r["comparison"], r["quantity"]) == ("repeat", "chi_hqsm_ppm")]
-        sd = float(scatter[0]) if scatter else float("nan")
+        known = (r for r in repeats if (r["comparison"], r["quantity"]) == ("repeat", "chi_hqsm_ppm") and r["n_pairs"] >= FEWEST_PAIRS)
+        sd = next((float(r["within_subject_sd"]) for r in known), float("nan"))
         found = from_explants(lic, read_frame(folder / "explants.tsv", "explants"), options.setting, sd, params)
         if params.calibration_intercept == "healthy":
-            healthy = lic[(lic["group"] == "healthy") & (lic["specimen"] == "in_vivo")].dropna(subset=["chi_hqsm_ppm"])
-            intercept = healthy_intercept(found.slope_mg_g_per_ppm, healthy, params)
-            found = replace(found, intercept_mg_g=intercept, source=f"{found.source}; intercept from healthy livers")
+            found = with_healthy_intercept(found, lic, params)
     else:
         found = from_balance(lic, read_frame(folder / "annual_change.tsv", "annual_change"), params)
     slope, intercept = found.slope_mg_g_per_ppm, found.intercept_mg_g

@@ -15,10 +15,10 @@ from hqsm.arrays import FloatArray
 from hqsm.config.records import RecordsParams
 from hqsm.records.data import Records
 from hqsm.records.intervals import Interval
+from hqsm.records.schema import DEFERASIROX
 from hqsm.units import DAYS_PER_YEAR, g_per_dl_to_g_per_ml, mg_to_g, percent_to_fraction
 
 Row = dict[str, Any]
-_JADENU = {"jadenu_tablet", "jadenu_sprinkle"}
 HIGHEST_ADHERENCE = 1.1
 """More than this share of the prescribed dose is a counting error."""
 
@@ -70,7 +70,7 @@ def daily_chelator_mg(
     """Jadenu-equivalent deferasirox on each day [mg].
 
     The prescription with the latest start that covers the day counts, those with the component ``add`` on top of it;
-    nothing on a day that is held.
+    nothing on a day that is held. Other chelators, and their holds, are not counted.
     """
     dose, added = np.zeros(len(days)), np.zeros(len(days))
     held = np.zeros(len(days), bool)
@@ -82,10 +82,10 @@ def daily_chelator_mg(
         first = date.fromisoformat(str(row["start"])).toordinal()
         last = date.fromisoformat(str(row["stop"])).toordinal() if row["stop"] else data_cut.toordinal()
         covered = (ordinals >= first) & (ordinals <= last)
+        if row["product"] not in DEFERASIROX:
+            continue
         if row["status"] == "held":
             held |= covered
-            continue
-        if row["product"] not in _JADENU | {"exjade"}:
             continue
         amount = np.full(len(days), float(row["dose"]))
         if row["dose_unit"] == "mg/kg":
@@ -103,6 +103,16 @@ def daily_chelator_mg(
     total = dose + added
     total[held] = 0
     return total
+
+
+def days_without_prescription(days: list[date], prescriptions: Iterable[Row], data_cut: date) -> int:
+    """Days that no prescription of deferasirox covers and no hold explains; they count as 0 mg."""
+    covered: set[int] = set()
+    for row in prescriptions:
+        if row["start"] and row["status"] != "dispensed" and row["product"] in DEFERASIROX:
+            last = date.fromisoformat(str(row["stop"])) if row["stop"] else data_cut
+            covered |= set(range(date.fromisoformat(str(row["start"])).toordinal(), last.toordinal() + 1))
+    return sum(day.toordinal() not in covered for day in days)
 
 
 def daily_adherence(
@@ -210,6 +220,8 @@ def exposure_of(interval: Interval, records: Records, params: RecordsParams) -> 
     taken = prescribed * adherence
     dose_mg = taken if params.use_adherence else prescribed
     flags += [flag for flag, found in (("no_transfusion", given), ("no_chelator", prescribed.any())) if not found]
+    if prescribed.any() and days_without_prescription(days, own.prescriptions, own.data_cut) > params.max_gap_days:
+        flags.append("chelator_gap")
     annual = DAYS_PER_YEAR / interval.days
     iron_mg = sum(iron for iron, _ in given)
     mean_kg = float(weights_kg.mean())

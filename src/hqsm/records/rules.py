@@ -6,14 +6,18 @@ import datetime
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hqsm.records.cells import Checker, Row
-from hqsm.units import ug_per_g_to_mg_per_g, umol_per_g_to_mg_per_g
+from hqsm.records.explant_rules import check_chemistry, check_histology
+from hqsm.records.row_groups import lines_of, repeated
+from hqsm.records.schema import DEFERASIROX
 
 MOST_UNITS = 20
 """Twice what an exchange of an adult takes; a volume that was entered as units counts as kilograms of iron."""
-DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+REPEAT_WITHIN_DAYS = 30
+"""A scan is repeated while the liver is the same; a transfused liver gains up to 1 mg/g in a month."""
+MOST_MG_PER_KG = 60
+"""Twice the highest labelled dose a day; more is a unit mistaken."""
 
 
 def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
@@ -24,54 +28,42 @@ def _by_participant(rows: list[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
-def _lines(rows: list[Row]) -> str:
-    return ", ".join(str(row["line"]) for row in rows)
-
-
-def _repeated(rows: list[Row], *keys: str) -> list[list[Row]]:
-    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        key = tuple(row[name] for name in keys)
-        if all(part != "" and part == part for part in key):
-            groups[key].append(row)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def _days(text: str) -> int:
     return datetime.date.fromisoformat(text).toordinal()
 
 
 def _check_participants(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id"):
+    for group in repeated(rows, "participant_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "participant_id",
                 "PARTICIPANT_TWICE",
-                f"The participant has {len(group)} rows (lines {_lines(group)}).",
+                f"The participant has {len(group)} rows (lines {lines_of(group)}).",
                 "Keep one row for each participant.",
             )
 
 
 def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "session_id"):
+    for group in repeated(rows, "participant_id", "session_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "session_id",
                 "VISIT_TWICE",
-                f"The visit has {len(group)} rows (lines {_lines(group)}).",
+                f"The visit has {len(group)} rows (lines {lines_of(group)}).",
                 "Keep one row for each visit.",
             )
     scans = [row for row in rows if row["visit_type"] not in {"repeat", "explant"}]
-    for group in _repeated(scans, "participant_id", "visit_date"):
+    for group in repeated(scans, "participant_id", "visit_date"):
         check.warn(
             group[1],
             "visit_date",
             "VISIT_SAME_DAY",
-            f"{len(group)} visits are on one day (lines {_lines(group)}).",
+            f"{len(group)} visits are on one day (lines {lines_of(group)}).",
             "Check the dates, or give the second one the type repeat.",
         )
+    _check_repeats(rows, check)
     weights = [row for row in tables.get("weights", []) if row["date"]]
     measured = [(row["participant_id"], row["visit_date"], row["weight_kg"], row, check) for row in rows]
     extra = Checker("weights", "weights.csv" if check.file == "visits.csv" else check.file, check.params, check.findings)
@@ -84,6 +76,9 @@ def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row
         _check_weight_gaps(participant, [entry[0] for entry in entries], rows, check)
         entries.sort(key=lambda entry: (entry[0], entry[2]["line"]))
         for (day_1, weight_1, _, _), (day_2, weight_2, row, owner) in itertools.pairwise(entries):
+            if day_1 == day_2 and weight_1 != weight_2:
+                problem = "Two weights of one day differ; the higher one counts."
+                owner.warn(row, "weight_kg", "WEIGHT_SAME_DAY", problem, "Keep the one that is right.")
             # a fifth of the body weight within a year, or per year over longer spans
             if abs(weight_2 / weight_1 - 1) > 0.20 * max(1.0, (day_2 - day_1) / 365.25):
                 owner.error(
@@ -92,6 +87,21 @@ def _check_visits(rows: list[Row], check: Checker, tables: Mapping[str, list[Row
                     "WEIGHT_JUMP",
                     "The weight differs from the one before by more than 20 % per year.",
                     "Check both weights and their unit (kg).",
+                )
+
+
+def _check_repeats(rows: list[Row], check: Checker) -> None:
+    """Visits of type repeat without a scan shortly before that they could repeat."""
+    for visits in _by_participant([row for row in rows if row["visit_date"]]).values():
+        firsts = [_days(row["visit_date"]) for row in visits if row["visit_type"] != "repeat"]
+        for row in visits:
+            if row["visit_type"] == "repeat" and not any(0 <= _days(row["visit_date"]) - day <= REPEAT_WITHIN_DAYS for day in firsts):
+                check.warn(
+                    row,
+                    "visit_date",
+                    "VISIT_REPEAT_LATE",
+                    f"There is no scan that it repeats within {REPEAT_WITHIN_DAYS} days before; it counts for no repeatability.",
+                    "Check the date and the visit_type.",
                 )
 
 
@@ -114,22 +124,22 @@ def _check_weight_gaps(participant: str, weighed: list[int], visits: list[Row], 
 
 
 def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "tx_id"):
+    for group in repeated(rows, "participant_id", "tx_id"):
         for row in group[1:]:
             check.error(
                 row,
                 "tx_id",
                 "TX_ID_TWICE",
-                f"The transfusion's identifier is used {len(group)} times (lines {_lines(group)}).",
+                f"The transfusion's identifier is used {len(group)} times (lines {lines_of(group)}).",
                 "Delete the double entry, or correct the identifier.",
             )
-    for group in _repeated(rows, "participant_id", "date", "amount", "unit"):
+    for group in repeated(rows, "participant_id", "date", "amount", "unit"):
         if len({row["tx_id"] for row in group}) == len(group):
             check.warn(
                 group[1],
                 "date",
                 "TX_SAME_DAY",
-                f"{len(group)} equal transfusions are on one day (lines {_lines(group)}). All are counted.",
+                f"{len(group)} equal transfusions are on one day (lines {lines_of(group)}). All are counted.",
                 "Delete one if it is a double entry.",
             )
     units = [row for row in rows if row["unit"] == "units" and row["date"]]
@@ -154,7 +164,16 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
                 f"The haematocrit does not fit the product ({low:g} to {high:g} % is expected).",
                 "Give the haematocrit of the bag, not of the donor or the patient.",
             )
-        if hct != hct and row["hb_g_dl"] != row["hb_g_dl"] and unit == "mL":
+        unknown = hct != hct and row["hb_g_dl"] != row["hb_g_dl"] and unit == "mL"
+        if unknown and product == "whole":
+            check.error(
+                row,
+                "hct_pct",
+                "HCT_PRODUCT",
+                "The haematocrit is missing, and the configured default is that of packed cells, not of whole blood.",
+                "Enter the haematocrit or the haemoglobin of the bag.",
+            )
+        elif unknown:
             check.warn(
                 row,
                 "hct_pct",
@@ -162,41 +181,59 @@ def _check_transfusions(rows: list[Row], check: Checker, _: Mapping[str, list[Ro
                 "The haematocrit is missing; the configured default is used and the interval is flagged.",
                 "Enter it if the blood bank knows it.",
             )
-        if product == "exchange":
-            for name in ("removed_ml", "removed_hct_pct"):
+        removed = ("removed_ml", "removed_hct_pct")
+        if product == "exchange" or any(row[name] == row[name] for name in removed):
+            for name in removed:
                 if row[name] != row[name]:
                     check.error(
                         row,
                         name,
                         "EXCHANGE_REMOVED",
-                        "An exchange transfusion needs the volume and haematocrit of the blood removed.",
+                        "Blood that was removed, as in every exchange, needs its volume and its haematocrit.",
                         "Enter both; net iron is given minus removed.",
                     )
+        if unit == "mL" and amount * hct < row["removed_ml"] * row["removed_hct_pct"]:
+            problem = "More red cells were removed than given: net iron is negative."
+            check.warn(row, "removed_ml", "EXCHANGE_NET", problem, "Check all four numbers.")
 
 
-def _check_chelation(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for group in _repeated(rows, "participant_id", "rx_id"):
+def _check_chelation(rows: list[Row], check: Checker, tables: Mapping[str, list[Row]]) -> None:
+    for group in repeated(rows, "participant_id", "rx_id"):
         prescriptions = [row for row in group if row["status"] in {"", "prescribed"}]
         for row in prescriptions[1:]:
             check.error(
                 row,
                 "rx_id",
                 "RX_ID_TWICE",
-                f"The prescription's identifier is used {len(prescriptions)} times (lines {_lines(prescriptions)}).",
+                f"The prescription's identifier is used {len(prescriptions)} times (lines {lines_of(prescriptions)}).",
                 "Delete the double entry, or correct the identifier.",
             )
+    weighed = _weights_by_participant(tables)
     for row in rows:
-        _check_prescription(row, check)
+        _check_prescription(row, weighed.get(row["participant_id"], []), check)
     withdrawn = [row for row in rows if row["status"] in {"", "prescribed"} and row["product"] in DEFERASIROX]
     for entries in _by_participant(withdrawn).values():
         _check_coverage(entries, check)
 
 
-def _check_prescription(row: Row, check: Checker) -> None:
+def _weights_by_participant(tables: Mapping[str, list[Row]]) -> dict[str, list[tuple[int, float]]]:
+    """Day and weight [kg] of every weighing."""
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for table, when in (("visits", "visit_date"), ("weights", "date")):
+        for row in tables.get(table, []):
+            if row[when] and row["weight_kg"] == row["weight_kg"]:
+                found[row["participant_id"]].append((_days(row[when]), float(row["weight_kg"])))
+    return found
+
+
+def _check_prescription(row: Row, weighed: list[tuple[int, float]], check: Checker) -> None:
     dose, unit, product = row["dose"], row["dose_unit"], row["product"]
     if row["start"] and row["stop"] and row["stop"] < row["start"]:
         check.error(row, "stop", "RX_STOP_BEFORE_START", "The stop is before the start.", "Correct one of the dates.")
     if row["status"] == "held":
+        if row["start"] and not row["stop"]:
+            problem = "The hold has no end: nothing counts from its start on, whatever is prescribed later."
+            check.warn(row, "stop", "RX_HOLD_OPEN", problem, "Enter its last day.")
         return
     for name in ("dose", "dose_unit", "per"):
         value = row[name]
@@ -223,20 +260,26 @@ def _check_prescription(row: Row, check: Checker) -> None:
     daily = dose * (row["times_per_day"] if row["per"] == "dose" and row["times_per_day"] == row["times_per_day"] else 1)
     if row["per"] == "dose" and row["times_per_day"] != row["times_per_day"]:
         check.error(row, "times_per_day", "CELL_EMPTY", "The dose is per dose, but the times per day are empty.", "Enter them.")
-    if unit == "mg/kg" and daily > 60:
-        check.error(row, "dose_unit", "DOSE_IS_MG", "More than 60 mg/kg a day: is this mg?", "Correct dose or unit.")
+    low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
+    per_kg = daily
+    if unit == "mg":
+        # the weight nearest to the start; NaN where there is none, which is in no range and outside of none
+        per_kg = daily / min(weighed, key=lambda w: abs(w[0] - _days(row["start"])))[1] if weighed and row["start"] else float("nan")
+    if unit == "mg/kg" and daily > MOST_MG_PER_KG:
+        check.error(row, "dose_unit", "DOSE_IS_MG", f"More than {MOST_MG_PER_KG} mg/kg a day: is this mg?", "Correct dose or unit.")
     elif unit == "mg" and 0 < daily < 60:
         check.error(row, "dose_unit", "DOSE_IS_MG_PER_KG", "Less than 60 mg a day: is this mg/kg?", "Correct dose or unit.")
-    elif unit == "mg/kg":
-        low, high = (5.0, 40.0) if product == "exjade" else (3.5, 28.0)
-        if not low <= daily <= high and daily > 0:
-            check.warn(
-                row,
-                "dose",
-                "DOSE_LABEL",
-                f"The dose is outside the labelled range of {low:g} to {high:g} mg/kg a day.",
-                "Check it against the prescription.",
-            )
+    elif per_kg > MOST_MG_PER_KG:
+        problem = f"With the weight nearest to its start the dose is more than {MOST_MG_PER_KG} mg/kg a day."
+        check.error(row, "dose", "DOSE_RANGE", problem, "Correct the dose or the weight.")
+    elif 0 < per_kg < low or per_kg > high:
+        check.warn(
+            row,
+            "dose",
+            "DOSE_LABEL",
+            f"The dose is outside the labelled range of {low:g} to {high:g} mg/kg a day.",
+            "Check it against the prescription and the weight.",
+        )
     if unit == "mg" and product == "jadenu_tablet" and dose == dose and dose % 90 != 0:
         check.warn(
             row,
@@ -256,7 +299,7 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
                 after,
                 "start",
                 "RX_SAME_START",
-                f"Two prescriptions start on one day (lines {_lines([before, after])}).",
+                f"Two prescriptions start on one day (lines {lines_of([before, after])}).",
                 "Delete one, or give the second the component add if both are taken.",
             )
         elif not before["stop"] or before["stop"] >= after["start"]:
@@ -264,7 +307,7 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
                 after,
                 "start",
                 "RX_OVERLAP",
-                f"Two prescriptions overlap (lines {_lines([before, after])}). The later start counts.",
+                f"Two prescriptions overlap (lines {lines_of([before, after])}). The later start counts.",
                 "Enter the stop of the earlier one, or the component add if both are taken.",
             )
     covered_until = 0
@@ -281,6 +324,12 @@ def _check_coverage(entries: list[Row], check: Checker) -> None:
 
 
 def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
+    for entries in _by_participant([row for row in rows if row["from"] and row["to"]]).values():
+        for number, row in enumerate(entries):
+            earlier = [other for other in entries[:number] if other["from"] <= row["to"] and row["from"] <= other["to"]]
+            if earlier:
+                problem = f"Accounts of adherence overlap (lines {lines_of([*earlier, row])}). On common days the last line counts."
+                check.warn(row, "from", "ADHERENCE_OVERLAP", problem, "Keep one account of each day.")
     for row in rows:
         if row["from"] and row["to"] and row["to"] < row["from"]:
             check.error(row, "to", "ADHERENCE_DATES", "The end is before the beginning.", "Correct one of the dates.")
@@ -297,75 +346,12 @@ def _check_adherence(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]
             )
 
 
-def _check_chemistry(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for row in rows:
-        value, unit = row["fe_value"], row["fe_unit"]
-        if unit and value == value and row["below_lod"] != "y":
-            as_mg_g = {"mg/g": 1.0, "ug/g": ug_per_g_to_mg_per_g(1.0), "umol/g": umol_per_g_to_mg_per_g(1.0)}
-            iron_mg_g = value * as_mg_g[unit]
-            if not 0.2 <= iron_mg_g <= 60:
-                check.warn(
-                    row,
-                    "fe_value",
-                    "IRON_RANGE",
-                    "The iron concentration is outside 0.2 to 60 mg/g in the unit given.",
-                    "Check the unit (1 mg/g is 1000 ug/g and 17.9 umol/g).",
-                )
-        if row["dry_mass_mg"] < 0.4:
-            check.warn(
-                row,
-                "dry_mass_mg",
-                "SPECIMEN_SMALL",
-                "Less than 0.4 mg of dry tissue gives an unreliable concentration.",
-                "Measure a larger block if there is one.",
-            )
-        if row["transport"] == "saline":
-            check.warn(
-                row,
-                "transport",
-                "SPECIMEN_SALINE",
-                "The specimen was transported in saline, which washes out up to half of its iron within an hour.",
-                "Enter an exclusion_code to leave it out.",
-            )
-        if row["below_lod"] == "y":
-            if row["lod"] != row["lod"] and value != value:
-                check.error(row, "lod", "LOD_MISSING", "Below the limit of detection, but no limit given.", "Enter it.")
-            else:
-                check.warn(
-                    row,
-                    "below_lod",
-                    "BELOW_LOD",
-                    "The value is below the limit of detection; the limit over root two stands in for it, flagged.",
-                    "Nothing to do.",
-                )
-
-
-def _check_histology(rows: list[Row], check: Checker, _: Mapping[str, list[Row]]) -> None:
-    for row in rows:
-        if row["fibrosis_stage"] > 4 and row["fibrosis_scale"] != "ishak":
-            check.error(
-                row,
-                "fibrosis_stage",
-                "FIBROSIS_SCALE",
-                "A stage above 4 exists on the Ishak scale only.",
-                "Correct the stage, or enter ishak as the fibrosis_scale.",
-            )
-        if row["steatosis_grade"] == row["steatosis_grade"] and row["steatosis_pct"] != row["steatosis_pct"]:
-            check.warn(
-                row,
-                "steatosis_pct",
-                "STEATOSIS_GRADE",
-                "Steatosis is given as a grade only; a grade is not converted, and the outcomes of steatosis leave this reading out.",
-                "Enter the percentage of hepatocytes with fat.",
-            )
-
-
 RULES: dict[str, Callable[[list[Row], Checker, Mapping[str, list[Row]]], None]] = {
     "participants": _check_participants,
     "visits": _check_visits,
     "transfusions": _check_transfusions,
     "chelation": _check_chelation,
     "adherence": _check_adherence,
-    "explant_chemistry": _check_chemistry,
-    "explant_histology": _check_histology,
+    "explant_chemistry": check_chemistry,
+    "explant_histology": check_histology,
 }

@@ -149,7 +149,8 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
         _text("couinaud_segment"),
         _number("wet_mass_mg", 0, 1e6),
         _number("dry_mass_mg", 0, 1e6),
-        _number("fe_value", 0, 1e6, mandatory=True),
+        # empty where it is below the limit of detection
+        FieldRule(name="fe_value", kind="number", mandatory=True, low=0, high=1e6),
         _choice("fe_unit", _SEVERAL_IRON_UNITS, mandatory=True),
         _choice("basis", _same("dry", "wet"), mandatory=True),
         _choice("prep", _same("fresh", "frozen", "formalin", "paraffin"), mandatory=True),
@@ -176,6 +177,9 @@ TABLES: dict[str, tuple[FieldRule, ...]] = {
         _choice("nodular", _YES_NO),
     ),
 }
+
+DEFERASIROX = frozenset({"jadenu_tablet", "jadenu_sprinkle", "exjade"})
+"""The products that are counted as chelator: the study has deferasirox alone."""
 
 MANDATORY_TABLES = ("participants", "visits")
 

@@ -147,7 +147,9 @@ def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame, confidence: str)
     if len(row) and row["estimate"].iloc[0] == row["estimate"].iloc[0]:
         entry = row.iloc[0]
         text = f"hQSM explains {number(abs(entry['estimate']), 3)} {'more' if entry['estimate'] > 0 else 'less'} of the variance than R2*"
-        words.append(f"{text} ({confidence} interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}).")
+        open_ = "; neither method is shown to be better" if entry["ci_lo"] <= 0 <= entry["ci_hi"] else ""
+        words.append(f"{text} ({confidence} interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}{open_}).")
+        words += [f"To be read with care: {note}." for note in dict.fromkeys([*primary["note"], entry["note"]]) if note]
     return words or ["There are too few annual intervals for a regression."]
 
 
@@ -354,7 +356,7 @@ def _repeatability(data: ReportData) -> str:
     names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", f"{data.confidence} interval of the mean")
     return (
         "<h3>Repeat scans</h3>"
-        + table(header, rows, empty="No visit was scanned again (visit_type repeat, or two scans on one day).")
+        + table(header, rows, empty="No visit was scanned again (visit_type repeat in the records, within 30 days).")
         + "<h3>Healthy controls</h3>"
         + table(names, baseline, empty="No healthy control has liver values.")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,16 @@ def from_balance(lic: pd.DataFrame, annual_change: pd.DataFrame, params: Statist
         reconstruction_digest=digest,
         source=f"iron balance of {len(frame)} intervals, {healthy['participant_id'].nunique()} healthy livers",
     )
+
+
+def with_healthy_intercept(calibration: Calibration, lic: pd.DataFrame, params: StatisticsParams) -> Calibration:
+    """The same slope with the intercept of the healthy livers of lic.tsv, of usable visits and the same reconstruction."""
+    usable = lic[(lic["group"] == "healthy") & (lic["specimen"] == "in_vivo") & lic["qc_status"].isin(["ok", "warning"])]
+    healthy = usable.dropna(subset=["chi_hqsm_ppm"])
+    names = ["reference_tissue", "reconstruction_digest"]
+    one_reconstruction(pd.concat([healthy[names], pd.DataFrame([{name: getattr(calibration, name) for name in names}])]))
+    intercept = healthy_intercept(calibration.slope_mg_g_per_ppm, healthy, params)
+    return replace(calibration, intercept_mg_g=intercept, source=f"{calibration.source}; intercept from healthy livers")
 
 
 def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: StatisticsParams) -> Estimate:

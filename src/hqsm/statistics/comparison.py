@@ -130,13 +130,18 @@ def comparison_rows(annual_change: pd.DataFrame, params: StatisticsParams) -> li
     return rows
 
 
+def _few(n_participants: int, params: StatisticsParams) -> str:
+    return "few participants: read the interval with care" if n_participants < params.few_subjects else ""
+
+
 def _accuracy_rows(common: Row, design: FloatArray, outcomes: FloatArray, clusters: AnyArray, params: StatisticsParams) -> list[Row]:
     """Differences of R2 and RMSE in the sample, and the collinearity of its two predictors."""
     full = accuracy(design, outcomes)
     drawn = cluster_bootstrap(design, outcomes, clusters, params.bootstrap_draws, params.bootstrap_seed)
     labels = np.unique(clusters)
     without = [accuracy(design[clusters != label], outcomes[clusters != label]) for label in labels]
-    few = "few participants: read the interval with care" if labels.size < params.few_subjects else ""
+    lost = int((~np.isfinite(drawn[0]).all(axis=1)).sum())
+    notes = [_few(labels.size, params), f"{lost} of {len(drawn[0])} draws could not be fitted and are left out" if lost else ""]
     rows: list[Row] = []
     for k, quantity in enumerate(("delta_r_squared", "delta_rmse_mg_g_per_year")):
         lo, hi = _percentiles(drawn[k][:, 0] - drawn[k][:, 1], params)
@@ -148,7 +153,7 @@ def _accuracy_rows(common: Row, design: FloatArray, outcomes: FloatArray, cluste
                 "std_error": jackknife_error(np.array([w[k][0] - w[k][1] for w in without])),
                 "ci_lo": lo,
                 "ci_hi": hi,
-                "note": few,
+                "note": "; ".join(note for note in notes if note),
             }
         )
     rows.append(
@@ -185,7 +190,8 @@ def _prediction_rows(common: Row, design: FloatArray, outcomes: FloatArray, clus
     for k, quantity in enumerate(("delta_r_squared", "delta_rmse_mg_g_per_year")):
         lo, hi = _percentiles(drawn[k][:, 0] - drawn[k][:, 1], params)
         estimate = float(full[k][0, 0] - full[k][0, 1])
-        rows.append({**common, "quantity": quantity, "estimate": estimate, "ci_lo": lo, "ci_hi": hi, "note": "of the predictions"})
+        note = "; ".join(note for note in ("of the predictions", _few(labels.size, params)) if note)
+        rows.append({**common, "quantity": quantity, "estimate": estimate, "ci_lo": lo, "ci_hi": hi, "note": note})
     return rows
 
 

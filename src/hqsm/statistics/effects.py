@@ -42,12 +42,12 @@ class Chemistry:
 
 
 def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> dict[str, Chemistry]:
-    """Replicates averaged; below the limit of detection counts LOD/sqrt 2; rows with an exclusion code are left out."""
+    """Replicates averaged; below the limit of detection counts LOD/sqrt 2, or nothing without it; exclusion codes leave a row out."""
     values: dict[str, list[float]] = {}
     below: dict[str, int] = {}
     for row in chemistry.to_dict(orient="records"):
         censored = str(row["below_lod"]) == "y"
-        raw = row["lod"] / np.sqrt(2) if censored and np.isfinite(row["lod"]) else row["fe_value"]
+        raw = row["lod"] / np.sqrt(2) if censored else row["fe_value"]
         if np.isfinite(raw) and row["fe_unit"] and row["basis"] and row["prep"] and not row.get("exclusion_code"):
             who = str(row["participant_id"])
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)

@@ -15,6 +15,8 @@ from hqsm.statistics.mixed import random_intercept
 
 METHODS = {"hqsm": "delta_lic_hqsm_mg_g_per_year", "r2star": "delta_lic_r2star_mg_g_per_year"}
 TERMS = ("intercept", "iron_in", "chelator")
+LEAST_DF = 4
+"""Below it Satterthwaite's approximation does not hold its level (Tipton, Psychol Methods 2015;20:375)."""
 Correction = Literal["CR0", "CR1", "CR1S", "CR2", "CR3"]
 
 
@@ -223,11 +225,19 @@ def _analysis_rows(analysis: str, method: str, frame: pd.DataFrame, outcome: str
             "r_squared": fit.r_squared,
             "rmse": fit.rmse,
             "residual_sd": fit.sigma,
-            "note": note,
+            "note": _joined(note, _few_df(float(fit.degrees_of_freedom[k]))),
             **_physics(term, float(fit.coefficients[k]), float(lo[k]), float(hi[k]), params),
         }
         for k, term in enumerate(terms)
     ]
+
+
+def _few_df(df: float) -> str:
+    return f"fewer than {LEAST_DF} degrees of freedom: interval and p are rough" if df < LEAST_DF else ""
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _why_not(design: FloatArray, n_subjects: int, params: StatisticsParams) -> str:
@@ -287,7 +297,7 @@ def _random_intercept_rows(common: Row, design: FloatArray, values: FloatArray, 
                 "ci_hi": hi,
                 "p_value": fit.p_values[k],
                 "residual_sd": fit.sd_residual,
-                "note": note,
+                "note": _joined(note, _few_df(float(fit.degrees_of_freedom[k]))),
                 **_physics(term, estimate, lo, hi, params),
             }
         )

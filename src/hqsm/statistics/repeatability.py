@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hqsm.config.statistics import StatisticsParams
+from hqsm.records.rules import REPEAT_WITHIN_DAYS
 from hqsm.statistics.agreement import bland_altman, concordance
 from hqsm.statistics.reliability import repeatability
 
@@ -17,7 +19,9 @@ QUANTITIES = ("chi_hqsm_ppm", "lic_hqsm_mg_g", "r2star_per_s", "lic_r2star_mg_g"
 
 
 def repeat_scans(lic: pd.DataFrame, visits: pd.DataFrame, conventions: dict[tuple[str, str], str]) -> list[list[tuple[str, Row]]]:
-    """Scans of one participant that the records call repeats of the one before.
+    """Scans of one participant that the records call repeats of the one before, within ``REPEAT_WITHIN_DAYS`` of it.
+
+    Where the scan that was repeated is not usable, the one before it is that of a liver a year younger.
 
     Parameters
     ----------
@@ -40,14 +44,17 @@ def repeat_scans(lic: pd.DataFrame, visits: pd.DataFrame, conventions: dict[tupl
     for _, rows in usable.groupby("participant_id", sort=True):
         entries: list[Row] = [{str(k): v for k, v in r.items()} for r in rows.to_dict(orient="records")]
 
+        def day_of(row: Row) -> str:
+            return str(records.get((row["participant_id"], row["session_id"]), {}).get("visit_date", ""))
+
         def when(row: Row) -> tuple[str, str]:
-            record = records.get((row["participant_id"], row["session_id"]), {})
-            return str(record.get("visit_date", "")), str(row["session_id"])
+            return day_of(row), str(row["session_id"])
 
         current: list[tuple[str, Row]] = []
         for row in sorted(entries, key=when):
             key = (row["participant_id"], row["session_id"])
-            if records.get(key, {}).get("visit_type") == "repeat" and current:
+            soon = bool(current) and _days_apart(day_of(current[0][1]), day_of(row)) <= REPEAT_WITHIN_DAYS
+            if records.get(key, {}).get("visit_type") == "repeat" and soon:
                 first = current[0][1]
                 other_field = abs(float(row["field_strength_t"]) - float(first["field_strength_t"])) > 0.1
                 other_scanner = conventions.get(key) != conventions.get((first["participant_id"], first["session_id"]))
@@ -56,6 +63,11 @@ def repeat_scans(lic: pd.DataFrame, visits: pd.DataFrame, conventions: dict[tupl
                 current = [("", row)]
                 series.append(current)
     return [found for found in series if len(found) > 1]
+
+
+def _days_apart(first: str, second: str) -> int:
+    """Days between two ISO dates; none where one is not known, so that the records' word alone counts."""
+    return (date.fromisoformat(second) - date.fromisoformat(first)).days if first and second else 0
 
 
 def repeatability_rows(
@@ -103,13 +115,17 @@ def _row(series: list[list[tuple[str, Row]]], comparison: str, quantity: str, pa
     return row
 
 
-def scan_sd_mg_g(rows: list[Row]) -> dict[str, float]:
-    """Within-subject SD of LIC [mg/g] by method, from the rows of repeatability.tsv."""
+FEWEST_PAIRS = 5
+"""Below it the 95 % interval of a variance spans more than a factor of 15, which says nothing of Deming's ratio."""
+
+
+def scan_sd_mg_g(rows: list[Row], fewest_pairs: int = FEWEST_PAIRS) -> dict[str, float]:
+    """Within-subject SD of LIC [mg/g] by method, from the rows of repeatability.tsv with so many pairs at least."""
     quantities = {"lic_hqsm_mg_g": "hqsm", "lic_r2star_mg_g": "r2star"}
     return {
         quantities[row["quantity"]]: row.get("within_subject_sd", float("nan"))
         for row in rows
-        if row["comparison"] == "repeat" and row["quantity"] in quantities
+        if row["comparison"] == "repeat" and row["quantity"] in quantities and row["n_pairs"] >= fewest_pairs
     }
 
 

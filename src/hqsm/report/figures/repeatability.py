@@ -62,5 +62,5 @@ def draw(data: ReportData) -> StudyFigure | None:
         name="repeatability",
         section="repeatability",
         title="Repeat scans of the same liver",
-        caption="Each point is a repeat scan against the one before it; bias and 95 % limits of agreement from five repeats on.",
+        caption="Each point is a repeat scan against the first of its series; bias and 95 % limits of agreement from five repeats on.",
     )
