@@ -70,8 +70,8 @@ def render_study_report(data: ReportData) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for figure in figures:
         files |= figure.files()
-    tesla = data.tables["lic"]["field_strength_t"].dropna()
-    files["methods.md"] = methods_text(data.parameters, data.versions, tesla).encode()
+    scans: list[Any] = data.tables["lic"].to_dict(orient="records")
+    files["methods.md"] = methods_text(data.parameters, data.versions, scans).encode()
     files["index.html"] = _page(data, figures).encode()
     return files
 
