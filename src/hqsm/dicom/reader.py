@@ -112,7 +112,7 @@ def notes_of(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...
 
 def read_navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
     """The visit's navigator.csv; None without one, or for a single repetition."""
-    found = sorted(folder.rglob("navigator.csv"))
+    found = sorted(path for path in folder.rglob("*.[cC][sS][vV]") if path.name.lower() == "navigator.csv")
     if not found or n_repetitions == 1:
         return None
     if len(found) > 1:
