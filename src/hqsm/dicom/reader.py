@@ -175,8 +175,18 @@ def _frequency_mhz(header: Header) -> float:
     return frequency / 1e6 if frequency > 1e5 else frequency
 
 
+_PROTONS_MHZ = (5.0, 500.0)
+"""Imaging frequencies that a scanner of people can have for protons; one beyond is in another unit, or a filler."""
+
+
 def field_strength_tesla(header: Header) -> float:
-    """B0 from the imaging frequency where it agrees with the nominal strength, else the nominal strength [T]."""
+    """B0 from the imaging frequency, which agrees with the nominal strength where it can be one of protons; else the nominal one [T].
+
+    Raises
+    ------
+    InputError
+        ``DICOM_FIELD_STRENGTH``: neither is there, or they contradict each other: LIC by R2* would be another one by a factor.
+    """
     frequency, nominal = _frequency_mhz(header), header.number("MagneticFieldStrength")
     if nominal > 100:
         nominal /= 1e4  # gauss
@@ -184,6 +194,12 @@ def field_strength_tesla(header: Header) -> float:
         exact = field_strength_from_frequency_tesla(frequency)
         if not nominal > 0 or abs(exact - nominal) < 0.15 * nominal:
             return exact
+        if _PROTONS_MHZ[0] < frequency < _PROTONS_MHZ[1]:
+            raise InputError(
+                f"The header says {nominal:g} T, and an imaging frequency of {frequency:.4g} MHz, which is {exact:.2f} T.",
+                remedy="Correct MagneticFieldStrength or ImagingFrequency, whichever was overwritten; export the visit again.",
+                code="DICOM_FIELD_STRENGTH",
+            )
     if nominal > 0:
         return nominal
     raise InputError(
