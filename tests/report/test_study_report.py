@@ -12,6 +12,7 @@ from hqsm.config.study import as_plain, load_config
 from hqsm.report.blinded_report import render_blinded_index, render_blinded_report
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
+from hqsm.report.interval_table import FLAGS
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, number, page, table
 from hqsm.report.qc_index import outliers, render_qc_index
@@ -147,7 +148,32 @@ def test_the_result_in_words_carries_its_caveats(data: ReportData, lo: float, hi
     html = render_study_report(replace(data, tables=tables))["index.html"].decode()
     said = html[: html.index("<h2")]
     assert ("neither method is shown to be better" in said) != better
-    assert said.count("To be read with care: rough.") == said.count("To be read with care: few of them.") == 1
+    assert said.count("Note: rough.") == said.count("Note: few of them.") == 1
+
+
+def test_every_flag_of_an_interval_stands_in_the_report_in_words(data: ReportData) -> None:
+    of_exposure, of_change = (next(c.meaning for c in TABLES[name] if c.name == "flags") for name in ("exposure", "annual_change"))
+    known = {word for text in (of_exposure, of_change) for word in re.findall(r"[a-z]+_[a-z_]+", text)}
+    assert known == set(FLAGS)
+    change = data.tables["annual_change"].copy()
+    change.loc[0, "flags"] = " ".join(FLAGS)
+    html = render_study_report(replace(data, tables={**data.tables, "annual_change": change}))["index.html"].decode()
+    part = html[html.index("Every annual interval") : html.index('id="methods"')]
+    assert "; ".join(FLAGS.values()) in part
+    assert "no: no liver iron of ses-2" in part
+    assert part.count("<tr>") == 17  # its header and 16 intervals
+    assert number(change["delta_lic_r2star_mg_g_per_year"].iloc[3]) in part
+
+
+def test_repeatability_and_equivalence_say_what_they_rest_on(data: ReportData) -> None:
+    scans = {"within_subject_sd": 0.1, "within_subject_sd_lo": 0.05, "within_subject_sd_hi": 0.4, "repeatability_coefficient": 0.277}
+    repeat = frame_of("repeatability", [{"comparison": "repeat", "quantity": "lic_hqsm_mg_g", "n_pairs": 2, **scans}])
+    parameters = {**data.parameters, "statistics": {**data.parameters["statistics"], "equivalence_margin_mg_g": 0.75}}
+    other = replace(data, tables={**data.tables, "repeatability": repeat}, parameters=parameters)
+    html = render_study_report(other)["index.html"].decode()
+    assert "0.277 (0.139 to 1.108)" in html
+    assert "±0.75 mg/g" in html
+    assert "iron in / 10.6 minus 1.35 times the chelator" in html
 
 
 def test_a_study_without_anything_still_has_a_report(data: ReportData) -> None:
