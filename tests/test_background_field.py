@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -146,14 +148,18 @@ def test_lbv_is_laplaces_equation_solved_directly() -> None:
     np.testing.assert_allclose(local.field_ppm.ravel(), expected, atol=1e-4)
 
 
-def test_pdf_is_the_least_squares_projection_onto_outside_dipoles() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pdf_is_the_least_squares_projection_onto_outside_dipoles(weighted: bool) -> None:
     grid = make_grid("oblique", (8, 8, 6))
     rng = np.random.default_rng(5)
     body = rng.random(grid.shape) > 0.05
     total = total_of(rng.standard_normal(grid.shape), body, grid)
+    if weighted:
+        total = replace(total, weight=(body * rng.uniform(0.2, 2.0, grid.shape)).astype(np.float32))
     local, _ = pdf.remove_background(total, PdfParams(tolerance=1e-6, max_iterations=2000), padding_mm=0.0)
     kernel = np.concatenate([column(grid, voxel) for voxel in np.flatnonzero(~body)], axis=1)
-    coefficients = np.linalg.lstsq(kernel[body.ravel()], total.field_ppm[body].astype(float), rcond=None)[0]
+    weight = total.weight[body].astype(float)
+    coefficients = np.linalg.lstsq(weight[:, None] * kernel[body.ravel()], weight * total.field_ppm[body], rcond=None)[0]
     expected = total.field_ppm[body] - kernel[body.ravel()] @ coefficients
     np.testing.assert_allclose(local.field_ppm[body], expected, atol=1e-4)
     assert np.abs(expected - total.field_ppm[body]).max() > 0.1

@@ -62,6 +62,13 @@ def test_vessels_and_failed_voxels_barely_move_the_median_inside_tukeys_fences()
     assert np.mean(values) > found.median + 10
 
 
+@pytest.mark.parametrize("from_quartile", [1.45, 1.55])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_what_lies_one_and_a_half_quartile_ranges_beyond_a_quartile_is_no_part_of_the_region(side: int, from_quartile: float) -> None:
+    values = np.append(np.linspace(-1, 1, 2001), side * (0.5 + from_quartile))
+    assert roi_statistics(values, np.ones(values.size, bool)).n_voxels == 2001 + (from_quartile < 1.5)
+
+
 def test_an_empty_region_is_nan_and_not_zero() -> None:
     assert np.isnan(roi_statistics(np.ones(10), np.zeros(10, bool)).median)
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from conftest import make_grid
+from hqsm import two_step
+from hqsm.background_field import lbv
 from hqsm.config.susceptibility import MediParams, Method, SusceptibilityParams, TikhonovParams, TkdParams
-from hqsm.data import LocalField, Regions, Solution, VoxelGrid, WaterFat
+from hqsm.data import LocalField, Regions, Solution, TotalField, VoxelGrid, WaterFat
 from hqsm.dipole import dipole_kernel, forward_field_ppm
 from hqsm.inversion import edges, medi, tikhonov, tkd
 from hqsm.susceptibility import estimate
@@ -277,3 +279,27 @@ def test_every_method_gives_a_referenced_map_with_its_names_and_convergence(meth
     assert np.nanmedian(chi.chi_ppm[regions.references["muscle"]]) == pytest.approx(0, abs=1e-3)
     assert np.isnan(chi.chi_ppm[~regions.body]).all()
     assert 0 < np.nanmedian(chi.chi_ppm[regions.liver]) < 1.2
+
+
+@pytest.mark.parametrize("inversion", METHODS)
+def test_two_steps_are_those_that_their_name_says(inversion: str) -> None:
+    grid = make_grid("axial", (24, 20, 16))
+    field, magnitude = two_sources(grid)
+    ones = np.ones(grid.shape, np.float32)
+    total = TotalField(field_ppm=field.astype(np.float32), weight=ones, mask=ones > 0, grid=grid)
+    params = replace(SusceptibilityParams(), method=f"lbv+{inversion}", padding_mm=20.0, medi=_MEDI)
+    local, _ = lbv.remove_background(total, params.lbv)
+    chi, known, solutions = two_step.invert(total, magnitude, params)
+    np.testing.assert_array_equal(known, local.mask)
+    np.testing.assert_array_equal(chi, invert(inversion, local, magnitude).x)
+    assert list(solutions) == ["background_field", "inversion"]
+
+
+@pytest.mark.parametrize("method", ["tkd", "tikhonov"])
+def test_a_constant_of_the_field_is_no_susceptibility(method: str) -> None:
+    """The mean of a periodic map makes no field."""
+    grid = make_grid("axial", (24, 20, 16))
+    field, magnitude = two_sources(grid)
+    chi = invert(method, local_of(field + 0.4, grid), magnitude, padding_mm=0.0).x
+    np.testing.assert_allclose(chi, invert(method, local_of(field, grid), magnitude, padding_mm=0.0).x, atol=1e-4)
+    assert abs(chi.mean()) < 1e-4

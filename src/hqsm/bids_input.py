@@ -26,6 +26,7 @@ from hqsm.bids import UNGATED
 from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
 from hqsm.dicom.conventions import Ge, turn_of_range
+from hqsm.dicom.frames import iso_day
 from hqsm.dicom.reader import read_navigator, read_visit
 from hqsm.errors import InputError
 from hqsm.intake.policy import known_version, known_words
@@ -73,7 +74,7 @@ def read_bids_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         manufacturer=known_words(first.sidecar.get("Manufacturer", "")),
         model=known_words(first.sidecar.get("ManufacturersModelName", "")),
         software=known_version(first.sidecar.get("SoftwareVersions", "")),
-        acquisition_date=str(first.sidecar.get("AcquisitionDateTime", ""))[:10],
+        acquisition_date=iso_day(str(first.sidecar.get("AcquisitionDateTime", ""))),
         flip_angle_degrees=_number(first.sidecar, "FlipAngle"),
         repetition_time_s=_repetition_time_s(first.sidecar),
         imaging_frequency_mhz=_number(first.sidecar, "ImagingFrequency"),

@@ -256,7 +256,7 @@ class SetAside:
 class AcquisitionInfo:
     """Facts of a visit's acquisition that identify nobody.
 
-    ``acquisition_date`` is ISO ``YYYY-MM-DD`` as it stands in the (date-shifted) header, empty if absent.
+    ``acquisition_date`` is ISO ``YYYY-MM-DD`` as it stands in the header, empty if absent.
     ``convention`` names the reader's class (``siemens-classic``, ``ge``, ``philips-classic`` ...).
     """
 

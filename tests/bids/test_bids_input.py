@@ -90,6 +90,13 @@ def test_of_several_runs_the_last_counts_unless_they_are_said_to_be_repetitions(
     same(read_bids_visit(folder.parent, DicomParams(repeated_series="repetitions")).echoes, from_dicom.echoes)
 
 
+@pytest.mark.parametrize(("written", "day"), [("2021-03-01T10:00:00", "2021-03-01"), ("20210301", "2021-03-01"), ("unknown", "")])
+def test_the_day_of_a_sidecar_is_a_day_or_none(anat: Path, written: str, day: str) -> None:
+    for path in sidecars(anat):
+        edit(path, AcquisitionDateTime=written)
+    assert read_bids_visit(anat.parent, DicomParams()).info.acquisition_date == day
+
+
 def test_sidecars_are_inherited_and_the_nearest_wins(anat: Path, from_dicom: VisitAcquisition) -> None:
     for path in sidecars(anat):
         edit(path, MagneticFieldStrength=..., EchoTime=...)

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from conftest import unpack
 from dicom_scans import scan
 from hqsm.config.dicom import DicomParams
+from hqsm.dicom.frames import iso_day
 from hqsm.dicom.navigator import read_navigator_csv
 from hqsm.dicom.reader import read_visit
 from hqsm.errors import InputError
@@ -143,6 +144,29 @@ def test_a_navigator_with_a_missing_repetition_is_refused(tmp_path: Path) -> Non
     (tmp_path / "navigator.csv").write_text("repetition,displacement_mm\n1,0.2\n", encoding="utf-8")
     with pytest.raises(InputError, match="no row for repetition 2"):
         read_visit(tmp_path, DicomParams())
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("20210301", "2021-03-01"),
+        ("20210301123456.5+0100", "2021-03-01"),
+        ("2021.03.01", "2021-03-01"),  # ACR-NEMA
+        ("2021-03-01T12:34:56", "2021-03-01"),
+        *((text, "") for text in ("00000000", "20210231", "19000100", "", "2021", "XXXXXXXX", "12:34:56", "DOE^JANE")),
+    ],
+)
+def test_a_day_is_a_day_of_the_calendar_or_none(text: str, day: str) -> None:
+    assert iso_day(text) == day
+
+
+def test_a_visit_whose_dates_were_blanked_or_overwritten_has_no_date_and_no_two_days(tmp_path: Path) -> None:
+    write_scan(tmp_path, scan(), vendor="siemens", identity="0001_01", date="20210301")
+    for k, path in enumerate(sorted(path for path in tmp_path.rglob("*") if path.is_file())):
+        image = pydicom.dcmread(path)
+        image.AcquisitionDate, image.SeriesDate = ("00000000", "") if k % 2 else ("", "19000100")
+        image.save_as(path)
+    assert read_visit(tmp_path, DicomParams()).info.acquisition_date == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater import lower_order, separation
 from hqsm.fatwater.blocks import Blocks, gather
-from hqsm.fatwater.field_errors import Prior, field_errors, on_another_field
+from hqsm.fatwater.field_errors import Departures, field_errors, on_another_field
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.separation import separate
@@ -58,9 +58,9 @@ def from_departures(
     claimed = 1 / np.sqrt(own + precision)
     field = slope_hz_per_mm * 2.4 * np.indices(SHAPE)[0].ravel()
     tissue, blocks = tissue_of(np.ones((N, T.size)))
-    prior = Prior(departure_hz=error - prior_error, precision=precision, plane_hz2=np.zeros(N), iron_hz2=iron_hz2)
+    departures = Departures(departure_hz=error - prior_error, precision=precision, plane_hz2=np.zeros(N), iron_hz2=iron_hz2)
     share = np.where(gap & (np.argwhere(blocks.index >= 0)[:, 0] == 8), 0.0, 1.0)
-    found = field_errors(claimed, prior, np.arange(N), field, claimed, np.zeros(N), blocks, share, tissue)
+    found = field_errors(claimed, departures, np.arange(N), field, claimed, np.zeros(N), blocks, share, tissue)
     true = np.sqrt(own + precision**2 * really_hz2) / (own + precision)
     return found, true
 
@@ -93,9 +93,9 @@ def test_where_nothing_departs_or_no_prior_is_the_claim_stands() -> None:
     tissue, blocks = tissue_of(np.ones((N, T.size)))
     claimed, which = np.full(N, 4.0), np.arange(N)
     for departure, precision in ((np.full(N, np.nan), np.full(N, 1 / 25)), (np.zeros(N), np.zeros(N))):
-        prior = Prior(departure_hz=departure, precision=precision, plane_hz2=np.zeros(N), iron_hz2=np.zeros(N))
+        departures = Departures(departure_hz=departure, precision=precision, plane_hz2=np.zeros(N), iron_hz2=np.zeros(N))
         share = np.ones(blocks.n_voxels.size)
-        found = field_errors(claimed, prior, which, np.zeros(N), claimed, np.zeros(N), blocks, share, tissue)
+        found = field_errors(claimed, departures, which, np.zeros(N), claimed, np.zeros(N), blocks, share, tissue)
         np.testing.assert_array_equal(found, claimed)
 
 

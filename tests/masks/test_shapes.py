@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hqsm.config.liver import LiverParams
-from hqsm.data import MultiEcho, VoxelGrid, WaterFat
+from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.liver import _shares, consensus
 from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, solidity
+from hqsm.liver.plausibility import not_a_body
 from hqsm.liver.references import medium, reference_tissues
 from hqsm.liver.vessels import near_gas, vessels
 
@@ -203,3 +204,23 @@ def test_each_cause_has_its_share_of_the_whole_liver() -> None:
     assert shares["not_fitted"] == pytest.approx(0.1, abs=0.001)
     assert shares["edge"] == pytest.approx((liver & ~eroded(liver, maps.grid, 6.0)).sum() / n)
     assert 0.1 < shares["edge"] < 0.4
+
+
+@pytest.mark.parametrize(("near_share", "away"), [(0.65, True), (0.75, False)])
+def test_a_liver_most_of_which_lies_near_gas_is_read_as_a_whole(near_share: float, away: bool) -> None:
+    maps, body, liver = trunk()
+    nothing, near = np.zeros_like(liver), np.zeros_like(liver)
+    places = np.argwhere(liver)
+    near[tuple(places[: round(near_share * len(places))].T)] = True
+    regions = Regions(
+        body=body, liver=liver, liver_whole=liver, vessel=nothing, references={}, mask_source="reader", grid=maps.grid, near_gas=near
+    )
+    np.testing.assert_array_equal(regions.liver_for_susceptibility, liver & ~near if away else liver)
+
+
+@pytest.mark.parametrize(("scale", "narrow"), [(0.45, True), (0.52, False)])
+def test_a_trunk_is_at_least_as_wide_as_a_childs(scale: float, narrow: bool) -> None:
+    """320 mm with fat under the skin, made 144 and 166 mm."""
+    maps, body, _ = trunk()
+    smaller = VoxelGrid(shape=body.shape, affine_mm=maps.grid.affine_mm @ np.diag([scale, scale, scale, 1.0]))
+    assert bool(not_a_body(replace(maps, grid=smaller), body)) == narrow

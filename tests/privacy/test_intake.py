@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import os
 import re
 import stat
 import zipfile
@@ -264,6 +265,14 @@ class TestKeys:
     def test_they_are_refused_when_others_may_read_them(self, tmp_path: Path, name: str, mode: int) -> None:
         open_keys(tmp_path / "keys", tmp_path / "study").save()
         (tmp_path / "keys" / name).chmod(mode)
+        with pytest.raises(InputError) as caught:
+            open_keys(tmp_path / "keys", tmp_path / "study")
+        assert caught.value.code == "KEYS_READABLE"
+
+    def test_they_are_refused_when_they_are_somebody_elses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        open_keys(tmp_path / "keys", tmp_path / "study").save()
+        owner = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
         with pytest.raises(InputError) as caught:
             open_keys(tmp_path / "keys", tmp_path / "study")
         assert caught.value.code == "KEYS_READABLE"

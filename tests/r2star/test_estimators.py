@@ -86,3 +86,15 @@ def test_an_estimator_is_the_one_that_its_name_says(name: str) -> None:
     modules = {"plain": plain, "truncated": truncated, "noise-floor": noise_floor}
     expected = modules[name].estimate(data, T, 1.0) if name in modules else {"log-linear": log_linear, "arlo": arlo}[name].estimate(data, T)
     np.testing.assert_array_equal(estimate(name, data, T, 1.0), expected)
+
+
+def test_arlo_is_the_published_ratio_of_sums() -> None:
+    """T2* = (sum I^2 + dt/3 sum I D) / (dt/3 sum D^2 + sum I D), I Simpson's integral over three echoes and D their difference."""
+    magnitude, dt = np.array([9.0, 7.5, 4.0, 4.5, 2.0, 1.9]), 1.6e-3
+    squares = products = differences = 0.0
+    for first in range(4):
+        a, b, c = magnitude[first : first + 3]
+        integral, difference = dt / 3 * (a + 4 * b + c), a - c
+        squares, products, differences = squares + integral**2, products + integral * difference, differences + difference**2
+    expected = (dt / 3 * differences + products) / (squares + dt / 3 * products)
+    assert arlo.estimate(magnitude[None], T)[0] == pytest.approx(expected, rel=1e-9)

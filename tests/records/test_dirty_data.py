@@ -434,6 +434,13 @@ def test_days_of_an_interval_without_a_prescription_are_flagged(checked: Check, 
     assert ("chelator_gap" in str(found["flags"]).split()) == flag
 
 
+def test_a_pill_count_of_another_year_says_nothing_of_this_one(checked: Check) -> None:
+    rows = ["0012,2021-03-01,2022-03-01,,,,95,pharmacy", "0012,2022-03-02,2022-03-31,900,0,360,,pill_count"]
+    assert _first_exposure(checked(adherence=line_of("adherence", *rows)))["flags"] == ""
+    own = "0012,2021-03-01,2021-03-31,900,0,360,,pill_count"
+    assert "adherence_implausible" in str(_first_exposure(checked(adherence=line_of("adherence", own)))["flags"]).split()
+
+
 def test_two_accounts_of_adherence_of_the_same_days_are_told(checked: Check) -> None:
     def lines(*rows: str) -> list[int]:
         return [f.line for f in findings_of(checked(adherence=line_of("adherence", *rows)), "ADHERENCE_OVERLAP")]

@@ -12,6 +12,7 @@ from hqsm.config.study import as_plain, load_config
 from hqsm.report.blinded_report import render_blinded_index, render_blinded_report
 from hqsm.report.figures import added_variable, flow, repeatability
 from hqsm.report.figures.base import ReportData
+from hqsm.report.interval_table import FLAGS
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, number, page, table
 from hqsm.report.qc_index import outliers, render_qc_index
@@ -147,7 +148,32 @@ def test_the_result_in_words_carries_its_caveats(data: ReportData, lo: float, hi
     html = render_study_report(replace(data, tables=tables))["index.html"].decode()
     said = html[: html.index("<h2")]
     assert ("neither method is shown to be better" in said) != better
-    assert said.count("To be read with care: rough.") == said.count("To be read with care: few of them.") == 1
+    assert said.count("Note: rough.") == said.count("Note: few of them.") == 1
+
+
+def test_every_flag_of_an_interval_stands_in_the_report_in_words(data: ReportData) -> None:
+    of_exposure, of_change = (next(c.meaning for c in TABLES[name] if c.name == "flags") for name in ("exposure", "annual_change"))
+    known = {word for text in (of_exposure, of_change) for word in re.findall(r"[a-z]+_[a-z_]+", text)}
+    assert known == set(FLAGS)
+    change = data.tables["annual_change"].copy()
+    change.loc[0, "flags"] = " ".join(FLAGS)
+    html = render_study_report(replace(data, tables={**data.tables, "annual_change": change}))["index.html"].decode()
+    part = html[html.index("Every annual interval") : html.index('id="methods"')]
+    assert "; ".join(FLAGS.values()) in part
+    assert "no: no liver iron of ses-2" in part
+    assert part.count("<tr>") == 17  # its header and 16 intervals
+    assert number(change["delta_lic_r2star_mg_g_per_year"].iloc[3]) in part
+
+
+def test_repeatability_and_equivalence_say_what_they_rest_on(data: ReportData) -> None:
+    scans = {"within_subject_sd": 0.1, "within_subject_sd_lo": 0.05, "within_subject_sd_hi": 0.4, "repeatability_coefficient": 0.277}
+    repeat = frame_of("repeatability", [{"comparison": "repeat", "quantity": "lic_hqsm_mg_g", "n_pairs": 2, **scans}])
+    parameters = {**data.parameters, "statistics": {**data.parameters["statistics"], "equivalence_margin_mg_g": 0.75}}
+    other = replace(data, tables={**data.tables, "repeatability": repeat}, parameters=parameters)
+    html = render_study_report(other)["index.html"].decode()
+    assert "0.277 (0.139 to 1.108)" in html
+    assert "±0.75 mg/g" in html
+    assert "iron in / 10.6 minus 1.35 times the chelator" in html
 
 
 def test_a_study_without_anything_still_has_a_report(data: ReportData) -> None:
@@ -162,7 +188,8 @@ def test_the_methods_text_follows_the_parameters(data: ReportData) -> None:
     assert "window of 4 mm" in text
     assert "1,234 draws" in text
     assert "hqsm 1.2.3" in text
-    plain = methods_text(data.parameters, {}, [1.5, 1.5])
+    scan = {"gating_source": "images", "mask_source": "automatic", "reference_tissue": "muscle", "field_strength_t": 1.5}
+    plain = methods_text(data.parameters, {}, [scan, scan])
     assert "window of 4 mm" not in plain
     assert "-0.16 + 0.02603 x R2* [1/s] at 1.5 T" in plain
     assert "3 T" not in plain  # no scan of this study was made there
@@ -170,6 +197,20 @@ def test_the_methods_text_follows_the_parameters(data: ReportData) -> None:
     text = methods_text(as_plain(load_config({**others, "statistics": {"confidence_level": 0.9}})), {})
     for words in ("in-phase echoes", "without fat (arlo)", "the taken dose", "intervals are of 90 %"):
         assert words in text
+
+
+def test_the_methods_text_says_what_was_not_done_in_every_scan(data: ReportData) -> None:
+    usual = {"gating_source": "images", "mask_source": "reader", "reference_tissue": "muscle", "field_strength_t": 3.0}
+    held = {**usual, "gating_source": "prospective-or-breath-hold", "mask_source": "automatic"}
+    text = methods_text(data.parameters, {}, [usual, usual, held, {**held, "reference_tissue": "none"}, {**usual, "gating_source": "none"}])
+    assert "In 2 of 5 scans one repetition was acquired" in text
+    assert "In 1 of 5 scans no respiratory position was known, and all repetitions were combined." in text
+    assert "Scans by who outlined the liver: readers 3, the program 2." in text
+    assert "Scans by what the susceptibility is relative to: muscle 4, nothing, for no tissue was found, 1." in text
+    assert "cans " not in methods_text(data.parameters, {}, [])
+    tables = {**data.tables, "lic": data.tables["lic"].assign(gating_source="prospective-or-breath-hold")}
+    files = render_study_report(ReportData(tables=tables, parameters=data.parameters))
+    assert "In 23 of 23 scans one repetition" in files["methods.md"].decode()
 
 
 def test_the_level_of_the_intervals_is_the_configured_one(data: ReportData) -> None:
@@ -183,6 +224,18 @@ def test_outliers_are_marked_from_five_values_on() -> None:
     values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 3.0, np.nan])
     assert outliers(values).tolist() == [False] * 5 + [True, False]
     assert not outliers(values[:4]).any()
+    # where most are equal their MAD is 0: no reason to mark every other one
+    assert outliers(np.array([0.6, 0.6, 0.6, 0.6, 0.6, 0.8, 0.4])).tolist() == [False] * 7
+    assert outliers(np.array([0.6] * 9 + [0.5, 0.1])).tolist() == [False] * 10 + [True]
+    assert not outliers(np.full(6, 0.6)).any()
+
+
+def test_a_visit_without_a_liver_has_no_volume_that_others_are_measured_against(data: ReportData) -> None:
+    visits, lic = data.tables["visits"], data.tables["lic"].copy()
+    lic["liver_volume_ml"] = [0.0] * 3 + [1400.0 + 10 * k for k in range(len(lic) - 3)]
+    html = render_qc_index(visits, lic, [])
+    assert 'outlier"' not in html
+    assert html.count("1400") == 1
 
 
 def test_the_index_marks_an_outlier_and_links_only_to_pages_that_exist(data: ReportData) -> None:

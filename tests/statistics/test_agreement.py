@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from hqsm.config.records import RecordsParams
 from hqsm.config.statistics import StatisticsParams
@@ -111,6 +112,10 @@ def test_passing_bablok_on_sens_data_has_his_interval() -> None:
     line = passing_bablok(np.array([1.0, 2, 3, 4, 10, 12, 18]), np.array([9.0, 15, 19, 20, 45, 55, 78]), 0.93)
     assert (line.slope.value, line.slope.ci_lo, line.slope.ci_hi) == pytest.approx((4, 26 / 7, 35 / 8), rel=1e-12)
     assert line.intercept.value == pytest.approx(6)
+    # the steepest slope has the lowest intercept
+    x, y = np.array([1.0, 2, 3, 4, 10, 12, 18]), np.array([9.0, 15, 19, 20, 45, 55, 78])
+    ends = (float(np.median(y - 35 / 8 * x)), float(np.median(y - 26 / 7 * x)))
+    assert (line.intercept.ci_lo, line.intercept.ci_hi) == pytest.approx(ends, rel=1e-12)
 
 
 def test_passing_bablok_shifts_its_median_by_the_steep_negative_slopes() -> None:
@@ -244,6 +249,33 @@ def test_explant_agreement_recovers_slope_bias_and_the_ratio_from_the_replicates
     assert found["in_vitro_against_in_vivo", "hqsm", "ccc"]["estimate"] > 0.98
 
 
+def test_differences_are_mri_minus_chemistry_hqsm_minus_r2star_and_in_vitro_minus_in_vivo() -> None:
+    made = explants(30, seed=2)
+    found = {(r["setting"], r["method"], r["quantity"]): r for r in explant_agreement_rows(made, {}, PARAMS)}
+
+    def column(setting: str, method: str, name: str) -> np.ndarray:
+        return np.array([r[name] for r in made if (r["setting"], r["method"]) == (setting, method)])
+
+    x, y = column("in_vivo", "r2star", "lic_chemistry_mg_g"), column("in_vivo", "r2star", "lic_mg_g")
+    line = stats.linregress((x + y) / 2, y - x)
+    slope = found["in_vivo", "r2star", "bias_slope"]
+    assert (slope["estimate"], slope["std_error"], slope["p_value"]) == pytest.approx((line.slope, line.stderr, line.pvalue))
+    percent = 100 * (y - x) / ((x + y) / 2)
+    assert found["in_vivo", "r2star", "bias_percent"]["estimate"] == pytest.approx(percent.mean())
+    assert found["in_vivo", "r2star", "upper_limit_percent"]["estimate"] == pytest.approx(percent.mean() + 1.96 * percent.std(ddof=1))
+    assert found["in_vivo", "r2star", "rmse"]["estimate"] == pytest.approx(np.sqrt(np.mean((y - x) ** 2)))
+    hqsm, r2star = column("in_vivo", "hqsm", "error_mg_g"), column("in_vivo", "r2star", "error_mg_g")
+    worse = np.sqrt(np.mean(hqsm**2)) - np.sqrt(np.mean(r2star**2))
+    assert found["in_vivo", "hqsm_minus_r2star", "rmse"]["estimate"] == pytest.approx(worse)
+    median = np.median(np.abs(hqsm) - np.abs(r2star))
+    assert found["in_vivo", "hqsm_minus_r2star", "median_absolute_error"]["estimate"] == pytest.approx(median)
+    moved = (column("in_vitro", "hqsm", "lic_mg_g") - column("in_vivo", "hqsm", "lic_mg_g")).mean()
+    assert found["in_vitro_against_in_vivo", "hqsm", "bias"]["estimate"] == pytest.approx(moved)
+    for row in found.values():
+        if {"ci_lo", "estimate"} <= row.keys():
+            assert row["ci_lo"] < row["estimate"] < row["ci_hi"], row
+
+
 def test_a_specimen_without_one_method_leaves_the_others_alone() -> None:
     rows = explants(8)
     for row in rows[:3]:
@@ -259,7 +291,8 @@ def test_readers_leave_out_what_one_did_not_read() -> None:
     readings = np.column_stack([SHROUT_FLEISS, SHROUT_FLEISS[:, 0]])
     readings = np.vstack([readings, [1, np.nan, 3, 4, 1]])
     rows = {(r["comparison"], r["quantity"]): r for r in reader_agreement_rows(readings[:, :4], ["a", "b", "c", "d"], PARAMS)}
-    assert rows["all", "icc_agreement"]["estimate"] == pytest.approx(0.2897638, abs=1e-7)
+    icc = rows["all", "icc_agreement"]
+    assert (icc["estimate"], icc["ci_lo"], icc["ci_hi"]) == pytest.approx((0.2897638, 0.0187865, 0.7610844), abs=1e-7)
     assert rows["all", "icc_agreement"]["n"] == 6
     assert len([key for key in rows if key[1] == "bias"]) == 6
     assert "fewer than three" in reader_agreement_rows(readings[:2], ["a", "b"], PARAMS)[0]["note"]

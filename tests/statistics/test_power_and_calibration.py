@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 
 from hqsm.cli import main
 from hqsm.config.statistics import StatisticsParams
@@ -161,6 +162,16 @@ def test_the_interval_of_the_balance_covers_as_often_as_it_says() -> None:
         found = balance_slope(x, chi, np.arange(30), PARAMS)
         hits += found.ci_lo <= SLOPE <= found.ci_hi
     assert 0.915 <= hits / 300 <= 0.98
+
+
+def test_the_error_of_the_balances_scale_is_that_of_the_delta_method() -> None:
+    rng = np.random.default_rng(4)
+    x = np.column_stack([np.ones(30), rng.uniform(80, 170, 30), rng.uniform(4, 9, 30)])
+    chi = (x[:, 1] / 10.6 - 1.4 * x[:, 2]) / SLOPE + rng.normal(0, 0.3, 30)
+    fit = OLS(chi, x).fit(cov_type="HC2")  # of clusters of one, CR2 is HC2
+    found = balance_slope(x, chi, np.arange(30), PARAMS)
+    assert found.value == pytest.approx(1 / 10.6 / fit.params[1])
+    assert found.std_error == pytest.approx(found.value * fit.bse[1] / fit.params[1])
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])

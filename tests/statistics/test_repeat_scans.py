@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from hqsm.config.statistics import StatisticsParams
 from hqsm.statistics.annual_change import annual_change_rows
@@ -72,6 +73,25 @@ def test_without_repeats_the_table_says_so() -> None:
     assert [row["note"] for row in found] == ["no repeat scans"] * 5
 
 
+def test_every_interval_of_repeatability_holds_its_estimate() -> None:
+    rng = np.random.default_rng(5)
+    pairs = 8 + rng.normal(0, 3, (12, 1)) + rng.normal(0, 0.3, (12, 2))
+    names = [(f"sub-{k}", f"ses-{s}") for k in range(12) for s in (1, 2)]
+    lic = pd.DataFrame([scan(*name, value) for name, value in zip(names, pairs.ravel(), strict=True)])
+    visits = [visit(*name, "control" if name[1] == "ses-1" else "repeat", "2021-03-01") for name in names]
+    row = repeatability_rows(lic, pd.DataFrame(visits), dict.fromkeys(names, "ge"), PARAMS)[1]
+    difference = pairs[:, 1] - pairs[:, 0]
+    limits = difference.mean() + 1.96 * difference.std(ddof=1) * np.array([-1, 1])
+    assert (row["mean_difference"], row["limit_lo"], row["limit_hi"]) == pytest.approx((difference.mean(), *limits))
+    for name, value in (("icc", 0.98), ("ccc", 0.98), ("within_subject_sd", 0.3)):
+        assert row[f"{name}_lo"] < row[name] < row[f"{name}_hi"]
+        assert row[name] == pytest.approx(value, abs=0.1)
+    sd = np.sqrt((difference**2).mean() / 2)
+    ends = sd * np.sqrt(12 / stats.chi2.ppf([0.975, 0.025], 12))
+    assert (row["within_subject_sd"], row["within_subject_sd_lo"], row["within_subject_sd_hi"]) == pytest.approx((sd, *ends))
+    assert row["repeatability_coefficient"] == row["minimum_detectable_change"] == pytest.approx(1.96 * np.sqrt(2) * sd)
+
+
 def test_a_few_pairs_say_nothing_of_the_ratio_of_errors() -> None:
     found = repeatability_rows(pd.DataFrame(LIC), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
     expected = pytest.approx(np.sqrt((0.2**2 + 0.4**2) / 2 / 2))
@@ -85,6 +105,8 @@ def test_the_baseline_counts_each_healthy_participant_once_at_each_field() -> No
     means = [np.mean([5.0, 5.2, 5.6]), np.mean([7.0, 7.4, 12.0]), 9.0]
     assert (at_1t5["n_participants"], at_1t5["mean"]) == (3, pytest.approx(np.mean(means)))
     assert at_1t5["sd"] == pytest.approx(np.std(means, ddof=1))
+    half = stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / np.sqrt(3)
+    assert (at_1t5["ci_lo"], at_1t5["ci_hi"]) == pytest.approx((np.mean(means) - half, np.mean(means) + half))
     assert found[3.0, "chi_hqsm_ppm"]["n_participants"] == 1
     assert baseline_rows(pd.DataFrame([scan("sub-t", "ses-1", 5, group="thalassemia")]), PARAMS) == []
 
@@ -98,5 +120,8 @@ def test_a_change_is_per_year_of_365_and_a_quarter_days() -> None:
     row = annual_change_rows(lic, pd.DataFrame([{**interval, **further}]), PARAMS)[0]
     assert row["delta_lic_hqsm_mg_g_per_year"] == pytest.approx(2 * 365.25 / 400)
     assert (row["start_lic_hqsm_mg_g"], row["included"], row["flags"]) == (5.0, 1, "")
+    for tesla, flags in ((1.4940, ""), (3.0, "field_strength_differs")):
+        lic.loc[1, "field_strength_t"] = tesla
+        assert annual_change_rows(lic, pd.DataFrame([{**interval, **further}]), PARAMS)[0]["flags"] == flags
     gone = annual_change_rows(lic[:1], pd.DataFrame([{**interval, **further}]), PARAMS)[0]
     assert (gone["included"], gone["reason"]) == (0, "no liver iron of ses-2 (see visits.tsv)")

@@ -155,12 +155,7 @@ def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: l
 
 def _moments_s(frames: list[Frame]) -> list[float]:
     """When each frame was acquired [s], to the ms, on a clock that goes on at midnight; NaN where its header is silent."""
-    days: list[int] = []
-    for frame in frames:
-        try:
-            days.append(date(int(frame.date[:4]), int(frame.date[4:6]), int(frame.date[6:8])).toordinal())
-        except ValueError:
-            days.append(0)
+    days = [date.fromisoformat(frame.day).toordinal() if frame.day else 0 for frame in frames]
     return [round(86400 * (day - min(days)) + frame.time_of_day_s, 3) for day, frame in zip(days, frames, strict=True)]
 
 

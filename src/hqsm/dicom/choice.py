@@ -60,7 +60,7 @@ def choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list[
 
 def _start(run: list[Frame]) -> tuple[tuple[str, float], int]:
     """When a run began, by date, time of day, and series number."""
-    times = [(frame.date, frame.time_of_day_s) for frame in run if np.isfinite(frame.time_of_day_s)]
+    times = [(frame.day, frame.time_of_day_s) for frame in run if np.isfinite(frame.time_of_day_s)]
     return min(times, default=("", 0.0)), min(frame.series_number for frame in run)
 
 
@@ -195,12 +195,7 @@ def _refuse_what_is_not_complex(chosen: list[Frame], runs: list[list[Frame]]) ->
 
 def _refuse_two_days(runs: list[list[Frame]]) -> None:
     """Refuse runs that could each be the visit's acquisition, but were not made in one visit: the last one may be another visit's."""
-    days = set()
-    for text in {frame.date for run in runs for frame in run}:
-        try:
-            days.add(date(int(text[:4]), int(text[4:6]), int(text[6:8])))
-        except ValueError:
-            continue
+    days = {date.fromisoformat(frame.day) for run in runs for frame in run if frame.day}
     if days and (max(days) - min(days)).days > 1:  # a scan may pass midnight
         raise InputError(
             f"The images were acquired on days {(max(days) - min(days)).days} days apart.",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -113,7 +116,7 @@ class Frame:
     temporal: int
     acquisition_number: int
     time_of_day_s: float
-    date: str
+    day: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,7 +181,7 @@ def _frame(file: ImageFile, index: int, header: Header, known: dict[tuple[Value,
     if not temporal > 0:
         temporal = header.number("TemporalPositionIdentifier")
     acquisition = header.number("AcquisitionNumber")
-    date = next((str(v) for v in (header.get("AcquisitionDate"), header.get("AcquisitionDateTime"), header.get("SeriesDate")) if v), "")
+    days = (iso_day(str(header.get(name) or "")) for name in ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate"))
     return Frame(
         file=file,
         index=index,
@@ -187,7 +190,7 @@ def _frame(file: ImageFile, index: int, header: Header, known: dict[tuple[Value,
         temporal=int(temporal) if temporal > 0 else -1,
         acquisition_number=int(acquisition) if np.isfinite(acquisition) else -1,
         time_of_day_s=_time_of_day_s(header),
-        date=date[:8],
+        day=next(filter(None, days), ""),
         **common,
     )
 
@@ -237,6 +240,16 @@ def _common(header: Header) -> dict[str, Any] | SetAside:
             filters & {"DIS2D", "DIS3D"},
         ),
     }
+
+
+@lru_cache(maxsize=1024)
+def iso_day(text: str) -> str:
+    """The day that a date or date and time begins with, as YYYY-MM-DD; empty where it is none, as 00000000 of an anonymised header."""
+    found = re.match(r"(\d{4})[-./]?(\d\d)[-./]?(\d\d)", text.strip(), re.ASCII)
+    try:
+        return date(*map(int, found.groups())).isoformat() if found else ""
+    except ValueError:
+        return ""
 
 
 def _time_of_day_s(header: Header) -> float:

@@ -80,7 +80,7 @@ def _read_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         manufacturer=header.text("Manufacturer"),
         model=header.text("ManufacturerModelName"),
         software=header.text("SoftwareVersions"),
-        acquisition_date=_iso_date(acquisition.first.date),
+        acquisition_date=acquisition.first.day,
         flip_angle_degrees=header.number("FlipAngle"),
         repetition_time_s=milliseconds_to_s(header.number("RepetitionTime")),
         imaging_frequency_mhz=_frequency_mhz(header),
@@ -191,10 +191,6 @@ def field_strength_tesla(header: Header) -> float:
         remedy="Keep these attributes when the images are de-identified.",
         code="DICOM_FIELD_STRENGTH",
     )
-
-
-def _iso_date(value: str) -> str:
-    return f"{value[:4]}-{value[4:6]}-{value[6:8]}" if len(value) >= 8 and value[:8].isdigit() else ""
 
 
 def summarised(aside: list[SetAside]) -> tuple[SetAside, ...]:

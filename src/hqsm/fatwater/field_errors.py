@@ -44,8 +44,8 @@ _ONE_SIDED_HZ_AT_1T5 = 90.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prior:
-    """What neighbours foresaw of n voxels.
+class Departures:
+    """How far the estimates of n voxels depart from what their neighbours foresaw, and how far that is claimed to be off.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Prior:
 
 def field_errors(
     claimed_hz: FloatArray,
-    prior: Prior,
+    departures: Departures,
     which: IntArray,
     field_hz: FloatArray,
     field_se_hz: FloatArray,
@@ -91,9 +91,9 @@ def field_errors(
     """
     variance = claimed_hz**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        of_prior = np.where(prior.precision > 0, 1 / prior.precision, np.inf)
-        own = 1 / variance - prior.precision
-        known = np.isfinite(prior.departure_hz) & np.isfinite(of_prior) & (own > 0)
+        of_prior = np.where(departures.precision > 0, 1 / departures.precision, np.inf)
+        own = 1 / variance - departures.precision
+        known = np.isfinite(departures.departure_hz) & np.isfinite(of_prior) & (own > 0)
     if not known.any():
         return claimed_hz.copy()
     noise = _noise_of_neighbours(np.where(known, own, 0), claimed_hz, which, field_se_hz, to_darker_hz, blocks, tissue)
@@ -102,10 +102,10 @@ def field_errors(
     steep = _steepness_hz_per_mm(field_hz, field_se_hz, blocks)
     own, of_prior, variance = own[known], of_prior[known], variance[known]
     given = (noise + (_BEND_MM * np.maximum(steep - steep_hz_per_mm, 0)) ** 2)[block]
-    iron = np.minimum(prior.iron_hz2[known], of_prior)
-    rest = np.maximum(of_prior - iron - prior.plane_hz2[known], _LEAST_REST * of_prior)
+    iron = np.minimum(departures.iron_hz2[known], of_prior)
+    rest = np.maximum(of_prior - iron - departures.plane_hz2[known], _LEAST_REST * of_prior)
     kept2 = (own * variance) ** 2  # share of an error of the prior's mean that a departure shows
-    off = _found(prior.departure_hz[known] ** 2, kept2, 1 / own, of_prior, given, rest, iron, block, blocks)
+    off = _found(departures.departure_hz[known] ** 2, kept2, 1 / own, of_prior, given, rest, iron, block, blocks)
     # not among what departures are compared with: where it is too much, the other parts would come out too small, everywhere
     one_sided_hz = _ONE_SIDED_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5 * _no_tissue_around(tissue_share, blocks)
     errors: FloatArray = claimed_hz.copy()

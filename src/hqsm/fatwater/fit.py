@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit
 
 FREE, CONSTRAINED, NO_FAT, TWO_ECHOES = 1, 2, 3, 4
 """Orders of the model: W and F complex; of one phase, the field with a prior; W alone; field alone."""
 CHUNK = 4096
 """Voxels that one thread fits before it takes others."""
+
+_POOR = 2.5
+"""Squared residual per degree of freedom, of the typical one, from which a fit is poor."""
 
 
 class Estimates(NamedTuple):
@@ -39,6 +42,14 @@ class Estimates(NamedTuple):
     nonlinear: AnyArray
     errors: AnyArray
     residual: AnyArray
+
+
+def fits_poorly(residual: FloatArray, noise_sd: float, n_echoes: int) -> Mask:
+    """(n,) where the squared ``residual`` is more than noise, and than what the model leaves everywhere, or there is no fit."""
+    per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
+    fitted = np.isfinite(residual)
+    typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
+    return ~np.asarray(per_freedom < _POOR * typical)
 
 
 @njit()

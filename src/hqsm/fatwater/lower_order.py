@@ -8,7 +8,7 @@ from hqsm.arrays import FloatArray
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.fatwater.bounds import ExpectedErrors, LocalDecay
 from hqsm.fatwater.constrained_fit import Priors, fit_constrained
-from hqsm.fatwater.field_errors import Prior, field_errors, on_another_field
+from hqsm.fatwater.field_errors import Departures, field_errors, on_another_field
 from hqsm.fatwater.fit import CONSTRAINED, NO_FAT, Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.iron_steps import field_steps_hz
@@ -85,15 +85,15 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
         before_hz = prior_hz.copy()
         taken = fit.take(which, found, CONSTRAINED, lowest_r2star_per_s=-300)
         away[taken] = False
-    prior = Prior(departure_hz=found.nonlinear[:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
+    departures = Departures(departure_hz=found.nonlinear[:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
     of_all = (fit.nonlinear[:, 0], fit.errors[:, 0], darker_hz)
-    calibrated_hz = field_errors(found.errors[:, 0], prior, which, *of_all, start.blocks, start.tissue_share, tissue)
+    calibrated_hz = field_errors(found.errors[:, 0], departures, which, *of_all, start.blocks, start.tissue_share, tissue)
     fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
     # a block that shows an echo or two more would step if it were on another field than those around: with them its piece stands
     with np.errstate(invalid="ignore"):
-        stands = ~dark & (np.abs(prior.departure_hz) < _STANDS_HZ_AT_1T5 * scale)
+        stands = ~dark & (np.abs(departures.departure_hz) < _STANDS_HZ_AT_1T5 * scale)
     margin = np.where(stands, start.piece_margin[which], start.swap_margin[which])
     other_field = 1 / (1 + np.exp(np.clip(_WORTH_OF_MARGIN * margin, -50, 50)))
     by_steps = on_another_field(fit.nonlinear[:, 0], start.blocks, _FAT_HZ_AT_1T5 / 2 * scale)

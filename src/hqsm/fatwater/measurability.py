@@ -9,6 +9,7 @@ of its block make it, and what is allowed are means over these.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,6 +93,48 @@ class Measurable:
     r2star_limit_per_s: float
 
 
+class ByBlock(NamedTuple):
+    """Voxels, block by block.
+
+    Attributes
+    ----------
+    which
+        (n,) their numbers.
+    block, place
+        (block,), (block, 3) the blocks that have any, and where each lies among the blocks.
+    ends
+        (block + 1,) first of each block's voxels in ``which``.
+    """
+
+    which: AnyArray
+    block: AnyArray
+    place: AnyArray
+    ends: AnyArray
+
+
+class Powers(NamedTuple):
+    """Powers of the echoes, in variances of the noise.
+
+    Attributes
+    ----------
+    of_voxel, of_block
+        (voxel, echo), (block, echo) as in :class:`hqsm.fatwater.decay.Pools`.
+    n_voxels, mixed
+        (block,) how many voxels each is the mean of, and whether they are of more than one tissue.
+    pool
+        (block,) which of the pools is its, -1 where none is.
+    of_pool
+        (pool, echo).
+    """
+
+    of_voxel: AnyArray
+    of_block: AnyArray
+    n_voxels: AnyArray
+    mixed: AnyArray
+    pool: AnyArray
+    of_pool: AnyArray
+
+
 def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: ExpectedErrors, *, with_fat: bool) -> NearTheEnd:
     """The voxels near the end of the data, or beside such blocks, and what the tissues around allow there."""
     local = expected.at(expected.of_r2star(with_fat=with_fat), decay)
@@ -139,54 +182,29 @@ def _misfit(pools: Pools, share: int, decay: LocalDecay) -> FloatArray:
 
 def _means_over_tissues(which: IntArray, pools: Pools, blocks: Blocks, allowed: FloatArray) -> FloatArray:
     """(voxel of ``which``, 5) means of ``allowed`` over the pools around; NaN where there is none."""
-    slot = np.full(blocks.n_voxels.size, -1, np.int64)
-    slot[pools.which] = np.arange(pools.which.size)
+    pool = np.full(blocks.n_voxels.size, -1, np.int64)
+    pool[pools.which] = np.arange(pools.which.size)
     block, first = np.unique(blocks.of_voxel[which], return_index=True)
-    places = np.argwhere(blocks.index >= 0)[block]
-    ends = np.append(first, which.size)
-    means: FloatArray = _over_tissues(
-        which,
-        block,
-        places,
-        ends,
-        pools.squared,
-        pools.of_block,
-        blocks.n_voxels.astype(np.float64),
-        blocks.index,
-        slot,
-        pools.mixed,
-        pools.mean.astype(np.float64),
-        allowed.astype(np.float64),
-        _OTHER_TISSUE,
-        _HEARD,
-    )
+    voxels = ByBlock(which, block, np.argwhere(blocks.index >= 0)[block], np.append(first, which.size))
+    n_voxels, of_pool = blocks.n_voxels.astype(np.float64), pools.mean.astype(np.float64)
+    powers = Powers(pools.squared, pools.of_block, n_voxels, pools.mixed, pool, of_pool)
+    means: FloatArray = _over_tissues(voxels, powers, blocks.index, allowed.astype(np.float64), _OTHER_TISSUE, _HEARD)
     return means
 
 
 @njit(parallel=True, error_model="numpy")
 def _over_tissues(
-    which: AnyArray,
-    block: AnyArray,
-    places: AnyArray,
-    ends: AnyArray,
-    squared: AnyArray,
-    of_block: AnyArray,
-    n_voxels: AnyArray,
-    index: AnyArray,
-    slot: AnyArray,
-    mixed: AnyArray,
-    pools: AnyArray,
-    allowed: AnyArray,
-    other: float,
-    heard: float,
+    voxels: ByBlock, powers: Powers, index: AnyArray, allowed: AnyArray, other: float, heard: float
 ) -> AnyArray:  # pragma: no cover - compiled
-    """Mean of ``allowed`` (pool, value) at each voxel of ``which``, which lie block by block.
+    """Mean of ``allowed`` (pool, value) at each of the ``voxels``; ``index`` (x, y, z) numbers the blocks.
 
     The weight of a pool is the voxels of its block times the probability of the voxel's powers, times that of the mean power of
     the block's other voxels: these are of the same tissue, or with probability ``other`` of any of those around. Mixed
     blocks are no tissue, unless all are mixed. In the first two values, which decide whether R2* is given, the voxel's powers count
     to the power ``heard`` only.
     """
+    which, block, places, ends = voxels
+    squared, of_block, n_voxels, mixed, slot, pools = powers
     nx, ny, nz = index.shape
     n_echoes, n_values = pools.shape[1], allowed.shape[1]
     means = np.full((which.size, n_values), np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray, IntArray
@@ -13,6 +15,47 @@ _TRUNCATE = 2.5
 _ONE_IN = 29
 SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 _LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
+
+
+class Told(NamedTuple):
+    """What the voxels tell of the field.
+
+    Attributes
+    ----------
+    field_hz, se_hz, good
+        (voxel,) the field, its standard error, and whether it is any good.
+    centre_hz
+        What is taken off the field, so that sums of squares keep their digits.
+    floor_hz2
+        Variance by which fields depart from a plane, at least.
+    """
+
+    field_hz: AnyArray
+    se_hz: AnyArray
+    good: AnyArray
+    centre_hz: float
+    floor_hz2: float
+
+
+class Wanted(NamedTuple):
+    """Where priors are wanted.
+
+    Attributes
+    ----------
+    numbers
+        (x, y, z) of the voxels, -1 where there is none.
+    wanted
+        (n,) numbers of the voxels.
+    place
+        (voxel,) its place among them, -1 where it is none.
+    columns
+        (x, y) whether the column along z has any.
+    """
+
+    numbers: AnyArray
+    wanted: AnyArray
+    place: AnyArray
+    columns: AnyArray
 
 
 def field_prior(
@@ -33,16 +76,14 @@ def field_prior(
     if wanted.size == 0:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     scale = field_strength_tesla / 1.5
-    floor_hz = SPREAD_FLOOR_HZ_AT_1T5 * scale
-    kernels = [_kernel(size_mm) for size_mm in voxel_size_mm]
-    own = own_weight(voxel_size_mm)
+    kernels = tuple(_kernel(size_mm) for size_mm in voxel_size_mm)
     some_hz = field_hz[::_ONE_IN][good[::_ONE_IN]]
-    centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0  # so that sums of squares keep their digits
-    place, columns = _places(index, wanted, field_hz.size)
-    sums = _sums(index, columns, field_hz, se_hz, good, centre_hz, floor_hz**2, *kernels)
+    centre_hz = float(np.median(some_hz)) if some_hz.size else 0.0
+    told = Told(field_hz, se_hz, good, centre_hz, (SPREAD_FLOOR_HZ_AT_1T5 * scale) ** 2)
+    places = Wanted(index, wanted, *_places(index, wanted, field_hz.size))
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
     prior: tuple[FloatArray, FloatArray, FloatArray] = _priors(
-        sums, index, place, columns, wanted, kernels[0], field_hz, se_hz, good, centre_hz, floor_hz**2, slope_precision, own
+        _sums(places, told, kernels), places, told, kernels[0], slope_precision, own_weight(voxel_size_mm)
     )
     return prior
 
@@ -98,19 +139,11 @@ def _any_near(flags: AnyArray, at: int, reach: int) -> bool:  # pragma: no cover
 
 
 @njit(parallel=True)
-def _sums(
-    index: AnyArray,
-    columns: AnyArray,
-    field: AnyArray,
-    se: AnyArray,
-    good: AnyArray,
-    centre: float,
-    floor2: float,
-    along_x: AnyArray,
-    along_y: AnyArray,
-    along_z: AnyArray,
-) -> AnyArray:  # pragma: no cover - compiled
-    """(x, 11, y, z) Gaussian sums over y and z, zero outside, where along x any of the ``columns`` is near; z goes on to whole lanes."""
+def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray:  # pragma: no cover - compiled
+    """(x, 11, y, z) Gaussian sums over y and z, zero outside, where along x any of the columns is near; z goes on to whole lanes."""
+    index, _, _, columns = places
+    field, se, good, centre, floor2 = told
+    along_x, along_y, along_z = kernels
     nx, ny, nz = index.shape
     reach_x, reach_y, reach_z = along_x.shape[1] // 2, along_y.shape[1] // 2, along_z.shape[1] // 2
     sums = np.zeros((nx, 11, ny, (nz + LANES - 1) // LANES * LANES), np.float32)
@@ -161,21 +194,11 @@ def _sums(
 
 @njit(parallel=True, error_model="numpy")
 def _priors(
-    sums: AnyArray,
-    index: AnyArray,
-    place: AnyArray,
-    columns: AnyArray,
-    wanted: AnyArray,
-    along_x: AnyArray,
-    field: AnyArray,
-    se: AnyArray,
-    good: AnyArray,
-    centre: float,
-    floor2: float,
-    slope_precision: float,
-    own: float,
+    sums: AnyArray, places: Wanted, told: Told, along_x: AnyArray, slope_precision: float, own: float
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """Height, precision and own variance of the plane around each ``wanted`` voxel, the voxel itself taken out; lanes along z."""
+    """Height, precision and own variance of the plane around each wanted voxel, the voxel itself taken out; lanes along z."""
+    index, wanted, place, columns = places
+    field, se, good, centre, floor2 = told
     nx, ny, nz = index.shape
     height, precision, variance = np.zeros(wanted.size), np.zeros(wanted.size), np.zeros(wanted.size)
     for y in prange(ny):

@@ -21,6 +21,7 @@ from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import as_wished, assemble
 from hqsm.fatwater.measurability import measurable, near_the_end
+from hqsm.fatwater.mixed_voxels import field_errors_of_mixtures
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
@@ -138,6 +139,7 @@ def _many_echoes(
     if separable:
         of_local_decay = expected.at(expected.r2star_constrained, decay.of(near.which))
         lower_order(fit, tissue, start, decay, expected, params)
+        fit.errors[:, 0] = np.hypot(fit.errors[:, 0], field_errors_of_mixtures(fit, tissue))
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
         fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2])
     limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)

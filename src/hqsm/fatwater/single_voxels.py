@@ -11,6 +11,7 @@ from hqsm.compiled import njit
 from hqsm.fatwater.blocks import Blocks, singles
 from hqsm.fatwater.candidates import IMPOSSIBLE, candidates
 from hqsm.fatwater.costs import edge_weights, prices, step_price_per_hz, truncation_hz, trust
+from hqsm.fatwater.fit import fits_poorly
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.message_passing import N_SWEEPS, choice_by_messages
 from hqsm.fatwater.nodes import around, neighbours_at
@@ -20,8 +21,6 @@ from hqsm.fatwater.tissue import Tissue
 
 _DOUBTFUL_ERRORS = 5.0
 _LEAST_SNR_ALONE = 5.0
-_DOUBTFUL_MISFIT = 2.5
-"""Squared residual per degree of freedom, of the typical one, beyond which a voxel is looked at by itself."""
 _DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
 _DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
@@ -44,9 +43,7 @@ def doubtful_voxels(
 
     Beside gas a block's voxels need not share one minimum.
     """
-    per_freedom = residual / (2 * tissue.noise_sd**2 * max(tissue.echo_times_s.size - 3, 1))
     fitted = np.isfinite(residual)
-    typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
     mean = around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - mean.real / mean.imag)
@@ -54,7 +51,7 @@ def doubtful_voxels(
     barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
-    alone = ~((per_freedom < _DOUBTFUL_MISFIT * typical) & (apart_hz < limit_hz)) | swapped
+    alone = fits_poorly(residual, tissue.noise_sd, tissue.echo_times_s.size) | ~(apart_hz < limit_hz) | swapped
     bright = tissue.powers[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
     return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
 

@@ -131,6 +131,9 @@ def daily_adherence(
         if not (row["from"] and row["to"]):
             continue
         first, last = date.fromisoformat(str(row["from"])), date.fromisoformat(str(row["to"]))
+        inside = np.array([first <= d <= last for d in days], bool)
+        if not inside.any():
+            continue
         value = percent_to_fraction(float(row["adherence_pct"]))
         if not np.isfinite(value):
             taken = (row["dispensed_n"] - row["returned_n"]) * row["strength_mg"]
@@ -142,7 +145,6 @@ def daily_adherence(
         if not 0 <= value <= HIGHEST_ADHERENCE:
             flags.append("adherence_implausible")
             continue
-        inside = np.array([first <= d <= last for d in days], bool)
         factor[inside] = value
         known |= inside
     if not known.all():

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hqsm.gating.gate import SINGLE
 from hqsm.lic import HQSM_CALIBRATIONS, LicCalibration, physical_calibration, r2star_calibration
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
 
+_NOT_GATED = {
+    SINGLE: "one repetition was acquired, gated on the scanner or in a breath-hold, and used as it is",
+    "none": "no respiratory position was known, and all repetitions were combined",
+}
 _FIRST_FIELDS = {
     "graph": "a global, swap-free field initialisation (tree-reweighted message passing)",
     "in-phase": "a field initialisation from the unwrapped phase of in-phase echoes",
 }
 
 
-def methods_text(parameters: Mapping[str, Any], versions: Mapping[str, str], field_strengths_tesla: Collection[float] = (1.5, 3.0)) -> str:
-    """A methods section; ``field_strengths_tesla`` are those of the study's scans."""
+def methods_text(parameters: Mapping[str, Any], versions: Mapping[str, str], scans: Collection[Mapping[str, Any]] = ()) -> str:
+    """A methods section; ``scans`` are the rows of lic.tsv: what the parameters wanted was not done in each of them."""
     gating, fit, chi = parameters["gating"], parameters["fatwater"], parameters["susceptibility"]
     records, statistics = parameters["records"], parameters["statistics"]
     dose = "taken" if records["use_adherence"] else "prescribed"
@@ -27,11 +33,11 @@ Repetitions whose diaphragm lay within a window of {gating["window_mm"]:g} mm (a
 end-expiration, the mode of the displacement, were combined as complex images weighted by inverse variance, after the
 phase and the field drift of each were removed. Water, fat ({fit["spectrum"]} spectrum), R2* and field were fitted
 to the complex echoes by maximum likelihood after {_FIRST_FIELDS[fit["field_initialisation"]]}.{_magnitude_r2star(fit)}
-Susceptibility was estimated by the method "{chi["method"]}" and referenced to {chi["reference"]}.
+Susceptibility was estimated by the method "{chi["method"]}" and referenced to {chi["reference"]}.{_of_the_scans(scans)}
 
 ## Liver iron concentration
 
-{_calibrations(parameters["lic"], sorted(set(field_strengths_tesla)))}
+{_calibrations(parameters["lic"], _field_strengths_tesla(scans))}
 Values are per gram of dry tissue; their 95 % intervals hold the uncertainty of the calibration's slope.
 
 ## Exposure
@@ -52,6 +58,31 @@ equivalence with two one-sided tests (margin {statistics["equivalence_margin_mg_
 
 {", ".join(f"{name} {value}" for name, value in versions.items())}.
 """
+
+
+def _of_the_scans(scans: Collection[Mapping[str, Any]]) -> str:
+    """How many scans were not gated, whose hand drew the liver, what susceptibility is relative to."""
+    if not scans:
+        return ""
+    sentences = []
+    for source, words in _NOT_GATED.items():
+        n = sum(scan["gating_source"] == source for scan in scans)
+        if n:
+            sentences.append(f"In {n} of {len(scans)} scans {words}.")
+    for words, column, names in (
+        ("by who outlined the liver", "mask_source", {"reader": "readers", "automatic": "the program"}),
+        ("by what the susceptibility is relative to", "reference_tissue", {"none": "nothing, for no tissue was found,"}),
+    ):
+        counts = Counter(scan[column] for scan in scans if scan[column])
+        if counts:
+            shares = ", ".join(f"{names.get(name, name)} {n}" for name, n in counts.most_common())
+            sentences.append(f"Scans {words}: {shares}.")
+    return "".join(f"\n{sentence}" for sentence in sentences)
+
+
+def _field_strengths_tesla(scans: Collection[Mapping[str, Any]]) -> list[float]:
+    """Those of the scans; the two usual ones where there is no scan yet."""
+    return sorted({tesla for scan in scans if (tesla := float(scan["field_strength_t"])) > 0}) or [1.5, 3.0]
 
 
 def _magnitude_r2star(fit: Mapping[str, Any]) -> str:

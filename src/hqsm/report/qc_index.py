@@ -17,6 +17,8 @@ from hqsm.robust import median_and_scaled_mad
 
 OUTLIER_MADS = 3.0
 """A value further from the median than this many scaled MADs is marked."""
+_MEAN_DEVIATION_TO_SD = 1.2533
+"""Standard deviation of a normal distribution over its mean absolute deviation."""
 _METRICS = {
     "lic_hqsm_mg_g": ("LIC hQSM [mg/g]", 1),
     "lic_r2star_mg_g": ("LIC R2* [mg/g]", 1),
@@ -32,13 +34,18 @@ _QUALITY = ("chi_iqr_ppm", "liver_volume_ml", "gating_efficiency", "body_snr", "
 
 
 def outliers(values: FloatArray) -> AnyArray:
-    """Which values lie beyond :data:`OUTLIER_MADS` scaled median absolute deviations from the median (n,); five or more count."""
+    """Which values lie beyond :data:`OUTLIER_MADS` scaled median absolute deviations from the median (n,); five or more count.
+
+    Where more than half of them are equal, that deviation is 0 and the mean one takes its place (Iglewicz and Hoaglin 1993).
+    """
     known = values[np.isfinite(values)]
     if known.size < 5:
         return np.zeros(values.shape, bool)
     centre, spread = median_and_scaled_mad(known)
+    if spread == 0:
+        spread = _MEAN_DEVIATION_TO_SD * float(np.mean(np.abs(known - centre)))
     with np.errstate(invalid="ignore"):
-        found: AnyArray = np.abs(values - centre) > OUTLIER_MADS * max(spread, 1e-9 * abs(centre) + 1e-12)
+        found: AnyArray = np.abs(values - centre) > OUTLIER_MADS * spread + 1e-9 * abs(centre)
     return found
 
 
@@ -110,6 +117,7 @@ def _joined(visits: pd.DataFrame, lic: pd.DataFrame, summaries: Sequence[Mapping
     frame["has_page"] = frame["has_page"].eq(True)
     for name in _METRICS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    frame["liver_volume_ml"] = frame["liver_volume_ml"].mask(frame["liver_volume_ml"] == 0)  # no liver was found, rather than a small one
     return frame
 
 

@@ -11,8 +11,10 @@ from hqsm.report.blinded_report import decision_rows
 from hqsm.report.figures import FIGURES
 from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure, participants_of
 from hqsm.report.figures.forest import ANALYSES
+from hqsm.report.interval_table import interval_table
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
+from hqsm.report.repeatability_tables import QUANTITY_NAMES, repeatability_tables
 
 _SECTIONS = {
     "flow": "Participants and visits",
@@ -27,14 +29,6 @@ _SECTIONS = {
     "provenance": "How this was made",
 }
 _GROUPS = {"thalassemia": "thalassaemia", "transplant": "transplant", "healthy": "healthy control"}
-_QUANTITIES = {
-    "chi_hqsm_ppm": "susceptibility [ppm]",
-    "chi_ppm": "susceptibility [ppm]",
-    "lic_hqsm_mg_g": "LIC by hQSM [mg/g]",
-    "r2star_per_s": "R2* [1/s]",
-    "lic_r2star_mg_g": "LIC by R2* [mg/g]",
-    "pdff_percent": "fat fraction [%]",
-}
 _TERMS = {
     "intercept": "intercept [mg/g/year]",
     "iron_in": "iron in [(mg/g)/(mg/kg)]",
@@ -70,8 +64,8 @@ def render_study_report(data: ReportData) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for figure in figures:
         files |= figure.files()
-    tesla = data.tables["lic"]["field_strength_t"].dropna()
-    files["methods.md"] = methods_text(data.parameters, data.versions, tesla).encode()
+    scans: list[Any] = data.tables["lic"].to_dict(orient="records")
+    files["methods.md"] = methods_text(data.parameters, data.versions, scans).encode()
     files["index.html"] = _page(data, figures).encode()
     return files
 
@@ -149,7 +143,7 @@ def _sentences(primary: pd.DataFrame, comparison: pd.DataFrame, confidence: str)
         text = f"hQSM explains {number(abs(entry['estimate']), 3)} {'more' if entry['estimate'] > 0 else 'less'} of the variance than R2*"
         open_ = "; neither method is shown to be better" if entry["ci_lo"] <= 0 <= entry["ci_hi"] else ""
         words.append(f"{text} ({confidence} interval of the difference {interval(entry['ci_lo'], entry['ci_hi'], 3)}{open_}).")
-        words += [f"To be read with care: {note}." for note in dict.fromkeys([*primary["note"], entry["note"]]) if note]
+        words += [f"Note: {note}." for note in dict.fromkeys([*primary["note"], entry["note"]]) if note]
     return words or ["There are too few annual intervals for a regression."]
 
 
@@ -226,7 +220,8 @@ def _sensitivity(data: ReportData) -> str:
         for r in data.tables["regression"].to_dict(orient="records")
     ]
     header = ("Analysis", "Method", "Term", "Estimate", f"{data.confidence} interval", "p", "Intervals", "Participants", "Note")
-    return "<details><summary>Every coefficient of every analysis</summary>" + table(header, rows, sorts=True) + "</details>"
+    every = "<details><summary>Every coefficient of every analysis</summary>" + table(header, rows, sorts=True) + "</details>"
+    return every + interval_table(data)
 
 
 def _comparison(data: ReportData) -> str:
@@ -242,7 +237,14 @@ def _comparison(data: ReportData) -> str:
         for r in data.tables["method_comparison"].to_dict(orient="records")
     ]
     header = ("Analysis", "What", "Estimate", f"{data.confidence} interval", "p", "Note")
-    return "<h3>Which method follows the iron balance better</h3>" + table(header, rows)
+    chosen = data.parameters["statistics"]
+    explained = (
+        "R² and RMSE are those of the primary regression; their intervals come from a bootstrap of participants, those of the differences of "
+        f"correlations from Zou's method. The net balance is iron in / {chosen['body_iron_per_lic_mg_per_kg']:g} minus "
+        f"{chosen['net_balance_chelator_slope']:g} times the chelator, set beforehand. A small p of a J test says that the other method adds "
+        "to the one named, of a Cox test that the one named does not suffice. No p is adjusted for the number of tests."
+    )
+    return "<h3>Which method follows the iron balance better</h3>" + table(header, rows) + render("<p class=soft>{{ e }}</p>", e=explained)
 
 
 def _explants(data: ReportData) -> str:
@@ -285,9 +287,15 @@ def _explants(data: ReportData) -> str:
         "n",
         "Note",
     )
+    explained = (
+        "Effect: change of the error (MRI minus chemistry) per stage of fibrosis, grade of necroinflammation, or 10 points of steatosis, "
+        "adjusted for chemical LIC. Its p is adjusted for the 12 outcomes (Holm). Equivalence: two one-sided tests against "
+        f"±{data.parameters['statistics']['equivalence_margin_mg_g']:g} mg/g, not adjusted; a large p of both says that nothing is known."
+    )
     return (
         "<h3>The 12 registered outcomes</h3>"
         + table(names, effects, empty="No explanted liver has chemistry and histology.")
+        + render("<p class=soft>{{ e }}</p>", e=explained)
         + "<details><summary>Every measure of agreement with chemistry</summary>"
         + table(header, rows, sorts=True, empty="No explanted liver has chemistry.")
         + "</details>"
@@ -320,46 +328,11 @@ def _visits(data: ReportData) -> str:
         *("Participant", "Visit", "Group", "Date", "B0 [T]", "χ [ppm]", "LIC hQSM [mg/g]", "95 %"),
         *("R2* [1/s]", "LIC R2* [mg/g]", "95 %", "Fat [%]", "Mask", "QC"),
     )
-    return table(header, rows, sorts=True)
-
-
-def _repeatability(data: ReportData) -> str:
-    table_ = data.tables["repeatability"]
-    rows = [
-        (
-            r["comparison"].replace("_", " "),
-            _QUANTITIES.get(r["quantity"], r["quantity"]),
-            number(r["n_pairs"], 0),
-            f"{number(r['within_subject_sd'], 3)} ({interval(r['within_subject_sd_lo'], r['within_subject_sd_hi'], 3)})",
-            number(r["repeatability_coefficient"], 3),
-            number(r["within_subject_cv_percent"], 1),
-            number(r["icc"], 3),
-            number(r["minimum_detectable_change"], 2),
-        )
-        for r in table_[table_["n_pairs"] > 0].to_dict(orient="records")
-    ]
-    header = (
-        *("Comparison", "Quantity", "Pairs", f"Within-subject SD ({data.confidence})", "Repeatability coefficient", "CV [%]", "ICC"),
-        "Smallest detectable change",
+    explained = (
+        "LIC per gram of dry tissue. The intervals (95 %) hold the error of the measurement and of the calibration's slope; the latter is common to all "
+        "visits, so that changes of one participant are surer than the intervals of two visits suggest."
     )
-    baseline = [
-        (
-            number(r["field_strength_t"], 1),
-            _QUANTITIES.get(r["quantity"], r["quantity"]),
-            number(r["n_participants"], 0),
-            number(r["mean"], 3),
-            number(r["sd"], 3),
-            interval(r["ci_lo"], r["ci_hi"], 3),
-        )
-        for r in data.tables["baseline"].to_dict(orient="records")
-    ]
-    names = ("B0 [T]", "Quantity", "Healthy controls", "Mean", "SD between people", f"{data.confidence} interval of the mean")
-    return (
-        "<h3>Repeat scans</h3>"
-        + table(header, rows, empty="No visit was scanned again (visit_type repeat in the records, within 30 days).")
-        + "<h3>Healthy controls</h3>"
-        + table(names, baseline, empty="No healthy control has liver values.")
-    )
+    return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained)
 
 
 def _readers(data: ReportData) -> str:
@@ -369,7 +342,7 @@ def _readers(data: ReportData) -> str:
         return render("<p class=soft>{{ e }}</p>", e="No visit has masks of two readers; values are from one reader or the automatic mask.")
     rows = [
         (
-            _QUANTITIES.get(r["measure"], r["measure"]),
+            QUANTITY_NAMES.get(r["measure"], r["measure"]),
             str(r["comparison"]).replace("_", " "),
             _READER_WORDS[r["quantity"]],
             number(r["estimate"], 3),
@@ -450,7 +423,7 @@ _PARTS: dict[str, tuple[_Part, _Part]] = {
     "methods": (_nothing, _comparison),
     "explants": (_nothing, _explants),
     "visits": (_visits, _nothing),
-    "repeatability": (_repeatability, _nothing),
+    "repeatability": (repeatability_tables, _nothing),
     "readers": (_readers, _nothing),
     "exclusions": (_exclusions, _nothing),
     "records": (_findings, _nothing),

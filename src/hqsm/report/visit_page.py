@@ -22,7 +22,7 @@ from hqsm.report.style import OKABE_ITO
 from hqsm.roi import roi_statistics
 
 _FACTS = {
-    "acquisition_date": "date in the (date-shifted) header",
+    "acquisition_date": "date in the images' header",
     "manufacturer": "manufacturer",
     "model": "scanner",
     "software": "software",
@@ -271,7 +271,7 @@ def maps_of(visit: VisitPage, fit: WaterFat) -> list[Shown]:
         chi = visit.chi.chi_ppm
         maps.append(Shown(name="susceptibility [ppm]", volume=chi, colours="gray", limits=(-1.0, top(chi, 1.0))))
     maps.append(Shown(name="SE of R2* [1/s]", volume=fit.r2star_se_per_s, colours="magma", limits=(0, top(fit.r2star_se_per_s, 5.0, 2.0))))
-    maps.append(Shown(name="fit residual [of signal]", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 1e-6, 2.5))))
+    maps.append(Shown(name="fit residual [of signal]", volume=fit.residual, colours="magma", limits=(0, top(fit.residual, 0.01, 2.5))))
     if fit.swap_margin is not None:
         maps.append(Shown(name="swap margin", volume=fit.swap_margin, colours="viridis", limits=(0, 10)))
     if fit.field_difference_hz is not None:
