@@ -179,7 +179,7 @@ def test_a_field_may_step_by_the_iron_beside_it_and_a_fifth_of_that_within_it() 
 
 
 def test_differences_of_fields_are_folded_to_half_a_period_of_nothing() -> None:
-    np.testing.assert_allclose(folded(np.array([10.0, 290.0, -310.0, 640.0, -590.0]), 600.0), [10, 290, 290, 40, 10])
+    np.testing.assert_allclose(folded(np.array([10.0, 290.0, 310.0, -310.0, -290.0, 640.0]), 600.0), [10, 290, -290, 290, -290, 40])
     np.testing.assert_array_equal(folded(np.array([1e4]), np.inf), [1e4])
 
 
