@@ -27,10 +27,9 @@ from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
 from hqsm.dicom.conventions import Ge, turn_of_range
 from hqsm.dicom.frames import iso_day
-from hqsm.dicom.reader import read_navigator, read_visit
+from hqsm.dicom.reader import agreed_field_strength_tesla, read_navigator, read_visit
 from hqsm.errors import InputError
 from hqsm.intake.policy import known_version, known_words
-from hqsm.units import field_strength_from_frequency_tesla
 
 _NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)MEGRE\.nii(\.gz)?\Z")
 _PARTS = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
@@ -324,11 +323,8 @@ def _to_our_sign(signal: AnyArray, sidecar: dict[str, Any], notes: list[str]) ->
 
 def _field_strength_tesla(sidecar: dict[str, Any]) -> float:
     nominal, frequency_mhz = _number(sidecar, "MagneticFieldStrength"), _number(sidecar, "ImagingFrequency")
-    if frequency_mhz > 0 and nominal > 0:
-        exact = field_strength_from_frequency_tesla(frequency_mhz)
-        return exact if abs(exact - nominal) < 0.15 * nominal else nominal
     if nominal > 0:
-        return nominal
+        return agreed_field_strength_tesla(nominal, frequency_mhz)
     raise InputError("The sidecars have no MagneticFieldStrength.", remedy="Write it (in T) into the sidecar.", code="DICOM_FIELD_STRENGTH")
 
 

@@ -177,6 +177,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a single echo": (_remove("*echo-[23]*"), "DICOM_ONE_ECHO", "at least two are needed"),
     "no echo times": (_every_sidecar(EchoTime=...), "BIDS_ECHO_TIME", "no EchoTime"),
     "echo times in milliseconds": (_every_sidecar(EchoTime=2.8), "BIDS_ECHO_TIME", "between 0 and 0.5 s"),
+    "two field strengths": (
+        _every_sidecar(MagneticFieldStrength=3, ImagingFrequency=63.9),
+        "DICOM_FIELD_STRENGTH",
+        "says 3 T, and an imaging",
+    ),
     "no field strength": (_every_sidecar(MagneticFieldStrength=...), "DICOM_FIELD_STRENGTH", "no MagneticFieldStrength"),
     "another grid": (_image(_shifted), "BIDS_GRIDS_DIFFER", "different grids"),
     "another matrix": (_image(lambda i: nib.Nifti1Image(i.get_fdata(dtype=np.float32)[:-1], i.affine)), "BIDS_GRIDS_DIFFER", "grids"),

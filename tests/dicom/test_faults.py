@@ -266,6 +266,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
         lambda f: edit(list(images(siemens(f))), lambda d: [delattr(d, n) for n in ("MagneticFieldStrength", "ImagingFrequency")]),
         r"neither ImagingFrequency nor MagneticFieldStrength",
     ),
+    "two field strengths": (
+        lambda f: edit(list(images(siemens(f))), set_to(MagneticFieldStrength="3")),
+        r"The header says 3 T, and an imaging frequency of 63\.8\d MHz, which is 1\.50 T",
+    ),
     "unknown vendor": (
         lambda f: edit(list(images(siemens(f))), set_to(Manufacturer="Acme")),
         r"None of the images is an original .* of a known vendor \(found: unknown vendor\)",
@@ -427,6 +431,7 @@ READ: dict[str, tuple[Make, str]] = {
         ),
         "2 complex echoes; the acquisition with 3 is used",
     ),
+    "an imaging frequency that is a filler": (lambda f: edit(list(images(siemens(f))), set_to(ImagingFrequency="1")), ""),
     "a localizer of another day": (
         lambda f: beside(siemens(f), 30, set_to(AcquisitionDate="20200101", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "ND"])),
         "localizer",

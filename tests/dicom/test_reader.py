@@ -181,6 +181,19 @@ def test_a_navigator_is_read_as_programs_and_spreadsheets_write_it_and_may_have_
     np.testing.assert_array_equal(read_navigator_csv(text.encode(), 2).displacement_mm, [0.5, np.nan])
 
 
+@pytest.mark.parametrize(("name", "read"), [("Navigator.CSV", True), ("navigator.csv", True), ("sub-01_navigator.csv", False)])
+def test_a_navigator_is_read_whatever_its_capitals_and_one_of_another_name_is_said_to_be_unused(
+    tmp_path: Path, name: str, read: bool
+) -> None:
+    write_scan(tmp_path, scan(), vendor="siemens", identity="0001_01", date="20210301")
+    for path in tmp_path.rglob("navigator.csv"):
+        path.unlink()
+    (tmp_path / name).write_text("repetition,displacement_mm\n1,0.5\n2,1.5\n", encoding="utf-8")
+    visit = read_visit(tmp_path, DicomParams())
+    assert (visit.navigator is not None) == read
+    assert [item.name for item in visit.info.set_aside] == ([] if read else ["navigator files"])
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

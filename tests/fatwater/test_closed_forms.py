@@ -11,6 +11,7 @@ import pytest
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
+from hqsm.fatwater import without_fat
 from hqsm.fatwater.bounds import LocalDecay, expected_errors, r2star_limit_per_s
 from hqsm.fatwater.constrained_fit import Priors, fit_constrained
 from hqsm.fatwater.free_fit import fit_free
@@ -49,6 +50,13 @@ def test_two_echoes_know_field_and_decay_as_their_phases_and_logarithms_do() -> 
         far = sign * np.linspace(230, 700, 12)[:, None, None]
         found = two_echoes(water(t, far, 60.0, 2.0), np.ones(echoes.grid.shape, bool)).field_hz
         np.testing.assert_allclose(found, np.broadcast_to(far - sign * 500, found.shape), atol=0.02)
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 3])
+def test_whole_turns_that_unwrapping_adds_to_two_echoes_are_taken_off(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    echoes = water(np.array([1.5e-3, 3.5e-3]), 40.0, 60.0, 2.0)
+    monkeypatch.setattr(without_fat, "_unwrapped", lambda phase_rad, usable: phase_rad + 2 * np.pi * turns)
+    np.testing.assert_allclose(two_echoes(echoes, np.ones(echoes.grid.shape, bool)).field_hz, 40, atol=0.01)
 
 
 @pytest.mark.parametrize(("r2star_per_s", "given"), [(600.0, True), (720.0, False)])
@@ -179,7 +187,7 @@ def test_a_field_may_step_by_the_iron_beside_it_and_a_fifth_of_that_within_it() 
 
 
 def test_differences_of_fields_are_folded_to_half_a_period_of_nothing() -> None:
-    np.testing.assert_allclose(folded(np.array([10.0, 290.0, -310.0, 640.0, -590.0]), 600.0), [10, 290, 290, 40, 10])
+    np.testing.assert_allclose(folded(np.array([10.0, 290.0, 310.0, -310.0, -290.0, 640.0]), 600.0), [10, 290, -290, 290, -290, 40])
     np.testing.assert_array_equal(folded(np.array([1e4]), np.inf), [1e4])
 
 

@@ -9,12 +9,13 @@ import pytest
 from scipy import ndimage
 
 from conftest import make_grid
-from gating.test_sources import chosen
+from gating.test_sources import chosen, moving_object
 from hqsm.config.gating import GatingParams
 from hqsm.data import NavigatorTrace, RepeatedMultiEcho, RespiratoryLog
 from hqsm.gating import gate as gate_module
 from hqsm.gating.combine import PhaseDifference, combine, local_field_difference
 from hqsm.gating.gate import compare_sources, gate
+from hqsm.gating.image_displacement import motion_from_images
 from hqsm.gating.respiratory import displacement_from_bellows
 from hqsm.gating.shift import noise_after_shift
 
@@ -170,3 +171,10 @@ def test_a_flat_belt_says_nothing_and_the_assumed_excursion_is_that_of_its_perce
     assert assumed.displacement_mm is not None
     # stretched in inspiration, when the diaphragm is low
     np.testing.assert_allclose(assumed.displacement_mm, -12 * (1000 - 60 * _BREATH_MM - low) / (high - low), rtol=1e-6)
+
+
+def test_images_know_a_displacement_between_the_millimetres_that_were_tried() -> None:
+    true_mm = np.array([0.0, -3.4, -6.7, 0.3, -1.6, -9.5])
+    found_mm = motion_from_images(moving_object(true_mm)).displacement_mm
+    error_mm = found_mm - true_mm
+    assert np.abs(error_mm - np.median(error_mm)).max() < 0.2

@@ -11,6 +11,7 @@ from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
 from hqsm.liver import _shares, consensus
 from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, solidity
+from hqsm.liver.plausibility import not_a_body
 from hqsm.liver.references import medium, reference_tissues
 from hqsm.liver.vessels import near_gas, vessels
 
@@ -215,3 +216,11 @@ def test_a_liver_most_of_which_lies_near_gas_is_read_as_a_whole(near_share: floa
         body=body, liver=liver, liver_whole=liver, vessel=nothing, references={}, mask_source="reader", grid=maps.grid, near_gas=near
     )
     np.testing.assert_array_equal(regions.liver_for_susceptibility, liver & ~near if away else liver)
+
+
+@pytest.mark.parametrize(("scale", "narrow"), [(0.45, True), (0.52, False)])
+def test_a_trunk_is_at_least_as_wide_as_a_childs(scale: float, narrow: bool) -> None:
+    """320 mm with fat under the skin, made 144 and 166 mm."""
+    maps, body, _ = trunk()
+    smaller = VoxelGrid(shape=body.shape, affine_mm=maps.grid.affine_mm @ np.diag([scale, scale, scale, 1.0]))
+    assert bool(not_a_body(replace(maps, grid=smaller), body)) == narrow

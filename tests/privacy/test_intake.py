@@ -206,6 +206,7 @@ def test_a_sites_own_numeric_private_element_is_kept_only_when_it_is_listed(tmp_
 def test_a_navigator_that_a_spreadsheet_saved_is_filed_as_plain_numbers_and_one_with_words_is_not(tmp_path: Path) -> None:
     source = write_export(tmp_path / "export")
     navigator = next(source.rglob("navigator.csv"))
+    navigator = navigator.rename(navigator.with_name("Navigator.csv"))
     navigator.write_text(f"repetition;displacement_mm;operator\n1;0,25;{NAME}\n2;;\n", encoding="utf-8")
     study, _ = intake(source, tmp_path)
     (filed,) = study.rglob("navigator.csv")

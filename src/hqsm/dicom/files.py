@@ -30,7 +30,7 @@ IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ")
 _NIFTI = (".nii", ".nii.gz")
-_SIDE_FILES = ("navigator.csv", "_physio.tsv.gz", "_physio.json")
+_PHYSIO = ("_physio.tsv.gz", "_physio.json")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,7 +82,8 @@ def look_through(folder: Path, params: DicomParams) -> FolderContent:
     vocabulary = Vocabulary()
     n_files = n_same = 0
     for entry in _files_below(folder):
-        if entry.name.endswith(_SIDE_FILES):
+        name = entry.name.lower()
+        if name == "navigator.csv" or name.endswith(_PHYSIO):
             continue
         n_files += 1
         made = _look_at(entry, folder, params, vocabulary)
@@ -131,6 +132,8 @@ def _look_at(entry: os.DirEntry[str], folder: Path, params: DicomParams, vocabul
     try:
         with path.open("rb", buffering=0) as handle:
             begun = handle.read(WINDOW_BYTES)
+            if entry.name.lower().endswith("navigator.csv"):
+                return SetAside(name="navigator files", kind="not used", reason="only one named navigator.csv is: rename it")
             if entry.name.lower().endswith(_NIFTI):
                 return SetAside(name="NIfTI images", kind="not DICOM", reason="a study that starts from them has bids/ in place of dicom/")
             if begun.startswith(_ARCHIVES):

@@ -112,7 +112,7 @@ def notes_of(content: FolderContent, acquisition: Acquisition) -> tuple[str, ...
 
 def read_navigator(folder: Path, n_repetitions: int) -> NavigatorTrace | None:
     """The visit's navigator.csv; None without one, or for a single repetition."""
-    found = sorted(folder.rglob("navigator.csv"))
+    found = sorted(path for path in folder.rglob("*.[cC][sS][vV]") if path.name.lower() == "navigator.csv")
     if not found or n_repetitions == 1:
         return None
     if len(found) > 1:
@@ -175,17 +175,41 @@ def _frequency_mhz(header: Header) -> float:
     return frequency / 1e6 if frequency > 1e5 else frequency
 
 
+_PROTONS_MHZ = (5.0, 500.0)
+"""Imaging frequencies that a scanner of people can have for protons; one beyond is in another unit, or a filler."""
+
+
+def agreed_field_strength_tesla(nominal_tesla: float, frequency_mhz: float) -> float:
+    """B0 from the imaging frequency, which agrees with the nominal strength where it can be one of protons; else the nominal one [T].
+
+    Either may be NaN or 0 where it is not stated.
+
+    Raises
+    ------
+    InputError
+        Where they contradict each other: LIC by R2* would be another one by a factor.
+    """
+    if not frequency_mhz > 0:
+        return nominal_tesla
+    exact = field_strength_from_frequency_tesla(frequency_mhz)
+    if not nominal_tesla > 0 or abs(exact - nominal_tesla) < 0.15 * nominal_tesla:
+        return exact
+    if _PROTONS_MHZ[0] < frequency_mhz < _PROTONS_MHZ[1]:
+        raise InputError(
+            f"The header says {nominal_tesla:g} T, and an imaging frequency of {frequency_mhz:.4g} MHz, which is {exact:.2f} T.",
+            remedy="Correct MagneticFieldStrength or ImagingFrequency, whichever was overwritten; export the visit again.",
+            code="DICOM_FIELD_STRENGTH",
+        )
+    return nominal_tesla
+
+
 def field_strength_tesla(header: Header) -> float:
-    """B0 from the imaging frequency where it agrees with the nominal strength, else the nominal strength [T]."""
+    """B0 [T]: see :func:`agreed_field_strength_tesla`."""
     frequency, nominal = _frequency_mhz(header), header.number("MagneticFieldStrength")
     if nominal > 100:
         nominal /= 1e4  # gauss
-    if frequency > 0:
-        exact = field_strength_from_frequency_tesla(frequency)
-        if not nominal > 0 or abs(exact - nominal) < 0.15 * nominal:
-            return exact
-    if nominal > 0:
-        return nominal
+    if frequency > 0 or nominal > 0:
+        return agreed_field_strength_tesla(nominal, frequency)
     raise InputError(
         "The header has neither ImagingFrequency nor MagneticFieldStrength.",
         remedy="Keep these attributes when the images are de-identified.",

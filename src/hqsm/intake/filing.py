@@ -181,7 +181,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, largest: int) -> 
 
 
 def _is_navigator(name: str) -> bool:
-    last = PurePosixPath(name).name
+    last = PurePosixPath(name).name.lower()
     return last == "navigator.csv" or last.endswith(("_physio.tsv.gz", "_physio.json"))
 
 
@@ -306,7 +306,7 @@ def _file_navigator(item: Item, by_name: dict[str, Visit], study: Path) -> Outco
             break
     if visit is None:
         return Outcome(name=item.name, what=SKIPPED, reason="a navigator file, but the images beside it are of several visits or none")
-    last = PurePosixPath(item.name).name
+    last = PurePosixPath(item.name).name.lower()
     try:
         name, content = _plain_navigator(last, item.content)
     except (InputError, ValueError, KeyError, TypeError, EOFError, OSError, RecursionError, csv.Error):
