@@ -434,6 +434,23 @@ def test_days_of_an_interval_without_a_prescription_are_flagged(checked: Check, 
     assert ("chelator_gap" in str(found["flags"]).split()) == flag
 
 
+def test_what_was_measured_goes_before_what_is_assumed() -> None:
+    row = {"amount": 600.0, "unit": "mL", "hct_pct": 58.0, "hb_g_dl": 30.0, "site": ""}
+    assert transfused_iron_mg(row, "WCM", PARAMS) == (pytest.approx(600 * 0.58 * 1.08), False)
+    # a unit without a volume needs no haematocrit
+    assert transfused_iron_mg({**row, "unit": "units", "amount": 2.0, "hct_pct": np.nan, "hb_g_dl": np.nan}, "WCM", PARAMS) == (400, False)
+    sites = RecordsParams(site_haematocrit_percent={"WCM": 55, "CUMC": 65})
+    unknown = {**row, "hct_pct": np.nan, "hb_g_dl": np.nan}
+    for site, hct in (("", 0.55), ("CUMC", 0.65)):  # where it was given goes before where the participant belongs
+        assert transfused_iron_mg({**unknown, "site": site}, "WCM", sites) == (pytest.approx(600 * hct * 1.08), True)
+
+
+def test_a_hold_stops_what_is_taken_beside_the_prescription_too(checked: Check) -> None:
+    beside = "0012,B,2021-01-15,2022-03-31,jadenu_tablet,360,mg,day,1,7,prescribed,add\n"
+    hold = "0012,H,2021-06-01,2021-06-30,jadenu_tablet,,,,,,held,\n"
+    assert _first_exposure(checked(chelation=CLEAN[RX] + beside + hold))["chelator_mg"] == 335 * 1440
+
+
 def test_a_pill_count_of_another_year_says_nothing_of_this_one(checked: Check) -> None:
     rows = ["0012,2021-03-01,2022-03-01,,,,95,pharmacy", "0012,2022-03-02,2022-03-31,900,0,360,,pill_count"]
     assert _first_exposure(checked(adherence=line_of("adherence", *rows)))["flags"] == ""
