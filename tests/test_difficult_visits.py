@@ -14,6 +14,7 @@ from hqsm.errors import ProcessingError
 from hqsm.susceptibility import estimate
 from hqsm.units import ppm_to_hz
 from spheres import sphere
+from water_fat_maps import water_fat_maps
 
 _LIVER_PPM = 1.5
 
@@ -40,21 +41,13 @@ def visit(shape: tuple[int, int, int] = (52, 46, 18), *, second_body: bool = Fal
     field = forward_field_ppm(longer - 9.4, grid.voxel_size_mm, grid.b0_direction)[:, :, 24:-24]
     rng = np.random.default_rng(4)
     ones = np.ones(shape, np.float32)
-    maps = WaterFat(
+    maps = water_fat_maps(
+        grid,
         water=np.where(body, 100, 0.5).astype(np.complex64),
-        fat=np.zeros(shape, np.complex64),
-        pdff_percent=0 * ones,
         r2star_per_s=(30 + 150 * np.interp(share, _SHARE, _WAY) + 3 * rng.standard_normal(shape)).astype(np.float32),
         field_hz=(ppm_to_hz(field, 1.5) + 0.5 * rng.standard_normal(shape)).astype(np.float32),
-        pdff_se_percent=ones,
         r2star_se_per_s=3 * ones,
-        field_se_hz=ones,
-        residual=0.02 * ones,
         model=body.astype(np.uint8),
-        censored=np.zeros(shape, bool),
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=grid,
     )
     nothing = np.zeros(shape, bool)
     regions = Regions(

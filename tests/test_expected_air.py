@@ -11,6 +11,7 @@ from scipy import ndimage
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.expected_sources import Expectation, expected_sources
+from water_fat_maps import water_fat_maps
 
 _VOXEL_MM = (4.0, 3.0, 6.0)
 _SHAPE = (56, 60, 12)
@@ -27,23 +28,8 @@ def trunk(shape: tuple[int, int, int] = _SHAPE) -> tuple[WaterFat, Regions]:
     body[4:-4, 4:-4] = True
     whole = np.zeros(shape, bool)
     whole[5:-5, 5:-5] = True
-    ones = np.ones(shape, np.float32)
-    maps = WaterFat(
-        water=np.where(whole, 100, np.where(body, 60, 0)).astype(np.complex64),
-        fat=np.zeros(shape, np.complex64),
-        pdff_percent=0 * ones,
-        r2star_per_s=30 * ones,
-        field_hz=0 * ones,
-        pdff_se_percent=ones,
-        r2star_se_per_s=ones,
-        field_se_hz=ones,
-        residual=0.02 * ones,
-        model=body.astype(np.uint8),
-        censored=np.zeros(shape, bool),
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=grid,
-    )
+    water = np.where(whole, 100, np.where(body, 60, 0)).astype(np.complex64)
+    maps = water_fat_maps(grid, water=water, model=body.astype(np.uint8))
     nothing = np.zeros(shape, bool)
     return maps, Regions(body=body, liver=nothing, liver_whole=nothing, vessel=nothing, references={}, mask_source="reader", grid=grid)
 

@@ -18,6 +18,7 @@ from hqsm.inversion import total_field
 from hqsm.liver.vessels import vessels
 from hqsm.liver_share import liver_share
 from spheres import sphere
+from water_fat_maps import water_fat_maps
 
 _CROSS = ndimage.generate_binary_structure(3, 1)
 
@@ -29,22 +30,8 @@ def ball_of_liver(kind: str = "anisotropic", *, liver_r2star_per_s: float = 200.
     rng = np.random.default_rng(1)
     r2star = 30 + (liver_r2star_per_s - 30) * share + 8 * rng.standard_normal(grid.shape)
     ones = np.ones(grid.shape, np.float32)
-    maps = WaterFat(
-        water=100 * ones.astype(np.complex64),
-        fat=np.zeros(grid.shape, np.complex64),
-        pdff_percent=0 * ones,
-        r2star_per_s=r2star.astype(np.float32),
-        field_hz=rng.standard_normal(grid.shape).astype(np.float32),
-        pdff_se_percent=ones,
-        r2star_se_per_s=8 * ones,
-        field_se_hz=ones,
-        residual=0.02 * ones,
-        model=np.ones(grid.shape, np.uint8),
-        censored=np.zeros(grid.shape, bool),
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=grid,
-    )
+    field_hz = rng.standard_normal(grid.shape).astype(np.float32)
+    maps = water_fat_maps(grid, r2star_per_s=r2star.astype(np.float32), field_hz=field_hz, r2star_se_per_s=8 * ones)
     return maps, share > 0.5, share
 
 

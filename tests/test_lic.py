@@ -18,6 +18,7 @@ from hqsm.lic import (
     r2star_calibration,
     roi_statistics,
 )
+from water_fat_maps import water_fat_maps
 
 
 def test_hernando_2023_gives_the_published_lic_by_hand() -> None:
@@ -107,21 +108,14 @@ def visit(r2star_per_s: float = 200.0, chi_ppm: float = 1.0, **of_maps: Any) -> 
     ones = np.ones(shape, np.float32)
     everywhere, nothing, core = np.ones(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
     core[:, 6:] = False
-    maps = WaterFat(
+    maps = water_fat_maps(
+        grid,
         water=ones.astype(np.complex64),
         fat=ones.astype(np.complex64),
         pdff_percent=5 * ones,
         r2star_per_s=np.float32(r2star_per_s) * ones,
-        field_hz=0 * ones,
-        pdff_se_percent=ones,
-        r2star_se_per_s=ones,
-        field_se_hz=ones,
         residual=0 * ones,
-        model=ones.astype(np.uint8),
-        censored=nothing,
         r2star_limit_per_s=900.0,
-        field_strength_tesla=1.5,
-        grid=grid,
     )
     chi = Susceptibility(
         chi_ppm=np.float32(chi_ppm) * ones,

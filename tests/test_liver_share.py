@@ -11,31 +11,17 @@ from hqsm.arrays import Mask
 from hqsm.data import VoxelGrid, WaterFat
 from hqsm.liver_share import LiverShare, _moved_to_what_is_told, liver_share, mean_of_known, moved
 from hqsm.other_iron import iron_elsewhere
+from water_fat_maps import water_fat_maps
 
 _SHAPE = (40, 36, 24)
 
 
 def boxes(liver_r2star_per_s: float) -> tuple[WaterFat, Mask]:
     """A box of liver in muscle, on voxels of 3 x 3 x 4 mm; nothing is noisy."""
-    ones = np.ones(_SHAPE, np.float32)
     liver = np.zeros(_SHAPE, bool)
     liver[12:28, 10:26, 6:18] = True
-    maps = WaterFat(
-        water=(100 * ones).astype(np.complex64),
-        fat=(0 * ones).astype(np.complex64),
-        pdff_percent=0 * ones,
-        r2star_per_s=np.where(liver, liver_r2star_per_s, 30).astype(np.float32),
-        field_hz=0 * ones,
-        pdff_se_percent=ones,
-        r2star_se_per_s=ones,
-        field_se_hz=ones,
-        residual=0.02 * ones,
-        model=ones.astype(np.uint8),
-        censored=np.zeros(_SHAPE, bool),
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=VoxelGrid(shape=_SHAPE, affine_mm=np.diag([3.0, 3.0, 4.0, 1.0])),
-    )
+    grid = VoxelGrid(shape=_SHAPE, affine_mm=np.diag([3.0, 3.0, 4.0, 1.0]))
+    maps = water_fat_maps(grid, r2star_per_s=np.where(liver, liver_r2star_per_s, 30).astype(np.float32))
     return maps, liver
 
 

@@ -14,6 +14,7 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Solution, Susceptibility, VoxelGrid, WaterFat
 from hqsm.inversion import total_field
 from hqsm.susceptibility import estimate, magnitude_image, total_field_of
+from water_fat_maps import water_fat_maps
 
 _SHAPE = (20, 18, 10)
 _HZ_PER_PPM = 42.577478518 * 1.5
@@ -24,22 +25,7 @@ def visit() -> tuple[WaterFat, Regions]:
     ones = np.ones(_SHAPE, np.float32)
     body, liver, muscle = (np.zeros(_SHAPE, bool) for _ in range(3))
     body[2:-2, 2:-2], liver[10:16, 6:12, 3:7], muscle[4:8, 6:10, 2:8] = True, True, True
-    maps = WaterFat(
-        water=(100 * ones).astype(np.complex64),
-        fat=(0 * ones).astype(np.complex64),
-        pdff_percent=0 * ones,
-        r2star_per_s=50 * ones,
-        field_hz=0.5 * _HZ_PER_PPM * ones,
-        pdff_se_percent=ones,
-        r2star_se_per_s=ones,
-        field_se_hz=0.04 * _HZ_PER_PPM * ones,
-        residual=0.02 * ones,
-        model=ones.astype(np.uint8),
-        censored=np.zeros(_SHAPE, bool),
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=grid,
-    )
+    maps = water_fat_maps(grid, r2star_per_s=50 * ones, field_hz=0.5 * _HZ_PER_PPM * ones, field_se_hz=0.04 * _HZ_PER_PPM * ones)
     nothing = np.zeros(_SHAPE, bool)
     regions = Regions(
         body=body, liver=liver, liver_whole=liver, vessel=nothing, references={"muscle": muscle}, mask_source="reader", grid=grid

@@ -14,6 +14,7 @@ from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, solidity
 from hqsm.liver.plausibility import not_a_body
 from hqsm.liver.references import medium, reference_tissues
 from hqsm.liver.vessels import near_gas, vessels
+from water_fat_maps import water_fat_maps
 
 
 def grid_of(shape: tuple[int, int, int], voxel_mm: tuple[float, float, float]) -> VoxelGrid:
@@ -104,21 +105,15 @@ def trunk() -> tuple[WaterFat, np.ndarray, np.ndarray]:
         return np.repeat(values[:, :, None], shape[2], axis=2).astype(dtype)
 
     ones = np.ones(shape, np.float32)
-    maps = WaterFat(
+    maps = water_fat_maps(
+        grid,
         water=ones.astype(np.complex64),
         fat=ones.astype(np.complex64),
         pdff_percent=volume(pdff),
         r2star_per_s=volume(r2star),
         field_hz=ones,
-        pdff_se_percent=ones,
-        r2star_se_per_s=ones,
-        field_se_hz=ones,
         residual=0 * ones,
         model=volume(body, np.uint8),
-        censored=ones < 0,
-        r2star_limit_per_s=1000.0,
-        field_strength_tesla=1.5,
-        grid=grid,
     )
     liver = (x > 50) & (y > -40) & (y < 40) & lean
     return maps, volume(body, bool), volume(liver, bool)
