@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Estimate, print the block, write."""
     from hqsm.statistics.calibration import from_balance, from_explants, with_healthy_intercept
-    from hqsm.statistics.repeatability import FEWEST_PAIRS
+    from hqsm.statistics.repeatability import repeat_sd
     from hqsm.study_config import study_config
     from hqsm.tables import read_frame, write_rows
 
@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> int:
     lic = read_frame(folder / "lic.tsv", "lic")
     if options.how == "explants":
         repeats = read_frame(folder / "repeatability.tsv", "repeatability").to_dict(orient="records")
-        known = (r for r in repeats if (r["comparison"], r["quantity"]) == ("repeat", "chi_hqsm_ppm") and r["n_pairs"] >= FEWEST_PAIRS)
-        sd = next((float(r["within_subject_sd"]) for r in known), float("nan"))
+        sd = repeat_sd(repeats).get("chi_hqsm_ppm", float("nan"))
         found = from_explants(lic, read_frame(folder / "explants.tsv", "explants"), options.setting, sd, params)
         if params.calibration_intercept == "healthy":
             found = with_healthy_intercept(found, lic, params)

@@ -76,8 +76,7 @@ def _measured_sd(path: Path) -> dict[str, float]:
     from hqsm.statistics.repeatability import scan_sd_mg_g
     from hqsm.tables import read_frame
 
-    rows = [{str(k): v for k, v in row.items()} for row in read_frame(path, "repeatability").to_dict(orient="records")]
-    found = scan_sd_mg_g(rows, fewest_pairs=1)
+    found = scan_sd_mg_g(read_frame(path, "repeatability").to_dict(orient="records"), fewest_pairs=1)
     if not all(found.get(name, 0) > 0 for name in ("hqsm", "r2star")):
         raise InputError(f"{path.name} has no repeat scans of both methods.", remedy="Give --sd-hqsm and --sd-r2star.", code="POWER_DESIGN")
     return {name: found[name] for name in ("hqsm", "r2star")}

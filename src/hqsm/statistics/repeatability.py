@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any
 
@@ -119,14 +120,20 @@ FEWEST_PAIRS = 5
 """Below it the 95 % interval of a variance spans more than a factor of 15, which says nothing of Deming's ratio."""
 
 
-def scan_sd_mg_g(rows: list[Row], fewest_pairs: int = FEWEST_PAIRS) -> dict[str, float]:
-    """Within-subject SD of LIC [mg/g] by method, from the rows of repeatability.tsv with so many pairs at least."""
-    quantities = {"lic_hqsm_mg_g": "hqsm", "lic_r2star_mg_g": "r2star"}
+def repeat_sd(rows: Iterable[Mapping[Any, Any]], fewest_pairs: int = FEWEST_PAIRS) -> dict[str, float]:
+    """Within-subject SD of repeat scans by quantity, in its unit, from the rows of repeatability.tsv with so many pairs at least."""
     return {
-        quantities[row["quantity"]]: row.get("within_subject_sd", float("nan"))
+        row["quantity"]: float(row.get("within_subject_sd", float("nan")))
         for row in rows
-        if row["comparison"] == "repeat" and row["quantity"] in quantities and row["n_pairs"] >= fewest_pairs
+        if row["comparison"] == "repeat" and row["n_pairs"] >= fewest_pairs
     }
+
+
+def scan_sd_mg_g(rows: Iterable[Mapping[Any, Any]], fewest_pairs: int = FEWEST_PAIRS) -> dict[str, float]:
+    """That of LIC [mg/g] by method."""
+    found = repeat_sd(rows, fewest_pairs)
+    quantities = {"hqsm": "lic_hqsm_mg_g", "r2star": "lic_r2star_mg_g"}
+    return {method: found[quantity] for method, quantity in quantities.items() if quantity in found}
 
 
 def baseline_rows(lic: pd.DataFrame, params: StatisticsParams) -> list[Row]:
