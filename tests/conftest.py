@@ -15,8 +15,8 @@ from hqsm.data import VoxelGrid
 os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
-FIRST = ("fatwater/test_separation.py", "test_total_field.py")
-"""Of two processes one begins with what compiles every kernel, the other with minutes that need none: each compiled them all."""
+FIRST = ("fatwater/test_separation.py", "test_total_field.py", "test_difficult_visits.py", "test_published_inversions.py")
+"""Of two processes one begins with what compiles every kernel, the other with what needs none: each compiled them all."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
