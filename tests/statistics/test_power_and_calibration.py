@@ -16,7 +16,7 @@ from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import load_config
 from hqsm.errors import ProcessingError
 from hqsm.lic import apply_calibration, hqsm_calibration
-from hqsm.statistics.agreement import Estimate
+from hqsm.statistics.agreement import Estimate, deming_line
 from hqsm.statistics.calibration import (
     Calibration,
     balance_slope,
@@ -26,6 +26,7 @@ from hqsm.statistics.calibration import (
     with_healthy_intercept,
 )
 from hqsm.statistics.power import Design, power_rows, simulate_study
+from hqsm.statistics.regression import ols_cluster
 from hqsm.tables import read_frame, write_rows
 
 PARAMS = StatisticsParams()
@@ -142,6 +143,46 @@ def test_explants_give_back_slope_and_intercept_with_their_intervals() -> None:
     assert found.slope_mg_g_per_ppm.value == pytest.approx(SLOPE, rel=0.03)
     assert found.intercept_mg_g.ci_lo < INTERCEPT < found.intercept_mg_g.ci_hi
     assert (found.n, found.reference_tissue, found.reconstruction_digest) == (20, "muscle", "abc123def456")
+
+
+def test_the_line_of_explants_has_the_ratio_of_the_mean_of_replicates_to_a_scan_else_the_configured_one() -> None:
+    made = tables()
+    lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
+    one = explants[explants["method"] == "hqsm"].merge(lic, on=["participant_id", "session_id"])
+    chi, chemistry = one["chi_hqsm_ppm"].to_numpy(float), one["lic_chemistry_mg_g"].to_numpy(float)
+    found = from_explants(lic, explants, "in_vivo", 0.3, PARAMS)
+    # four replicates of SD 0.4: 0.2 mg/g
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(deming_line(chi, chemistry, 0.2**2 / 0.3**2)[0], rel=1e-9)
+    # lambda of the configuration is MRI over chemistry, in units of each one's spread; here chemistry is y
+    other = StatisticsParams(deming_error_ratio=4.0)
+    unknown = from_explants(lic, explants, "in_vivo", float("nan"), other)
+    ratio = chemistry.var() / chi.var() / 4
+    assert unknown.slope_mg_g_per_ppm.value == pytest.approx(deming_line(chi, chemistry, ratio)[0], rel=1e-9)
+
+
+def test_the_balance_is_of_usable_intervals_between_scans_of_the_living_per_year_of_365_and_a_quarter_days() -> None:
+    made = tables()
+    lic, change = pd.DataFrame(made["lic"]), pd.DataFrame(made["annual_change"])
+    change["days"] = 300 + 10 * np.arange(len(change)) % 130
+    chi = lic.set_index(["participant_id", "session_id"])["chi_hqsm_ppm"]
+    ends = [[chi[who, session] for who in change["participant_id"]] for session in ("ses-01", "ses-02")]
+    rate = 365.25 * np.subtract(ends[1], ends[0]) / change["days"]
+    x = np.column_stack([np.ones(len(change)), change["iron_in_mg_per_kg_per_year"], change["chelator_g_per_kg_per_year"]])
+    b = np.linalg.lstsq(x, rate, rcond=None)[0][1]
+    fixed = lic[lic["participant_id"] == "sub-p0"].assign(specimen="in_vitro", chi_hqsm_ppm=77.0)
+    excluded = change[:1].assign(included=0, iron_in_mg_per_kg_per_year=900.0)
+    found = from_balance(pd.concat([lic, fixed]), pd.concat([change, excluded]), PARAMS)
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(1 / (10.6 * b), rel=1e-9)
+    assert found.n == len(change)
+
+
+def test_the_interval_of_the_balance_is_that_of_the_rise_turned_over() -> None:
+    rng = np.random.default_rng(4)
+    x = np.column_stack([np.ones(12), rng.uniform(80, 170, 12), rng.uniform(4, 9, 12)])
+    chi = (x[:, 1] / 10.6 - 1.4 * x[:, 2]) / SLOPE + rng.normal(0, 0.6, 12)
+    low, high = (float(end[1]) for end in ols_cluster(x, chi, np.arange(12)).interval(0.95))
+    found = balance_slope(x, chi, np.arange(12), PARAMS)
+    assert (found.ci_lo, found.ci_hi) == pytest.approx((1 / (10.6 * high), 1 / (10.6 * low)))
 
 
 def test_without_knowledge_of_the_errors_the_line_does_not_depend_on_the_unit() -> None:
