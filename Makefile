@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 CORES ?= all
 # processes of make test; each needs up to 2 GB
 TEST_PROCESSES ?= 2
-PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
+# in the order of tests/conftest.py, not of the number of tests in a file
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-clean study test test-fast test-load lint format lock schema dag vendor
@@ -38,7 +39,7 @@ study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
 test: $(STAMP) lint ## Lint and run the tests (all but test-load)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slurm and not faults"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slurm and not faults" --ignore tests/workflow/test_lint.py
 
 test-fast: $(STAMP) ## Tests without whole simulated studies
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm and not faults"
@@ -49,9 +50,9 @@ test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on t
 lint: $(STAMP) ## What CI checks before the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/snakefmt --check Snakefile workflow
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_lint.py
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/snakefmt --check Snakefile workflow && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_lint.py; rest=$$?; wait $$types && exit $$rest
 
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .

@@ -11,12 +11,20 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from hqsm.cli import main
+from hqsm.config.lic import LicParams
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import load_config
 from hqsm.errors import ProcessingError
-from hqsm.lic import hqsm_calibration
+from hqsm.lic import apply_calibration, hqsm_calibration
 from hqsm.statistics.agreement import Estimate
-from hqsm.statistics.calibration import balance_slope, from_balance, from_explants, healthy_intercept
+from hqsm.statistics.calibration import (
+    Calibration,
+    balance_slope,
+    from_balance,
+    from_explants,
+    healthy_intercept,
+    with_healthy_intercept,
+)
 from hqsm.statistics.power import Design, power_rows, simulate_study
 from hqsm.tables import read_frame, write_rows
 
@@ -184,7 +192,7 @@ def test_the_interval_of_the_intercept_covers_as_often_as_it_says_with_three_hea
         slope = SLOPE + 0.005 * rng.normal()
         estimate = Estimate(value=slope, std_error=0.005, ci_lo=slope - 0.005 * z, ci_hi=slope + 0.005 * z)
         healthy = pd.DataFrame({"participant_id": ["a", "b", "c"], "chi_hqsm_ppm": 0.5 + 0.01 * rng.normal(size=3)})
-        found = healthy_intercept(estimate, healthy, params)
+        found, _ = healthy_intercept(estimate, healthy, params)
         hits += found.ci_lo <= truth <= found.ci_hi
     assert hits / 2000 == pytest.approx(level, abs=0.025)
 
@@ -193,8 +201,54 @@ def test_the_interval_of_the_intercept_follows_the_slopes_the_other_way_round() 
     slope = Estimate(value=2.8, std_error=0.2, ci_lo=2.5, ci_hi=3.5)
     for chi, below, above in ((0.5, 0.35, 0.15), (-0.5, 0.15, 0.35)):
         healthy = pd.DataFrame({"participant_id": ["a", "b"], "chi_hqsm_ppm": [chi, chi]})
-        found = healthy_intercept(slope, healthy, PARAMS)
+        found, _ = healthy_intercept(slope, healthy, PARAMS)
         assert (found.value - found.ci_lo, found.ci_hi - found.value) == pytest.approx((below, above))
+
+
+@pytest.mark.parametrize("how", ["explants", "explants with healthy", "balance"])
+def test_the_interval_of_a_lic_by_ones_own_line_is_that_of_the_line_at_any_susceptibility(how: str) -> None:
+    """The line's error at chi, by leaving out or by the two errors that made it, and not the slope's alone about zero."""
+    made = tables()
+    lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
+    if how == "balance":
+        found = from_balance(lic, pd.DataFrame(made["annual_change"]), PARAMS)
+    else:
+        found = from_explants(lic, explants, "in_vivo", float("nan"), PARAMS)
+    if how == "explants with healthy":
+        found = with_healthy_intercept(found, lic, PARAMS)
+    centre_ppm, centre_sd = found.centre
+    slope_sd = found.slope_mg_g_per_ppm.std_error
+    healthy = lic[lic["group"] == "healthy"].groupby("participant_id")["chi_hqsm_ppm"].mean().to_numpy(float)
+    for chi in (-0.2, 0.4, 1.5, 4.0):
+        if how == "explants":
+            names = explants.loc[explants["setting"].eq("in_vivo") & explants["method"].eq("hqsm"), "participant_id"].unique()
+            lines = [from_explants(lic, explants[explants["participant_id"] != who], "in_vivo", float("nan"), PARAMS) for who in names]
+            left_out = np.array([line.intercept_mg_g.value + line.slope_mg_g_per_ppm.value * chi for line in lines])
+            n = len(names)
+            expected = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+            close = 0.05  # the ratio of errors is that of each sample's own spreads
+        else:
+            of_mean = found.slope_mg_g_per_ppm.value * healthy.std(ddof=1) / np.sqrt(healthy.size)
+            expected, close = np.hypot(of_mean, (chi - healthy.mean()) * slope_sd), 1e-6
+        assert np.hypot(centre_sd, (chi - centre_ppm) * slope_sd) == pytest.approx(expected, rel=close)
+        own = LicParams(
+            hqsm_calibration="own",
+            own_slope_mg_g_per_ppm=found.slope_mg_g_per_ppm.value,
+            own_slope_relative_sd=slope_sd / found.slope_mg_g_per_ppm.value,
+            own_intercept_mg_g=found.intercept_mg_g.value,
+            own_centre_ppm=centre_ppm,
+            own_centre_sd_mg_g=centre_sd,
+        )
+        _, low, high = apply_calibration(hqsm_calibration(own, 37.0), chi, 0.0)
+        assert (high - low) / (2 * 1.96) == pytest.approx(expected, rel=close)
+    assert np.hypot(centre_sd, centre_ppm * slope_sd) == pytest.approx(found.intercept_mg_g.std_error)
+
+
+def test_a_slope_without_error_leaves_the_intercepts_own() -> None:
+    sure = Estimate(value=2.8, std_error=0.0, ci_lo=2.8, ci_hi=2.8)
+    rough = Estimate(value=0.5, std_error=0.3, ci_lo=0.0, ci_hi=1.0)
+    names = {"n": 5, "reference_tissue": "muscle", "reconstruction_digest": "ab", "source": "x"}
+    assert Calibration(slope_mg_g_per_ppm=sure, intercept_mg_g=rough, covariance=0.0, **names).centre == (0.0, 0.3)
 
 
 def test_measurements_of_two_reconstructions_make_no_calibration() -> None:
@@ -219,6 +273,8 @@ def test_the_block_that_is_printed_is_a_configuration_that_holds_for_its_reconst
     lic = load_config(yaml.safe_load(capsys.readouterr().out)).lic
     assert lic.own_slope_mg_g_per_ppm == pytest.approx(SLOPE, rel=0.05)
     assert 0 < lic.own_slope_relative_sd < 0.1
+    assert 0 < lic.own_centre_sd_mg_g < 0.5
+    assert lic.own_centre_ppm > 0
     calibration = hqsm_calibration(lic, 37.0)
     assert calibration.mismatch("muscle", "abc123def456") == ()
     assert calibration.mismatch("fat", "abc123def456") == ("CALIBRATION_OTHER_REFERENCE",)
