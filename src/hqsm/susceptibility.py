@@ -22,7 +22,7 @@ likelihood of simulated visits, and a quarter more, as real anatomy is less regu
 _LEFT_OUT_ERROR = 0.1
 """The same where the liver's own field was left out (of earlier versions: seven livers, RMS 11 %)."""
 _MODEL_ERROR_PPM = {"in_vivo": 0.03, "in_vitro": 0.0125}
-"""What the model lacks. Livers that hold still in slices to 6 mm need 0.01 ppm, those that breathe in 7 mm 0.03 (measured there too)."""
+"""What the model lacks. Livers that hold still in slices to 6 mm need none of it, those that breathe in 7 mm do (measured there too)."""
 _UNSEEN_EDGE_PPM = 0.03
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _SEEN = 0.5
