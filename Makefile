@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 CORES ?= all
 # processes of make test; each needs up to 2 GB
 TEST_PROCESSES ?= 2
-PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
+# in the order of tests/conftest.py, not of the number of tests in a file
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-clean study test test-fast test-load lint format lock schema dag vendor
@@ -23,7 +24,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  { echo "hqsm needs Python 3.11 or newer; run: make env PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[env] creating $(VENV) and installing the locked packages (about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# not compiled: of 10,000 modules most are never imported, and half a minute goes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -38,7 +40,7 @@ study: $(STAMP) ## Run a study folder: make study STUDY=/path/to/study
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --directory "$(STUDY)" --cores $(CORES)
 
 test: $(STAMP) lint ## Lint and run the tests (all but test-load)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slurm and not faults"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slurm and not faults" --ignore tests/workflow/test_lint.py
 
 test-fast: $(STAMP) ## Tests without whole simulated studies
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm and not faults"
@@ -49,9 +51,9 @@ test-load: $(STAMP) ## The workflow under faults, and on a Slurm brought up on t
 lint: $(STAMP) ## What CI checks before the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/snakefmt --check Snakefile workflow
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_lint.py
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/snakefmt --check Snakefile workflow && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/workflow/test_lint.py; rest=$$?; wait $$types && exit $$rest
 
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .

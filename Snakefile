@@ -30,3 +30,5 @@ rule all:
         "results/report/index.html",
         "results/bids/dataset_description.json",
         "results/maps/dataset_description.json",
+    message:
+        "all results are there"

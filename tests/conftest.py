@@ -15,6 +15,21 @@ from hqsm.data import VoxelGrid
 os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
+FIRST = ("fatwater/test_separation.py", "test_total_field.py", "test_difficult_visits.py", "test_published_inversions.py")
+"""Of two processes one begins with what compiles every kernel, the other with what needs none: each compiled them all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies go first (with ``--no-loadscope-reorder``): one that was begun last left the other core idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST) + (item.path not in slow)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
     """Folder of the real DICOM and NIfTI sets; the test is skipped where it is absent."""

@@ -75,14 +75,22 @@ def plain() -> tuple[WaterFat, Regions, float, Susceptibility]:
     return maps, regions, *measured(maps, regions)
 
 
-def test_the_plain_visit_is_right_and_unflagged(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
-    value, chi = measured(*plain[:2], tolerance=3e-5)
+@pytest.fixture(scope="module")
+def exact(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> tuple[float, Susceptibility]:
+    """The same, solved further than a study needs."""
+    return measured(*plain[:2], tolerance=3e-5)
+
+
+def test_the_plain_visit_is_right_and_unflagged(exact: tuple[float, Susceptibility]) -> None:
+    value, chi = exact
     assert value == pytest.approx(_LIVER_PPM, rel=0.02)
     assert not chi.codes
     assert 0.05 < chi.liver_se_ppm < 0.15
 
 
-def test_venous_blood_before_the_spine_is_not_taken_off_the_liver(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
+def test_venous_blood_before_the_spine_is_not_taken_off_the_liver(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], exact: tuple[float, Susceptibility]
+) -> None:
     """A vena cava of 18 mm and 0.25 ppm, which no signal shows: -0.026 ppm of the liver where bone alone is expected there."""
     maps, regions, _, _ = plain
     grid = maps.grid
@@ -91,7 +99,7 @@ def test_venous_blood_before_the_spine_is_not_taken_off_the_liver(plain: tuple[W
     longer = np.repeat(0.25 * share[:, :, None], grid.shape[2] + 48, axis=2).astype(np.float32)
     field = forward_field_ppm(longer, grid.voxel_size_mm, grid.b0_direction)[:, :, 24:-24]
     with_blood = replace(maps, field_hz=(maps.field_hz + ppm_to_hz(field, 1.5)).astype(np.float32))
-    without, _ = measured(maps, regions, tolerance=3e-5)
+    without, _ = exact
     value, _ = measured(with_blood, regions, tolerance=3e-5)
     assert abs(value - without) < 0.018
 

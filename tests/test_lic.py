@@ -216,6 +216,8 @@ def test_a_line_of_ones_own_holds_for_its_reference_and_its_reconstruction() -> 
     iron = read(visit(), digest="ab", own_reference_tissue="muscle", own_reconstruction_digest="ab", **own)
     assert iron.codes == ()
     assert (iron.lic_hqsm_mg_g, iron.lic_hqsm_hi) == pytest.approx((2.5, 2.5 + 1.96 * 0.4))
+    turned = read(visit(), own_centre_ppm=0.5, own_centre_sd_mg_g=0.3, own_reference_tissue="muscle", digest="ab", **own)
+    assert turned.lic_hqsm_hi - turned.lic_hqsm_mg_g == pytest.approx(1.96 * np.hypot(0.3, 0.5 * 0.4))
     other = read(visit(), digest="cd", own_reference_tissue="muscle", own_reconstruction_digest="ab", **own)
     assert other.codes == ("CALIBRATION_OTHER_RECONSTRUCTION",)
     assert other.lic_hqsm_mg_g == pytest.approx(2.5)

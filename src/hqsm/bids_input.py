@@ -23,13 +23,16 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray
 from hqsm.bids import UNGATED
+from hqsm.clock import past_midnight_s
 from hqsm.config.dicom import DicomParams
 from hqsm.data import AcquisitionInfo, RepeatedMultiEcho, SetAside, VisitAcquisition, VoxelGrid
 from hqsm.dicom.conventions import Ge, turn_of_range
 from hqsm.dicom.frames import iso_day
 from hqsm.dicom.reader import agreed_field_strength_tesla, read_navigator, read_visit
+from hqsm.dicom.strangers import TWO_RUNS_S, scanner_differences
 from hqsm.errors import InputError
 from hqsm.intake.policy import known_version, known_words
+from hqsm.units import DAY_S
 
 _NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)+)MEGRE\.nii(\.gz)?\Z")
 _PARTS = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
@@ -91,7 +94,7 @@ def read_bids_visit(folder: Path, params: DicomParams) -> VisitAcquisition:
         echo_times_s=np.array(scan.times_s),
         field_strength_tesla=_field_strength_tesla(first.sidecar),
         grid=grid,
-        repetition_times_of_day_s=clock,
+        repetition_times_of_day_s=past_midnight_s(clock),
     )
     return VisitAcquisition(echoes=echoes, info=info, navigator=read_navigator(folder, n_repetitions))
 
@@ -131,7 +134,31 @@ def _arranged(chosen: list[BidsImage]) -> _Scan:
             remedy="Convert the visit again, completely.",
             code="BIDS_MISSING",
         )
-    return _Scan(images=images, runs=runs, times_s=times_s, parts=parts)
+    scan = _Scan(images=images, runs=runs, times_s=times_s, parts=parts)
+    _refuse_strangers(scan)
+    return scan
+
+
+def _refuse_strangers(scan: _Scan) -> None:
+    """All images are of one scanner, and both parts of an echo of one time."""
+
+    def header(image: BidsImage) -> dict[str, Any]:
+        # the one key that BIDS spells otherwise
+        return {**image.sidecar, "ManufacturerModelName": image.sidecar.get("ManufacturersModelName")}
+
+    first = header(scan.first)
+    for (run, t, part), image in scan.images.items():
+        fields = scanner_differences(header(image).get, first.get)
+        apart_s = abs(_time_of_day_s(image.sidecar) - _time_of_day_s(scan.images[run, t, scan.parts[0]].sidecar))
+        if TWO_RUNS_S < apart_s < DAY_S - TWO_RUNS_S:
+            fields.append("AcquisitionTime")
+        if fields:
+            raise InputError(
+                f"The {part} of the echo at {1e3 * t:g} ms is of another scan than the {scan.parts[0]}: "
+                f"the sidecars differ in {', '.join(fields)}.",
+                remedy="Convert both from one scan.",
+                code="BIDS_PARTS_DIFFER",
+            )
 
 
 def _signal(scan: _Scan, params: DicomParams) -> tuple[AnyArray, VoxelGrid, tuple[tuple[str, str], ...]]:

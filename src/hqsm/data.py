@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask, read_only
-from hqsm.units import mm3_to_ml
+from hqsm.units import DAY_S, mm3_to_ml
 
 
 class _Frozen:
@@ -154,7 +154,8 @@ class RepeatedMultiEcho(_Frozen):
     echo_times_s, field_strength_tesla, grid
         As in :class:`MultiEcho`.
     repetition_times_of_day_s
-        (repetition,) seconds since midnight at which each repetition was acquired; NaN where the header is silent.
+        (repetition,) seconds since midnight at which each repetition was acquired, going on where the scan passes the next one;
+        NaN where the header is silent.
     """
 
     signal: ComplexArray
@@ -203,8 +204,8 @@ class RespiratoryLog(_Frozen):
     Attributes
     ----------
     times_of_day_s
-        (sample,) strictly increasing, seconds since midnight on the scanner's clock; where ``relative``, seconds since
-        the first repetition.
+        (sample,) strictly increasing, seconds since midnight on the scanner's clock, going on where the recording passes the
+        next one; where ``relative``, seconds since the first repetition.
     values
         (sample,) arbitrary units; NaN where the recording has a hole.
     kind
@@ -227,6 +228,16 @@ class RespiratoryLog(_Frozen):
         if not (np.diff(self.times_of_day_s) > 0).all():
             raise ValueError("the times of a respiratory log must increase")
         self._freeze()
+
+    def on_its_clock_s(self, repetition_times_of_day_s: FloatArray) -> FloatArray:
+        """(repetition,) the same moments on the log's clock [s]: of its day, as either may begin before midnight and the other after."""
+        if self.relative:
+            offset_s = -float(repetition_times_of_day_s[0])
+        else:
+            known = repetition_times_of_day_s[np.isfinite(repetition_times_of_day_s)]
+            offset_s = DAY_S * round(float(self.times_of_day_s.mean() - known.mean()) / DAY_S) if known.size else 0.0
+        moved: FloatArray = repetition_times_of_day_s + offset_s
+        return moved
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -26,7 +26,9 @@ _KELVIN = 273.15
 class LicCalibration:
     """LIC [mg/g dry] = intercept + slope * x, x being R2* [1/s] or susceptibility [ppm].
 
-    ``slope_sd`` is relative; ``field_strength_tesla`` is 0 where the calibration holds at any; ``highest_mg_g`` ends its range.
+    ``slope_sd`` is relative; at x = ``centre`` the line's value errs by ``centre_sd_mg_g``, independently of the slope, which
+    turns about it: 0 and 0 where nothing but the slope's error is known. ``field_strength_tesla`` is 0 where the calibration
+    holds at any; ``highest_mg_g`` ends its range.
     A line from susceptibility belongs to the maps that it was made with: to their ``reference_tissue`` (empty: not known) and
     ``reconstruction_digest`` (empty: another program's or not known; None: it holds for any map that is right).
     """
@@ -40,6 +42,8 @@ class LicCalibration:
     source: str
     reference_tissue: str = ""
     reconstruction_digest: str | None = ""
+    centre: float = 0.0
+    centre_sd_mg_g: float = 0.0
 
     def mismatch(self, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:
         """Codes of what a susceptibility map is that this line was not made for."""
@@ -172,9 +176,10 @@ def r2star_calibration(name: str, field_strength_tesla: float) -> LicCalibration
 
 
 def apply_calibration(calibration: LicCalibration, value: float, standard_error: float) -> tuple[float, float, float]:
-    """LIC [mg/g dry] and its 95 % interval from the measurement's error and the slope's: sqrt of their squares."""
+    """LIC [mg/g dry] and its 95 % interval from the errors of the measurement, of the slope and of the line at its centre."""
     lic = calibration.intercept + calibration.slope * value
-    half = 1.96 * np.hypot(calibration.slope * standard_error, calibration.slope * value * calibration.slope_sd)
+    of_slope = calibration.slope * (value - calibration.centre) * calibration.slope_sd
+    half = 1.96 * np.linalg.norm([calibration.slope * standard_error, of_slope, calibration.centre_sd_mg_g])
     return float(lic), float(lic - half), float(lic + half)
 
 
@@ -357,6 +362,8 @@ def hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibr
             field_strength_tesla=0,
             highest_mg_g=60,
             source=params.own_source,
+            centre=params.own_centre_ppm,
+            centre_sd_mg_g=params.own_centre_sd_mg_g,
             reference_tissue=params.own_reference_tissue,
             reconstruction_digest=params.own_reconstruction_digest,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hqsm.arrays import FloatArray
+from hqsm.clock import past_midnight_s
 from hqsm.config.gating import GatingParams
 from hqsm.data import RespiratoryLog, RespiratoryRecord
 from hqsm.dicom.conventions import ENHANCED_MR
@@ -76,13 +77,14 @@ def read_amplitude(folder: Path) -> RespiratoryLog | None:
             stated.setdefault(round(time_s, 3), []).append(value)
     if len(stated) < 2:
         return None
-    times_s = np.array(sorted(stated))
-    values = np.array([float(np.mean(stated[t])) for t in times_s.tolist()])
-    return RespiratoryLog(times_of_day_s=times_s, values=values, kind="dicom-amplitude")
+    times_s = past_midnight_s(np.array(list(stated)))
+    values = np.array([float(np.mean(found)) for found in stated.values()])
+    order = np.argsort(times_s)
+    return RespiratoryLog(times_of_day_s=times_s[order], values=values[order], kind="dicom-amplitude")
 
 
 def _covered(log: RespiratoryLog, times_of_day_s: FloatArray) -> int:
-    times_s = times_of_day_s - (times_of_day_s[0] if log.relative else 0.0)
+    times_s = log.on_its_clock_s(times_of_day_s)
     return int(((times_s >= log.times_of_day_s[0]) & (times_s <= log.times_of_day_s[-1])).sum())
 
 
@@ -154,16 +156,17 @@ def parse_pmu(text: str, name: str) -> RespiratoryLog | None:
     if 5003 in numbers:
         numbers = numbers[: numbers.index(5003)]
     values = np.array([v for v in numbers if v < 5000], dtype=np.float64)
-    duration_s = (stop_ms - start_ms) / 1e3
+    start_s, stop_s = past_midnight_s(np.array([start_ms, stop_ms]) / 1e3)
+    duration_s = float(stop_s - start_s)
     if not duration_s > 0 or abs(values.size / (rate_hz * duration_s) - 1) > _RATE_TOLERANCE:
         raise InputError(
             f"{name} has {values.size} samples, but {duration_s:g} s at {rate_hz:g} samples a second are {duration_s * rate_hz:.0f}.",
             remedy="Export it again: samples are missing.",
             code="PHYSIO_PMU",
         )
-    offset_ms = clock_ms["LogStartMPCUTime"] - start_ms if "LogStartMPCUTime" in clock_ms else np.nan
-    times_s = np.linspace(start_ms / 1e3, stop_ms / 1e3, values.size)
-    return _log(name, times_s, values, "siemens-pmu", clock_offset_s=offset_ms / 1e3)
+    clocks_s = past_midnight_s(np.array([start_ms, clock_ms.get("LogStartMPCUTime", np.nan)]) / 1e3)
+    times_s = np.linspace(start_s, stop_s, values.size)
+    return _log(name, times_s, values, "siemens-pmu", clock_offset_s=float(clocks_s[1] - clocks_s[0]))
 
 
 def _inflated(path: Path) -> bytes:
@@ -180,7 +183,7 @@ def parse_cmrr_log(text: str, name: str, kind: str = "cmrr-log") -> RespiratoryL
     if not re.search(r"^LogDataType\s*=\s*RESP", text, re.MULTILINE):
         return None
     rows = re.findall(r"^\s*(\d+)\s+RESP\s+(-?\d+)", text, re.MULTILINE)
-    times_s = _TICK_S * np.array([int(tick) for tick, _ in rows], dtype=np.float64)
+    times_s = past_midnight_s(_TICK_S * np.array([int(tick) for tick, _ in rows], dtype=np.float64))
     return _log(name, times_s, np.array([float(value) for _, value in rows]), kind)
 
 

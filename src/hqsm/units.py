@@ -20,6 +20,7 @@ IRON_MOLAR_MASS_UG_PER_UMOL = 55.845
 BODY_TEMPERATURE_CELSIUS = 37.0
 
 DAYS_PER_YEAR = 365.25
+DAY_S = 86400.0
 
 
 def milliseconds_to_s(milliseconds: float) -> float:

@@ -156,6 +156,18 @@ def _every_sidecar(**values: object) -> Callable[[Path], None]:
     return fault
 
 
+def _some_sidecars(words: str, **values: object) -> Callable[[Path], None]:
+    """Those whose names hold the words state something else than the others, all of which name their scanner and time."""
+
+    def fault(anat: Path) -> None:
+        for path in sidecars(anat):
+            edit(path, DeviceSerialNumber="1", ManufacturersModelName="Aera", AcquisitionTime="10:00:00.0")
+            if words in path.name:
+                edit(path, **values)
+
+    return fault
+
+
 def _image(change: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> Callable[[Path], None]:
     def fault(anat: Path) -> None:
         path = anat / f"{PREFIX}_acq-ungated_run-1_echo-2_part-mag_MEGRE.nii.gz"
@@ -183,6 +195,21 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "says 3 T, and an imaging",
     ),
     "no field strength": (_every_sidecar(MagneticFieldStrength=...), "DICOM_FIELD_STRENGTH", "no MagneticFieldStrength"),
+    "phase of another scanner": (
+        _some_sidecars("_part-phase", DeviceSerialNumber="2", ManufacturersModelName="Avanto"),
+        "BIDS_PARTS_DIFFER",
+        "phase of the echo at 1.2 ms is of another scan than the magnitude: the sidecars differ in ManufacturerModelName, Device",
+    ),
+    "one echo of another scanner": (
+        _some_sidecars("_echo-3", MagneticFieldStrength=2.89),
+        "BIDS_PARTS_DIFFER",
+        "magnitude of the echo at 4.4 ms is of another scan than the magnitude: the sidecars differ in MagneticFieldStrength.",
+    ),
+    "phase of another time": (
+        _some_sidecars("_part-phase", AcquisitionTime="10:07:00.5"),
+        "BIDS_PARTS_DIFFER",
+        "differ in AcquisitionTime.",
+    ),
     "another grid": (_image(_shifted), "BIDS_GRIDS_DIFFER", "different grids"),
     "another matrix": (_image(lambda i: nib.Nifti1Image(i.get_fdata(dtype=np.float32)[:-1], i.affine)), "BIDS_GRIDS_DIFFER", "grids"),
     "not a number": (_image(lambda i: nib.Nifti1Image(np.full(i.shape, np.nan, np.float32), i.affine)), "BIDS_NOT_FINITE", "no numbers"),
@@ -201,6 +228,22 @@ def test_what_cannot_be_used_is_refused_in_words(anat: Path, name: str) -> None:
     assert caught.value.code == code
     assert words in caught.value.problem
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"DeviceSerialNumber": ..., "ManufacturersModelName": ""},  # de-identified by halves
+        {"ManufacturersModelName": " AERA ", "ImagingFrequency": 63.8701, "MagneticFieldStrength": 1.4939},
+        {"AcquisitionTime": "10:00:00.5"},
+        {"AcquisitionTime": ...},
+    ],
+)
+def test_parts_of_one_scan_may_state_its_facts_in_other_words_or_not_at_all(anat: Path, values: dict[str, object]) -> None:
+    for path in sidecars(anat):
+        edit(path, ImagingFrequency=63.87, MagneticFieldStrength=1.5)
+    _some_sidecars("_part-phase", **values)(anat)
+    assert read_bids_visit(anat.parent, DicomParams()).echoes.n_repetitions == 2
 
 
 def test_gated_echoes_and_repetitions_lie_beside_each_other(anat: Path, from_dicom: VisitAcquisition) -> None:

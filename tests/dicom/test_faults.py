@@ -234,7 +234,24 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "magnitude of one repetition, phase of another": (
         lambda f: (siemens(f), [delete(where(f, series=part, repetition=r)) for part, r in ((6, 1), (7, 2))]),
-        r"Magnitude and phase were not acquired together: 12 s lie between them",
+        r"were not acquired together: 12 s lie between them by AcquisitionTime",
+    ),
+    "phase of another scanner": (
+        lambda f: edit(where(siemens(f), series=7), set_to(ManufacturerModelName="Avanto", MagneticFieldStrength="1.4")),
+        r"Magnitude \(series 6 liver_nav_mGRE\) and phase \(series 7 liver_nav_mGRE\) are of two scanners: "
+        r"they differ in ManufacturerModelName, MagneticFieldStrength\. Export both from one scan",
+    ),
+    "phase of another scanner of the same model": (
+        lambda f: (siemens(f), [edit(where(f, series=part), set_to(DeviceSerialNumber=n)) for part, n in ((6, "166001"), (7, "166002"))]),
+        r"are of two scanners: they differ in DeviceSerialNumber\.",
+    ),
+    "phase at another frequency": (
+        lambda f: edit(where(siemens(f), series=7), set_to(ImagingFrequency="63.70")),
+        r"are of two scanners: they differ in ImagingFrequency\.",
+    ),
+    "phase of another run that counts its repetitions alike": (
+        lambda f: edit(where(siemens(f), series=7), set_to(AcquisitionTime="100730")),
+        r"Magnitude \(series 6 .*\) and phase \(series 7 .*\) were not acquired together: 4\d\d s lie between them by AcquisitionTime",
     ),
     "a magnitude of one repetition missing, a phase of another": (
         lambda f: (siemens(f), [delete(where(f, series=part, repetition=r, slice=1)) for part, r in ((6, 1), (7, 2))]),

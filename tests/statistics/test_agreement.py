@@ -13,7 +13,7 @@ from scipy import stats
 from hqsm.config.records import RecordsParams
 from hqsm.config.statistics import StatisticsParams
 from hqsm.records.data import empty_table
-from hqsm.statistics.agreement import bland_altman, concordance, deming, deming_line, passing_bablok
+from hqsm.statistics.agreement import bland_altman, concordance, deming, deming_line, error_variance_ratio, passing_bablok
 from hqsm.statistics.effects import chemistry_by_participant, effect_rows, explant_rows, metavir_stage
 from hqsm.statistics.method_agreement import explant_agreement_rows, reader_agreement_rows
 from hqsm.statistics.reliability import intraclass_correlations, repeatability
@@ -159,6 +159,20 @@ def test_concordance_is_one_for_equal_and_falls_with_shift_and_scale() -> None:
     found = concordance(WRIGHT, MINI)
     assert found.value == pytest.approx(naive, rel=1e-12)
     assert found.ci_lo < found.value < found.ci_hi
+
+
+def test_the_standard_error_of_concordance_is_that_of_its_narrowest_interval() -> None:
+    """Fisher's z turns back into the coefficient by d ccc / dz = 1 - ccc^2."""
+    found, narrow = concordance(WRIGHT, MINI), concordance(WRIGHT, MINI, level=0.002)
+    half = (narrow.ci_hi - narrow.ci_lo) / 2
+    assert found.std_error == pytest.approx(half / stats.norm.ppf(0.501), rel=1e-4)
+
+
+def test_the_ratio_of_errors_is_that_of_mean_variances_where_both_are_known() -> None:
+    nan = float("nan")
+    assert error_variance_ratio(np.array([1.0, 3.0, nan, 9.0]), np.array([2.0, 4.0, 5.0, nan])) == pytest.approx((1 + 9) / (4 + 16))
+    assert np.isnan(error_variance_ratio(np.array([1.0, nan]), np.array([nan, 2.0])))
+    assert np.isnan(error_variance_ratio(np.array([1.0, 1.0]), np.array([0.0, 0.0])))
 
 
 def test_the_interval_of_concordance_covers_as_often_as_it_says() -> None:

@@ -11,13 +11,22 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from hqsm.cli import main
+from hqsm.config.lic import LicParams
 from hqsm.config.statistics import StatisticsParams
 from hqsm.config.study import load_config
 from hqsm.errors import ProcessingError
-from hqsm.lic import hqsm_calibration
-from hqsm.statistics.agreement import Estimate
-from hqsm.statistics.calibration import balance_slope, from_balance, from_explants, healthy_intercept
+from hqsm.lic import apply_calibration, hqsm_calibration
+from hqsm.statistics.agreement import Estimate, deming_line
+from hqsm.statistics.calibration import (
+    Calibration,
+    balance_slope,
+    from_balance,
+    from_explants,
+    healthy_intercept,
+    with_healthy_intercept,
+)
 from hqsm.statistics.power import Design, power_rows, simulate_study
+from hqsm.statistics.regression import ols_cluster
 from hqsm.tables import read_frame, write_rows
 
 PARAMS = StatisticsParams()
@@ -136,6 +145,46 @@ def test_explants_give_back_slope_and_intercept_with_their_intervals() -> None:
     assert (found.n, found.reference_tissue, found.reconstruction_digest) == (20, "muscle", "abc123def456")
 
 
+def test_the_line_of_explants_has_the_ratio_of_the_mean_of_replicates_to_a_scan_else_the_configured_one() -> None:
+    made = tables()
+    lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
+    one = explants[explants["method"] == "hqsm"].merge(lic, on=["participant_id", "session_id"])
+    chi, chemistry = one["chi_hqsm_ppm"].to_numpy(float), one["lic_chemistry_mg_g"].to_numpy(float)
+    found = from_explants(lic, explants, "in_vivo", 0.3, PARAMS)
+    # four replicates of SD 0.4: 0.2 mg/g
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(deming_line(chi, chemistry, 0.2**2 / 0.3**2)[0], rel=1e-9)
+    # lambda of the configuration is MRI over chemistry, in units of each one's spread; here chemistry is y
+    other = StatisticsParams(deming_error_ratio=4.0)
+    unknown = from_explants(lic, explants, "in_vivo", float("nan"), other)
+    ratio = chemistry.var() / chi.var() / 4
+    assert unknown.slope_mg_g_per_ppm.value == pytest.approx(deming_line(chi, chemistry, ratio)[0], rel=1e-9)
+
+
+def test_the_balance_is_of_usable_intervals_between_scans_of_the_living_per_year_of_365_and_a_quarter_days() -> None:
+    made = tables()
+    lic, change = pd.DataFrame(made["lic"]), pd.DataFrame(made["annual_change"])
+    change["days"] = 300 + 10 * np.arange(len(change)) % 130
+    chi = lic.set_index(["participant_id", "session_id"])["chi_hqsm_ppm"]
+    ends = [[chi[who, session] for who in change["participant_id"]] for session in ("ses-01", "ses-02")]
+    rate = 365.25 * np.subtract(ends[1], ends[0]) / change["days"]
+    x = np.column_stack([np.ones(len(change)), change["iron_in_mg_per_kg_per_year"], change["chelator_g_per_kg_per_year"]])
+    b = np.linalg.lstsq(x, rate, rcond=None)[0][1]
+    fixed = lic[lic["participant_id"] == "sub-p0"].assign(specimen="in_vitro", chi_hqsm_ppm=77.0)
+    excluded = change[:1].assign(included=0, iron_in_mg_per_kg_per_year=900.0)
+    found = from_balance(pd.concat([lic, fixed]), pd.concat([change, excluded]), PARAMS)
+    assert found.slope_mg_g_per_ppm.value == pytest.approx(1 / (10.6 * b), rel=1e-9)
+    assert found.n == len(change)
+
+
+def test_the_interval_of_the_balance_is_that_of_the_rise_turned_over() -> None:
+    rng = np.random.default_rng(4)
+    x = np.column_stack([np.ones(12), rng.uniform(80, 170, 12), rng.uniform(4, 9, 12)])
+    chi = (x[:, 1] / 10.6 - 1.4 * x[:, 2]) / SLOPE + rng.normal(0, 0.6, 12)
+    low, high = (float(end[1]) for end in ols_cluster(x, chi, np.arange(12)).interval(0.95))
+    found = balance_slope(x, chi, np.arange(12), PARAMS)
+    assert (found.ci_lo, found.ci_hi) == pytest.approx((1 / (10.6 * high), 1 / (10.6 * low)))
+
+
 def test_without_knowledge_of_the_errors_the_line_does_not_depend_on_the_unit() -> None:
     made = tables()
     lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
@@ -184,7 +233,7 @@ def test_the_interval_of_the_intercept_covers_as_often_as_it_says_with_three_hea
         slope = SLOPE + 0.005 * rng.normal()
         estimate = Estimate(value=slope, std_error=0.005, ci_lo=slope - 0.005 * z, ci_hi=slope + 0.005 * z)
         healthy = pd.DataFrame({"participant_id": ["a", "b", "c"], "chi_hqsm_ppm": 0.5 + 0.01 * rng.normal(size=3)})
-        found = healthy_intercept(estimate, healthy, params)
+        found, _ = healthy_intercept(estimate, healthy, params)
         hits += found.ci_lo <= truth <= found.ci_hi
     assert hits / 2000 == pytest.approx(level, abs=0.025)
 
@@ -193,8 +242,54 @@ def test_the_interval_of_the_intercept_follows_the_slopes_the_other_way_round() 
     slope = Estimate(value=2.8, std_error=0.2, ci_lo=2.5, ci_hi=3.5)
     for chi, below, above in ((0.5, 0.35, 0.15), (-0.5, 0.15, 0.35)):
         healthy = pd.DataFrame({"participant_id": ["a", "b"], "chi_hqsm_ppm": [chi, chi]})
-        found = healthy_intercept(slope, healthy, PARAMS)
+        found, _ = healthy_intercept(slope, healthy, PARAMS)
         assert (found.value - found.ci_lo, found.ci_hi - found.value) == pytest.approx((below, above))
+
+
+@pytest.mark.parametrize("how", ["explants", "explants with healthy", "balance"])
+def test_the_interval_of_a_lic_by_ones_own_line_is_that_of_the_line_at_any_susceptibility(how: str) -> None:
+    """The line's error at chi, by leaving out or by the two errors that made it, and not the slope's alone about zero."""
+    made = tables()
+    lic, explants = pd.DataFrame(made["lic"]), pd.DataFrame(made["explants"])
+    if how == "balance":
+        found = from_balance(lic, pd.DataFrame(made["annual_change"]), PARAMS)
+    else:
+        found = from_explants(lic, explants, "in_vivo", float("nan"), PARAMS)
+    if how == "explants with healthy":
+        found = with_healthy_intercept(found, lic, PARAMS)
+    centre_ppm, centre_sd = found.centre
+    slope_sd = found.slope_mg_g_per_ppm.std_error
+    healthy = lic[lic["group"] == "healthy"].groupby("participant_id")["chi_hqsm_ppm"].mean().to_numpy(float)
+    for chi in (-0.2, 0.4, 1.5, 4.0):
+        if how == "explants":
+            names = explants.loc[explants["setting"].eq("in_vivo") & explants["method"].eq("hqsm"), "participant_id"].unique()
+            lines = [from_explants(lic, explants[explants["participant_id"] != who], "in_vivo", float("nan"), PARAMS) for who in names]
+            left_out = np.array([line.intercept_mg_g.value + line.slope_mg_g_per_ppm.value * chi for line in lines])
+            n = len(names)
+            expected = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+            close = 0.05  # the ratio of errors is that of each sample's own spreads
+        else:
+            of_mean = found.slope_mg_g_per_ppm.value * healthy.std(ddof=1) / np.sqrt(healthy.size)
+            expected, close = np.hypot(of_mean, (chi - healthy.mean()) * slope_sd), 1e-6
+        assert np.hypot(centre_sd, (chi - centre_ppm) * slope_sd) == pytest.approx(expected, rel=close)
+        own = LicParams(
+            hqsm_calibration="own",
+            own_slope_mg_g_per_ppm=found.slope_mg_g_per_ppm.value,
+            own_slope_relative_sd=slope_sd / found.slope_mg_g_per_ppm.value,
+            own_intercept_mg_g=found.intercept_mg_g.value,
+            own_centre_ppm=centre_ppm,
+            own_centre_sd_mg_g=centre_sd,
+        )
+        _, low, high = apply_calibration(hqsm_calibration(own, 37.0), chi, 0.0)
+        assert (high - low) / (2 * 1.96) == pytest.approx(expected, rel=close)
+    assert np.hypot(centre_sd, centre_ppm * slope_sd) == pytest.approx(found.intercept_mg_g.std_error)
+
+
+def test_a_slope_without_error_leaves_the_intercepts_own() -> None:
+    sure = Estimate(value=2.8, std_error=0.0, ci_lo=2.8, ci_hi=2.8)
+    rough = Estimate(value=0.5, std_error=0.3, ci_lo=0.0, ci_hi=1.0)
+    names = {"n": 5, "reference_tissue": "muscle", "reconstruction_digest": "ab", "source": "x"}
+    assert Calibration(slope_mg_g_per_ppm=sure, intercept_mg_g=rough, covariance=0.0, **names).centre == (0.0, 0.3)
 
 
 def test_measurements_of_two_reconstructions_make_no_calibration() -> None:
@@ -219,6 +314,8 @@ def test_the_block_that_is_printed_is_a_configuration_that_holds_for_its_reconst
     lic = load_config(yaml.safe_load(capsys.readouterr().out)).lic
     assert lic.own_slope_mg_g_per_ppm == pytest.approx(SLOPE, rel=0.05)
     assert 0 < lic.own_slope_relative_sd < 0.1
+    assert 0 < lic.own_centre_sd_mg_g < 0.5
+    assert lic.own_centre_ppm > 0
     calibration = hqsm_calibration(lic, 37.0)
     assert calibration.mismatch("muscle", "abc123def456") == ()
     assert calibration.mismatch("fat", "abc123def456") == ("CALIBRATION_OTHER_REFERENCE",)

@@ -111,17 +111,47 @@ def test_the_baseline_counts_each_healthy_participant_once_at_each_field() -> No
     assert baseline_rows(pd.DataFrame([scan("sub-t", "ses-1", 5, group="thalassemia")]), PARAMS) == []
 
 
-def test_a_change_is_per_year_of_365_and_a_quarter_days() -> None:
+def one_interval() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two visits 400 days apart, and the exposure between them."""
     lic = pd.DataFrame([scan("sub-a", "ses-1", 5.0), scan("sub-a", "ses-2", 7.0)])
     lic["acq_date"] = ["2021-03-01", "2022-04-05"]
     names = ("iron_in_mg", "iron_in_mg_per_kg_per_year", "chelator_mg", "chelator_g_per_kg_per_year")
     further = dict.fromkeys((*names, "chelator_adherence_g_per_kg_per_year", "mean_weight_kg", "age_years", "splenectomy"), 1.0)
     interval = {"participant_id": "sub-a", "start_session": "ses-1", "end_session": "ses-2", "days": 400, "flags": "", "reason": ""}
-    row = annual_change_rows(lic, pd.DataFrame([{**interval, **further}]), PARAMS)[0]
+    return lic, pd.DataFrame([{**interval, **further}])
+
+
+@pytest.mark.parametrize(("days", "flags"), [(7, ""), (-7, ""), (8, "dates_disagree"), (-8, "dates_disagree")])
+def test_the_images_dates_may_differ_from_the_records_by_a_week(days: int, flags: str) -> None:
+    lic, exposure = one_interval()
+    assert annual_change_rows(lic, exposure.assign(days=400 + days), PARAMS)[0]["flags"] == flags
+
+
+@pytest.mark.parametrize(("tesla", "flags"), [(2.89, "field_strength_differs"), (2.95, "")])
+def test_scanners_of_2_89_and_of_3_t_are_two_field_strengths_and_rounding_is_none(tesla: float, flags: str) -> None:
+    lic, exposure = one_interval()
+    lic["field_strength_t"] = [tesla, 3.0]
+    assert annual_change_rows(lic, exposure, PARAMS)[0]["flags"] == flags
+
+
+def test_an_interval_counts_for_the_method_that_has_both_ends() -> None:
+    lic, exposure = one_interval()
+    lic.loc[1, "lic_r2star_mg_g"] = np.nan
+    row = annual_change_rows(lic, exposure, PARAMS)[0]
+    assert (row["included"], row["reason"]) == (1, "")
+    assert np.isnan(row["delta_lic_r2star_mg_g_per_year"])
+    lic.loc[0, "lic_hqsm_mg_g"] = np.nan
+    row = annual_change_rows(lic, exposure, PARAMS)[0]
+    assert (row["included"], row["reason"]) == (0, "no LIC by either method at one of the visits")
+
+
+def test_a_change_is_per_year_of_365_and_a_quarter_days() -> None:
+    lic, exposure = one_interval()
+    row = annual_change_rows(lic, exposure, PARAMS)[0]
     assert row["delta_lic_hqsm_mg_g_per_year"] == pytest.approx(2 * 365.25 / 400)
     assert (row["start_lic_hqsm_mg_g"], row["included"], row["flags"]) == (5.0, 1, "")
     for tesla, flags in ((1.4940, ""), (3.0, "field_strength_differs")):
         lic.loc[1, "field_strength_t"] = tesla
-        assert annual_change_rows(lic, pd.DataFrame([{**interval, **further}]), PARAMS)[0]["flags"] == flags
-    gone = annual_change_rows(lic[:1], pd.DataFrame([{**interval, **further}]), PARAMS)[0]
+        assert annual_change_rows(lic, exposure, PARAMS)[0]["flags"] == flags
+    gone = annual_change_rows(lic[:1], exposure, PARAMS)[0]
     assert (gone["included"], gone["reason"]) == (0, "no liver iron of ses-2 (see visits.tsv)")

@@ -27,5 +27,15 @@ def test_every_rule_is_documented_with_what_it_makes() -> None:
             assert f">{rule}<" in picture or "dicom_export" in rule, f"{rule}: make dag"
 
 
+def test_every_job_says_in_one_line_what_it_does_and_for_whom() -> None:
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for rule in re.split(r"^(?=rule \w+:)", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
+            name = rule[: rule.index(":")]
+            if "dicom_export:" not in rule:  # a target, no job
+                said = re.search(r"    message:\n        (.+)\n", rule)
+                assert said, name
+                assert ("{VISIT_NAME}" in said.group(1)) == ("{VISIT}.log" in rule), name
+
+
 def test_the_configuration_is_documented_from_its_schema() -> None:
     assert (ROOT / "config" / "README.md").read_text(encoding="utf-8") == as_markdown(json_schema()), "make schema"

@@ -15,6 +15,8 @@ rule annual_change:
         sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["annual_change"],
+    message:
+        "annual change of liver iron"
     script:
         "../scripts/annual_change.py"
 
@@ -44,5 +46,7 @@ rule regression:
         sealed=STUDY.sealed,
         statistics=STAGES["statistics"],
         code=CODE["regression"],
+    message:
+        "regression, comparison of the methods"
     script:
         "../scripts/regression.py"

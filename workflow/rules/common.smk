@@ -27,6 +27,7 @@ CODE = STUDY.code_digests  # the digest of the package code behind each rule
 TABLE_NAMES = workflow_support.TABLE_NAMES
 
 VISIT = "sub-{participant}_ses-{session}"
+VISIT_NAME = "sub-{wildcards.participant} ses-{wildcards.session}"  # in messages
 BIDS = "results/bids/sub-{participant}/ses-{session}/anat"
 MAPS = f"results/maps/sub-{{participant}}/ses-{{session}}/anat/{VISIT}"
 WORK = f"results/work/{VISIT}/"

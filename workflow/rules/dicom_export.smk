@@ -21,6 +21,8 @@ rule dicom_export_visit:
         calibration=STAGES["lic"]["r2star_calibration"],
         blinding=STAGES["blinding"],
         code=CODE["dicom_export"],
+    message:
+        f"{VISIT_NAME}: DICOM export"
     script:
         "../scripts/dicom_export.py"
 

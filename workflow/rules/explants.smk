@@ -32,5 +32,7 @@ rule explants:
         record_parameters=STAGES["records"],
         statistics=STAGES["statistics"],
         code=CODE["explants"],
+    message:
+        "explants, repeat scans, healthy baseline"
     script:
         "../scripts/explants.py"

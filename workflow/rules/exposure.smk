@@ -13,5 +13,7 @@ rule exposure:
         records=STUDY.record_files(),
         parameters=STAGES["records"],
         code=CODE["exposure"],
+    message:
+        "records: transfused iron and chelator of each interval"
     script:
         "../scripts/exposure.py"

@@ -24,5 +24,7 @@ rule gated_echoes:
         dicom=STAGES["dicom"],
         gating=STAGES["gating"],
         code=CODE["gated_echoes"],
+    message:
+        f"{VISIT_NAME}: read and gate the echoes"
     script:
         "../scripts/gated_echoes.py"

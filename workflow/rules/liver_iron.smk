@@ -24,6 +24,8 @@ rule liver_iron:
         lic=STAGES["lic"],
         explant=STAGES["explant"],
         code=CODE["liver_iron"],
+    message:
+        f"{VISIT_NAME}: liver iron"
     script:
         "../scripts/liver_iron.py"
 
@@ -63,6 +65,8 @@ rule visit_page:
         protocol=STAGES["protocol"],
         explant=STAGES["explant"],
         code=CODE["visit_page"],
+    message:
+        f"{VISIT_NAME}: the visit's page"
     script:
         "../scripts/visit_page.py"
 
@@ -97,5 +101,7 @@ rule visit_tables:
         explant=STAGES["explant"],
         maps="results/maps",
         code=CODE["visit_tables"],
+    message:
+        "tables of the visits"
     script:
         "../scripts/visit_tables.py"

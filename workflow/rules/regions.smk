@@ -32,6 +32,8 @@ rule regions:
         liver=STAGES["liver"],
         explant=STAGES["explant"],
         code=CODE["regions"],
+    message:
+        f"{VISIT_NAME}: body, liver and vessels"
     script:
         "../scripts/regions.py"
 
@@ -55,5 +57,7 @@ rule readers:
         liver=STAGES["liver"],
         statistics=STAGES["statistics"],
         code=CODE["readers"],
+    message:
+        "agreement of the readers"
     script:
         "../scripts/readers.py"

@@ -14,6 +14,8 @@ rule exclusions:
         "../../envs/hqsm.yaml"
     params:
         code=CODE["exclusions"],
+    message:
+        "what was left out, and why"
     script:
         "../scripts/exclusions.py"
 
@@ -53,6 +55,8 @@ rule study_report:
         report=STAGES["report"],
         stages=STAGES,
         code=CODE["study_report"],
+    message:
+        "report, figures, methods"
     script:
         "../scripts/study_report.py"
 
@@ -73,5 +77,7 @@ rule bids_datasets:
     params:
         name=STAGES["study"]["name"],
         code=CODE["bids_datasets"],
+    message:
+        "descriptions of the BIDS datasets"
     script:
         "../scripts/bids_datasets.py"

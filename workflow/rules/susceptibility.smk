@@ -25,5 +25,7 @@ rule susceptibility:
         susceptibility=STAGES["susceptibility"],
         explant=STAGES["explant"],
         code=CODE["susceptibility"],
+    message:
+        f"{VISIT_NAME}: susceptibility"
     script:
         "../scripts/susceptibility.py"

@@ -31,5 +31,7 @@ rule water_fat:
         fatwater=STAGES["fatwater"],
         explant=STAGES["explant"],
         code=CODE["water_fat"],
+    message:
+        f"{VISIT_NAME}: water, fat, R2* and field"
     script:
         "../scripts/water_fat.py"

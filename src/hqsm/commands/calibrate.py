@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
         f"  own_slope_mg_g_per_ppm: {slope.value:.6g}\n"
         f"  own_intercept_mg_g: {intercept.value:.6g}\n"
         f"  own_slope_relative_sd: {slope.std_error / abs(slope.value):.4g}\n"
+        f"  own_centre_ppm: {found.centre[0]:.4g}\n"
+        f"  own_centre_sd_mg_g: {found.centre[1]:.4g}\n"
         f"  own_reference_tissue: {found.reference_tissue}\n"
         f"  own_reconstruction_digest: '{found.reconstruction_digest}'\n"
         f"  own_source: {found.source}\n"

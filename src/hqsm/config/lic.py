@@ -23,6 +23,10 @@ class LicParams:
     """Intercept of the study's own calibration."""
     own_slope_relative_sd: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Relative uncertainty (1 SD) of that slope."""
+    own_centre_ppm: float = 0.0
+    """Susceptibility at which that line's value errs independently of its slope: about the mean of what it was made from."""
+    own_centre_sd_mg_g: Annotated[float, Field(ge=0)] = 0.0
+    """Uncertainty (1 SD) of the line's value there."""
     own_reference_tissue: str = ""
     """Reference tissue of the maps that it was made with; a LIC with another is not reported. Empty: not known."""
     own_reconstruction_digest: str = ""

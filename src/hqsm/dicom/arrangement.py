@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from datetime import date
 
 import numpy as np
 import pydicom
 
 from hqsm.arrays import FloatArray
+from hqsm.clock import past_midnight_s
 from hqsm.data import SetAside, VoxelGrid
 from hqsm.dicom.choice import PAIRS, distinct_echo_times_s, nearest
 from hqsm.dicom.conventions import Scaling, rescale, turn_of_range
 from hqsm.dicom.files import read_pixels
 from hqsm.dicom.frames import Frame, slice_normal
+from hqsm.dicom.strangers import SAME_TIME_S, TWO_RUNS_S, scanner_differences
 from hqsm.errors import InputError
+from hqsm.units import DAY_S
 
 _SLICE_TOLERANCE_MM = 0.02
-_SAME_TIME_S = 0.5
-"""Parts of one image are reconstructed from one acquisition; their times differ by rounding only."""
 Place = tuple[int, int, int, str]
 """Slice, echo and repetition from 0, and the part."""
 
@@ -155,8 +155,8 @@ def _repetitions(frames: list[Frame], spot: list[tuple[int, int, str]], times: l
 
 def _moments_s(frames: list[Frame]) -> list[float]:
     """When each frame was acquired [s], to the ms, on a clock that goes on at midnight; NaN where its header is silent."""
-    days = [date.fromisoformat(frame.day).toordinal() if frame.day else 0 for frame in frames]
-    return [round(86400 * (day - min(days)) + frame.time_of_day_s, 3) for day, frame in zip(days, frames, strict=True)]
+    # not by the header's day, which may be the series' own or blank
+    return [float(time_s) for time_s in past_midnight_s(np.array([frame.time_of_day_s for frame in frames])).round(3)]
 
 
 def _numbered_by_slice(values: list[tuple[float, ...]], spot: list[tuple[int, int, str]]) -> list[int]:
@@ -233,16 +233,25 @@ def _refuse_holes(table: dict[Place, Frame], times: list[float], n_slices: int, 
 
 
 def _refuse_strangers(table: dict[Place, Frame], parts: tuple[str, str]) -> None:
-    """Two parts of one place that neither the repetition's number nor the clock joins are of two acquisitions."""
+    """Two parts of one place are of one scanner, and joined by the clock; a repetition's number makes up for a rough clock only."""
     for (k, echo, r, part), one in table.items():
         if part != parts[0]:
             continue
         other = table[k, echo, r, parts[1]]
-        same_number = one.temporal == other.temporal and one.acquisition_number == other.acquisition_number
-        apart_s = abs(one.time_of_day_s - other.time_of_day_s)
-        if not same_number and apart_s > _SAME_TIME_S:
+        fields = scanner_differences(one.header.get, other.header.get)
+        if fields:
             raise InputError(
-                f"{parts[0].capitalize()} and {parts[1]} were not acquired together: {apart_s:.3g} s lie between them.",
+                f"{parts[0].capitalize()} ({one.name}) and {parts[1]} ({other.name}) are of two scanners: "
+                f"they differ in {', '.join(fields)}.",
+                remedy="Export both from one scan.",
+                code="DICOM_PARTS_DIFFER",
+            )
+        same_number = one.temporal == other.temporal and one.acquisition_number == other.acquisition_number
+        apart_s = abs((one.time_of_day_s - other.time_of_day_s + DAY_S / 2) % DAY_S - DAY_S / 2)
+        if apart_s > (TWO_RUNS_S if same_number else SAME_TIME_S):
+            raise InputError(
+                f"{parts[0].capitalize()} ({one.name}) and {parts[1]} ({other.name}) were not acquired together: "
+                f"{apart_s:.3g} s lie between them by AcquisitionTime.",
                 remedy="Export both parts of every repetition.",
                 code="DICOM_PARTS_DIFFER",
             )

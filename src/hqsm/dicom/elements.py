@@ -26,7 +26,7 @@ _KEYWORDS = """
     SeriesNumber AcquisitionNumber ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID TemporalPositionIdentifier
     TemporalPositionIndex NumberOfFrames Rows Columns PixelSpacing BitsAllocated BitsStored PixelRepresentation SamplesPerPixel
     SmallestImagePixelValue LargestImagePixelValue RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence
-    PerFrameFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence DeviceSerialNumber
 """
 _GROUPS = """
     MREchoSequence PlanePositionSequence FrameContentSequence MRImageFrameTypeSequence PixelValueTransformationSequence

@@ -15,6 +15,7 @@ from hqsm.data import NavigatorTrace
 from hqsm.dicom.guarded import read_guarded
 from hqsm.errors import InputError
 from hqsm.table_cells import separator_of
+from hqsm.units import DAY_S
 
 _UNKNOWN = {"", "n/a", "nan"}
 
@@ -117,7 +118,7 @@ def read_displacement_element(
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         for time_s, layers in _frames(path):
             value = next((v for v in (_element_number(layer, element) for layer in layers) if np.isfinite(v)), np.nan)
-            for r in np.flatnonzero(np.abs(repetition_times_of_day_s - time_s) < _SAME_TIME_S) if np.isfinite(value) else ():
+            for r in np.flatnonzero(np.abs(repetition_times_of_day_s % DAY_S - time_s) < _SAME_TIME_S) if np.isfinite(value) else ():
                 values[r].add(float(value) * mm_per_unit)
     for number, found in enumerate(values, start=1):
         if len(found) > 1:

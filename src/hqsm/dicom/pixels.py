@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from hqsm.arrays import AnyArray, FloatArray
+from hqsm.clock import past_midnight_s
 from hqsm.config.dicom import DicomParams
 from hqsm.dicom.arrangement import Acquisition, Place
 from hqsm.dicom.conventions import MAGNITUDE, PHASE
@@ -61,4 +62,4 @@ def assemble(acquisition: Acquisition, params: DicomParams) -> tuple[AnyArray, F
                 code="DICOM_DAMAGED",
             )
     times = np.array([acquisition.table[0, 0, r, acquisition.parts[0]].time_of_day_s for r in range(acquisition.n_repetitions)])
-    return store.transpose(4, 3, 2, 1, 0), times, tuple(sorted(manifest))
+    return store.transpose(4, 3, 2, 1, 0), past_midnight_s(times), tuple(sorted(manifest))

@@ -128,7 +128,7 @@ def combine(repeated: RepeatedMultiEcho, accepted: Mask, shift_mm: FloatArray, f
     accepted
         (repetition,) which to combine; at least one.
     shift_mm
-        (repetition,) how far each is moved towards the head before it is added (gate-and-follow); 0 leaves its samples.
+        (repetition,) how far each accepted one is moved towards the head before it is added (gate-and-follow); 0 leaves its samples.
     first
         The accepted repetition whose phase the others are turned to.
 

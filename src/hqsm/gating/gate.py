@@ -86,7 +86,6 @@ def gate(
         shift_mm = -(report.window_centre_mm - report.end_expiration_mm)
     else:
         shift_mm = np.zeros(n)
-    shift_mm = np.where(report.accepted, shift_mm, 0.0)
     first = int(np.flatnonzero(report.accepted)[np.argmin(np.abs(away_mm[report.accepted]))])
     return combine(repeated, report.accepted, shift_mm, first), report
 

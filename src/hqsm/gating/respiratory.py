@@ -54,7 +54,7 @@ def displacement_from_bellows(
     params
         Averaging window and assumed excursion.
     """
-    times_s = repetition_times_of_day_s - (repetition_times_of_day_s[0] if log.relative else 0.0)
+    times_s = log.on_its_clock_s(repetition_times_of_day_s)
     values = _at(log, times_s, params.bellows_window_s)
     known = np.isfinite(values)
     notes: list[str] = []

@@ -64,6 +64,9 @@ def score(study: Path, truth: Path) -> Accuracy:
             scatter = float(np.std(part["chi_hqsm_ppm"] - slope * part["chi_liver_ppm_true"] - intercept))
             lines.append((f"hQSM {words}: slope against truth ({len(part)} visits)", f"{slope:.3f}", "reported", None))
             lines.append((f"hQSM {words}: intercept, scatter", f"{intercept:+.2f}, {scatter:.2f} ppm", "reported", None))
+            over_se = (part["chi_hqsm_ppm"] - part["chi_liver_ppm_true"]) / part["chi_se_ppm"]
+            inside, spread = int((over_se.abs() < 1.96).sum()), float(np.sqrt(np.mean(over_se**2)))
+            lines.append((f"hQSM {words}: inside the 95 % interval, error/SE", f"{inside} of {len(part)}, {spread:.2f}", "reported", None))
     regression = read_frame(study / "results" / "tables" / "regression.tsv", "regression")
     primary = regression[regression["analysis"] == "primary"]
     for method, name in (("r2star", "R2*"), ("hqsm", "hQSM")):

@@ -18,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from hqsm.arrays import AnyArray
 from hqsm.data import RepeatedMultiEcho
-from hqsm.units import proton_frequency_hz
+from hqsm.units import DAY_S, proton_frequency_hz
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MAKERS = {
@@ -266,7 +266,7 @@ def _uih(signal: AnyArray) -> Iterator[Image]:
 
 def _clock(echoes: RepeatedMultiEcho, repetition: int) -> str:
     """Acquisition time of a repetition as DICOM writes it."""
-    seconds = echoes.repetition_times_of_day_s[repetition]
+    seconds = echoes.repetition_times_of_day_s[repetition] % DAY_S
     return f"{int(seconds // 3600):02d}{int(seconds % 3600 // 60):02d}{seconds % 60:09.6f}"
 
 

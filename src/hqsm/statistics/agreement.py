@@ -29,6 +29,8 @@ class Line:
 
     slope: Estimate
     intercept: Estimate
+    covariance: float = float("nan")
+    """Of the errors of slope and intercept; NaN where the method has no standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ def deming(x: FloatArray, y: FloatArray, error_ratio: float = 1.0, level: float 
         Estimate(value=float(v), std_error=float(e), ci_lo=float(v - h), ci_hi=float(v + h))
         for v, e, h in zip(full, errors, half, strict=True)
     )
-    return Line(slope=slope, intercept=intercept)
+    return Line(slope=slope, intercept=intercept, covariance=float(np.cov(pseudo, rowvar=False)[0, 1] / n))
 
 
 def passing_bablok(x: FloatArray, y: FloatArray, level: float = 0.95) -> Line:

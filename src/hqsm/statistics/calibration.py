@@ -27,10 +27,24 @@ class Calibration:
 
     slope_mg_g_per_ppm: Estimate
     intercept_mg_g: Estimate
+    covariance: float
+    """Of the errors of slope and intercept [(mg/g)^2/ppm]."""
     n: int
     reference_tissue: str
     reconstruction_digest: str
     source: str
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Susceptibility [ppm] at which the line's value errs independently of its slope, and that value's standard error [mg/g].
+
+        Elsewhere Var(LIC) = Var(centre) + (chi - centre)^2 Var(slope), as Var(a + b chi) = Var(a) + 2 chi Cov + chi^2 Var(b).
+        """
+        slope_variance = self.slope_mg_g_per_ppm.std_error**2
+        if slope_variance == 0:
+            return 0.0, self.intercept_mg_g.std_error
+        at_ppm = -self.covariance / slope_variance
+        return at_ppm, float(np.sqrt(max(self.intercept_mg_g.std_error**2 - at_ppm**2 * slope_variance, 0.0)))
 
 
 def one_reconstruction(lic: pd.DataFrame) -> tuple[str, str]:
@@ -84,6 +98,7 @@ def from_explants(lic: pd.DataFrame, explants: pd.DataFrame, setting: str, scan_
     return Calibration(
         slope_mg_g_per_ppm=line.slope,
         intercept_mg_g=line.intercept,
+        covariance=line.covariance,
         n=len(joined),
         reference_tissue=tissue,
         reconstruction_digest=digest,
@@ -141,10 +156,11 @@ def from_balance(lic: pd.DataFrame, annual_change: pd.DataFrame, params: Statist
     healthy = usable[(usable["group"] == "healthy") & np.isfinite(usable["chi_hqsm_ppm"].to_numpy(float))]
     used = usable[usable["participant_id"].isin(set(frame["participant_id"]) | set(healthy["participant_id"]))]
     tissue, digest = one_reconstruction(used)
-    intercept = healthy_intercept(slope, healthy, params)
+    intercept, covariance = healthy_intercept(slope, healthy, params)
     return Calibration(
         slope_mg_g_per_ppm=slope,
         intercept_mg_g=intercept,
+        covariance=covariance,
         n=len(frame),
         reference_tissue=tissue,
         reconstruction_digest=digest,
@@ -158,12 +174,15 @@ def with_healthy_intercept(calibration: Calibration, lic: pd.DataFrame, params: 
     healthy = usable.dropna(subset=["chi_hqsm_ppm"])
     names = ["reference_tissue", "reconstruction_digest"]
     one_reconstruction(pd.concat([healthy[names], pd.DataFrame([{name: getattr(calibration, name) for name in names}])]))
-    intercept = healthy_intercept(calibration.slope_mg_g_per_ppm, healthy, params)
-    return replace(calibration, intercept_mg_g=intercept, source=f"{calibration.source}; intercept from healthy livers")
+    intercept, covariance = healthy_intercept(calibration.slope_mg_g_per_ppm, healthy, params)
+    source = f"{calibration.source}; intercept from healthy livers"
+    return replace(calibration, intercept_mg_g=intercept, covariance=covariance, source=source)
 
 
-def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: StatisticsParams) -> Estimate:
-    """Intercept that gives healthy livers their assumed LIC; its error is that of slope and mean susceptibility.
+def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: StatisticsParams) -> tuple[Estimate, float]:
+    """Intercept that gives healthy livers their assumed LIC, and the covariance of its error with the slope's.
+
+    Its error is that of slope and mean susceptibility.
 
     The interval joins those of slope and mean, each with its own degrees of freedom (Zou and Donner, Stat Med 2008;27:1693).
     """
@@ -180,9 +199,10 @@ def healthy_intercept(slope: Estimate, healthy: pd.DataFrame, params: Statistics
     of_mean = slope.value * float(stats.t.ppf(0.5 + params.confidence_level / 2, means.size - 1)) * chi_error
     # a steeper slope lowers the intercept where healthy livers lie above the reference tissue, and raises it below
     of_slope = sorted((chi * (slope.value - slope.ci_lo), chi * (slope.value - slope.ci_hi)))
-    return Estimate(
+    intercept = Estimate(
         value=value,
         std_error=error,
         ci_lo=value - float(np.hypot(of_slope[0], of_mean)),
         ci_hi=value + float(np.hypot(of_slope[1], of_mean)),
     )
+    return intercept, -chi * slope.std_error**2
