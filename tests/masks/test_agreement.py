@@ -44,7 +44,7 @@ def test_pairs_are_between_readers_or_within_one() -> None:
     ("values", "dice", "quantity", "word"),
     [
         ([100.0, 100.0], 0.6, "r2star_per_s", "Dice"),
-        ([100.0, 112.0], 0.9, "r2star_per_s", "R2"),
+        ([90.0, 110.0], 0.9, "r2star_per_s", "R2* differs by 20 %"),
         ([0.5, 0.7], 0.9, "chi_ppm", "0.20 ppm"),
         ([100.0, float("nan")], 0.9, "r2star_per_s", "no value"),
     ],
@@ -54,6 +54,11 @@ def test_who_has_to_be_adjudicated_and_why(values: list[float], dice: float, qua
     row = next(r for r in reader_rows(table, LiverParams()) if r["quantity"] == quantity)
     assert row["adjudicate"] == 1
     assert word in row["reason"]
+
+
+def test_masks_that_overlap_by_the_wanted_dice_overlap_enough() -> None:
+    rows = reader_rows(regions({"A": [100.0], "B": [100.0]}, {"A~B": LiverParams().adjudicate_below_dice}), LiverParams())
+    assert not any(r["adjudicate"] for r in rows)
 
 
 def test_readers_who_agree_need_nobody() -> None:

@@ -59,8 +59,8 @@ CASES = sorted({key.split("/")[1] for key in R if key.startswith("cocor/")})
 def test_dependent_correlations_agree_with_cocor(case: str) -> None:
     r12, r13, r23, n = (float(v) for v in case.split(","))
     key = f"cocor/{case}"
-    assert williams(r12, r13, r23, int(n))[0] == pytest.approx(np.ravel(R[f"{key}/williams_t"])[0], rel=1e-6)
-    assert steiger(r12, r13, r23, int(n))[0] == pytest.approx(np.ravel(R[f"{key}/steiger_z"])[0], rel=1e-6)
+    assert williams(r12, r13, r23, int(n)) == pytest.approx([np.ravel(R[f"{key}/williams_{name}"])[0] for name in "tp"], rel=1e-6)
+    assert steiger(r12, r13, r23, int(n)) == pytest.approx([np.ravel(R[f"{key}/steiger_{name}"])[0] for name in "zp"], rel=1e-6)
     np.testing.assert_allclose(zou_interval(r12, r13, r23, int(n)), R[f"{key}/zou_ci"], rtol=1e-6)
 
 

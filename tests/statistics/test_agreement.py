@@ -55,6 +55,8 @@ def test_repeatability_of_the_two_flow_meters(first: np.ndarray, second: np.ndar
 def test_within_subject_sd_of_unequal_repeats_is_the_pooled_one() -> None:
     found = repeatability(np.array([1.0, 3, 10, 10, 10, 7]), np.array(["a", "a", "b", "b", "b", "alone"]))
     assert found.within_subject_sd.value == pytest.approx(np.sqrt(2 / 3))
+    # of the SD of a normal variable with 3 degrees of freedom
+    assert found.within_subject_sd.std_error == pytest.approx(np.sqrt(2 / 3) / np.sqrt(2 * 3))
     assert found.icc is None
 
 
@@ -309,10 +311,13 @@ def test_readers_leave_out_what_one_did_not_read() -> None:
     assert (icc["estimate"], icc["ci_lo"], icc["ci_hi"]) == pytest.approx((0.2897638, 0.0187865, 0.7610844), abs=1e-7)
     assert rows["all", "icc_agreement"]["n"] == 6
     assert len([key for key in rows if key[1] == "bias"]) == 6
+    assert rows["c_minus_b", "bias"]["estimate"] == pytest.approx(SHROUT_FLEISS[:, 2].mean() - SHROUT_FLEISS[:, 1].mean())
     assert "fewer than three" in reader_agreement_rows(readings[:2], ["a", "b"], PARAMS)[0]["note"]
 
 
-@pytest.mark.parametrize(("stage", "scale", "metavir"), [(6, "ishak", 4), (3, "ishak", 2), (3, "metavir", 3), (1, "", 1)])
+@pytest.mark.parametrize(
+    ("stage", "scale", "metavir"), [*((k, "ishak", m) for k, m in enumerate((0, 1, 1, 2, 3, 4, 4))), (3, "metavir", 3), (1, "", 1)]
+)
 def test_fibrosis_is_read_on_one_scale(stage: float, scale: str, metavir: float) -> None:
     assert metavir_stage(stage, scale) == metavir
 
@@ -355,8 +360,9 @@ def test_concordance_of_equal_means_and_spreads_has_the_interval_of_a_correlatio
 
 
 @pytest.mark.parametrize("source", ["chemistry", "visits"])
-def test_an_explant_is_compared_with_the_last_scan_before_its_explantation_not_with_the_graft(source: str) -> None:
-    sessions = {"9": "2021-01-10", "10": "2021-06-01", "11": "2021-06-03", "explant": "2021-06-02"}
+@pytest.mark.parametrize("last", ["2021-06-01", "2021-06-02"])
+def test_an_explant_is_compared_with_the_last_scan_up_to_its_explantation_not_with_the_graft(source: str, last: str) -> None:
+    sessions = {"9": "2021-01-10", "10": last, "11": "2021-06-03", "explant": "2021-06-02"}
     lic = pd.DataFrame(
         {
             "participant_id": "sub-1",

@@ -48,6 +48,18 @@ def test_the_error_of_a_visit_enters_both_of_its_intervals_with_opposite_signs()
     assert np.corrcoef(error.T)[0, 1] == pytest.approx(-0.5, abs=0.04)
 
 
+def test_iron_and_chelator_vary_half_as_much_within_a_participant_as_between_and_an_interval_needs_both_visits() -> None:
+    design = Design(participants=4000, visits=3, scan_sd_mg_g={"hqsm": 0.0}, missing_share=0.0)
+    x, _, _ = simulate_study(design, PARAMS, np.random.default_rng(2))
+    for k, mean, sd in ((1, design.iron_mean_mg_kg, design.iron_sd_mg_kg), (2, design.chelator_mean_g_kg, design.chelator_sd_g_kg)):
+        pairs = x[:, k].reshape(-1, 2)
+        assert np.diff(pairs).std() == pytest.approx(sd / 2 * np.sqrt(2), rel=0.04)
+        assert pairs.mean(axis=1).std() == pytest.approx(np.hypot(sd, sd / 2 / np.sqrt(2)), rel=0.04)
+        assert pairs.mean() == pytest.approx(mean, rel=0.02)
+    lossy = Design(participants=4000, visits=3, scan_sd_mg_g={"hqsm": 0.0}, missing_share=0.2)
+    assert len(simulate_study(lossy, PARAMS, np.random.default_rng(3))[0]) == pytest.approx(8000 * 0.8**2, rel=0.03)
+
+
 def test_intervals_cover_as_often_as_they_say_and_narrow_with_the_root_of_the_participants() -> None:
     sd = {"hqsm": 0.4, "r2star": 0.6}
     found = {}

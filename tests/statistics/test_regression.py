@@ -102,6 +102,8 @@ def test_influence_agrees_with_r(annual_change: pd.DataFrame, oracles: dict[str,
     assert rows["cooks_distance"].idxmax() + 1 == oracles[f"{key}/cooks_argmax_1based"]
     np.testing.assert_allclose(rows["leverage"].max(), oracles[f"{key}/hat_max"], rtol=1e-6)
     np.testing.assert_allclose(rows["studentised_residual"].abs().max(), oracles[f"{key}/rstudent_absmax"], rtol=1e-6)
+    by_definition = rows["studentised_residual"] * np.sqrt(rows["leverage"] / (1 - rows["leverage"]))
+    np.testing.assert_allclose(rows["dffits"], by_definition, rtol=1e-9)
 
 
 def test_pitman_morgan_and_the_correlation_of_residuals_agree_with_r(
@@ -199,6 +201,16 @@ def test_the_table_has_every_analysis_of_the_configuration_with_its_own_interval
     assert set(rows["term"]) == {"intercept", "iron_in", "chelator", "baseline_lic", "age", "splenectomy", "interaction"}
 
 
+def test_the_slope_beside_an_interaction_is_that_at_the_mean_of_the_other_term(annual_change: pd.DataFrame) -> None:
+    rows = pd.DataFrame(regression_rows(annual_change, PARAMS)).query("analysis == 'interaction' and method == 'hqsm'").set_index("term")
+    iron, chelator = (annual_change[n].to_numpy(float) for n in ("iron_in_mg_per_kg_per_year", "chelator_g_per_kg_per_year"))
+    x = np.column_stack([np.ones(len(iron)), iron, chelator, iron * chelator])
+    b = np.linalg.lstsq(x, annual_change["delta_lic_hqsm_mg_g_per_year"].to_numpy(float), rcond=None)[0]
+    assert rows.loc["iron_in", "estimate"] == pytest.approx(b[1] + b[3] * chelator.mean(), rel=1e-6)
+    assert rows.loc["chelator", "estimate"] == pytest.approx(b[2] + b[3] * iron.mean(), rel=1e-6)
+    assert rows.loc["interaction", "estimate"] == pytest.approx(b[3], rel=1e-6)
+
+
 def test_the_first_interval_is_the_first_in_time_whatever_its_visits_are_called(annual_change: pd.DataFrame) -> None:
     labels = [f"ses-{k + 8}" for k in annual_change.groupby("participant_id").cumcount()]  # ses-10 sorts before ses-8 as text
     chosen = first_intervals(annual_change.assign(start_session=labels))
@@ -266,6 +278,13 @@ def test_too_few_intervals_are_said_to_be_too_few(annual_change: pd.DataFrame, k
     assert all("too few" in row["note"] for row in rows)
     assert "too few" in comparison_rows(few, FAST)[0]["note"]
     assert influence_rows(few, FAST) == []
+
+
+def test_a_line_through_as_many_intervals_as_it_has_terms_and_one_is_no_regression(annual_change: pd.DataFrame) -> None:
+    one_each = annual_change.drop_duplicates("participant_id")
+    said = [regression_rows(one_each.iloc[:n], StatisticsParams(sensitivity_analyses=()))[0]["note"] for n in (4, 5)]
+    assert said[0] == "4 intervals of 4 participants are too few"
+    assert "too few" not in said[1]
 
 
 def test_five_participants_are_analysed_with_their_caveats(annual_change: pd.DataFrame) -> None:

@@ -68,6 +68,27 @@ def test_a_repeat_of_a_scan_that_was_rejected_is_no_repeat_of_last_years(day: st
     assert [row["n_pairs"] for row in found] == [pairs] * 5
 
 
+def test_a_series_of_repeats_lasts_thirty_days_from_its_first_scan_and_has_a_pair_less_than_scans() -> None:
+    def pairs(days: list[str]) -> int:
+        names = [("sub-a", f"ses-{k}") for k in range(len(days))]
+        visits = [visit(*name, "repeat" if k else "annual", day) for k, (name, day) in enumerate(zip(names, days, strict=True))]
+        lic = pd.DataFrame([scan(*name, 5.0 + k) for k, name in enumerate(names)])
+        return int(repeatability_rows(lic, pd.DataFrame(visits), dict.fromkeys(names, "ge"), PARAMS)[0]["n_pairs"])
+
+    assert pairs(["2021-03-01", "2021-03-11", "2021-03-30"]) == 2
+    assert pairs(["2021-03-01", "2021-03-21", "2021-04-10"]) == 1
+
+
+@pytest.mark.parametrize(("n", "told"), [(3, False), (4, True)])
+def test_concordance_and_limits_need_four_subjects(n: int, told: bool) -> None:
+    names = [(f"sub-{k}", f"ses-{s}") for k in range(n) for s in (1, 2)]
+    lic = pd.DataFrame([scan(*name, 5.0 + k % 2 * 0.3 + k // 2) for k, name in enumerate(names)])
+    visits = pd.DataFrame([visit(*name, "annual" if name[1] == "ses-1" else "repeat", "2021-03-01") for name in names])
+    row = repeatability_rows(lic, visits, dict.fromkeys(names, "ge"), PARAMS)[0]
+    assert row["n_pairs"] == n
+    assert ("ccc" in row, "limit_lo" in row) == (told, told)
+
+
 def test_without_repeats_the_table_says_so() -> None:
     found = repeatability_rows(pd.DataFrame(LIC[4:5]), pd.DataFrame(VISITS), CONVENTIONS, PARAMS)
     assert [row["note"] for row in found] == ["no repeat scans"] * 5

@@ -10,7 +10,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from hqsm.arrays import AnyArray, FloatArray
+from hqsm.arrays import FloatArray
 from hqsm.dicom_out.quantities import Quantity
 
 _MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -111,15 +111,6 @@ def _decimal(value: float) -> str:
     """A number as DICOM's decimal string of at most 16 characters."""
     text = f"{float(value):.10g}"
     return text if len(text) <= 16 else f"{float(value):.8e}"
-
-
-def values_of(images: list[Dataset]) -> AnyArray:
-    """Back from a series to (x, y, z), NaN where there is no value; what :func:`mr_series` wrote."""
-    planes = []
-    for image in images:
-        stored = np.frombuffer(image.PixelData, np.int16).reshape(image.Rows, image.Columns).T
-        planes.append(np.where(stored == _NOTHING, np.nan, stored * float(image.RescaleSlope)))
-    return np.stack(planes, axis=2)
 
 
 def save(dataset: Dataset, path: str) -> None:

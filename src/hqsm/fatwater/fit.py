@@ -19,7 +19,7 @@ FREE, CONSTRAINED, NO_FAT, TWO_ECHOES = 1, 2, 3, 4
 CHUNK = 4096
 """Voxels that one thread fits before it takes others."""
 
-_POOR = 2.5
+POOR = 2.5
 """Squared residual per degree of freedom, of the typical one, from which a fit is poor."""
 
 
@@ -49,7 +49,7 @@ def fits_poorly(residual: FloatArray, noise_sd: float, n_echoes: int) -> Mask:
     per_freedom = residual / (2 * noise_sd**2 * max(n_echoes - 3, 1))
     fitted = np.isfinite(residual)
     typical = max(1.0, float(np.median(per_freedom[fitted]))) if fitted.any() else 1.0
-    return ~np.asarray(per_freedom < _POOR * typical)
+    return ~np.asarray(per_freedom < POOR * typical)
 
 
 @njit()

@@ -29,7 +29,7 @@ _FAT_HZ_AT_1T5, _WORTH_OF_MARGIN = 217.0, 1.5
 """How far apart the fields lie that two echoes fit alike, and the log of odds that a block's swap margin of 1 is (it is a mean of many)."""
 _STANDS_HZ_AT_1T5 = 36.0
 """A sixth of the way from water to fat: a field that departs by less from the plane through its neighbours' is theirs."""
-_AWAY_HZ_AT_1T5 = 75.0
+AWAY_HZ_AT_1T5 = 75.0
 """A third of the way from water to fat: a fit that moved so far from where it began is in another minimum."""
 
 
@@ -38,7 +38,7 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     scale = tissue.field_strength_tesla / 1.5
     with np.errstate(invalid="ignore"):
         # a fit that walked away to another minimum is started again from its neighbourhood, with the prior
-        away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < _AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
+        away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
     geometry = (tissue.index, tissue.voxel_size_mm)
@@ -51,7 +51,7 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     # where two echoes are all there is, what the blocks around said together is better than what each voxel says
     dark = start.blocks.dark[start.blocks.of_voxel[which]]
     away[which[dark]] = True
-    dark_se_hz = np.fmin(fit.errors[which[dark], 0], _AWAY_HZ_AT_1T5 * scale)
+    dark_se_hz = np.fmin(fit.errors[which[dark], 0], AWAY_HZ_AT_1T5 * scale)
     of_blocks = (start.field_hz[which[dark]], 1 / ((_DARK_FIELD_HZ_AT_1T5 * scale) ** 2 + 0.04 * dark_se_hz**2))
     before_hz: FloatArray = np.zeros(which.size)
     darker_hz, brighter_hz = field_steps_hz(decay, start.blocks)

@@ -11,6 +11,12 @@ from hqsm.arrays import FloatArray
 from hqsm.compiled import njit
 
 
+def period_hz(echo_times_s: FloatArray) -> float:
+    """What a field may be changed by without changing the signal of evenly spaced echoes; infinite where they are uneven."""
+    spacings_s = np.diff(echo_times_s)
+    return 1 / float(spacings_s.mean()) if np.allclose(spacings_s, spacings_s.min(), rtol=0.02) else np.inf
+
+
 def folded(difference_hz: FloatArray, period_hz: float) -> FloatArray:
     """The differences, whole periods taken off: within half a period of nothing."""
     return difference_hz - period_hz * np.round(difference_hz / period_hz) if np.isfinite(period_hz) else difference_hz

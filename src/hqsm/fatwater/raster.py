@@ -13,6 +13,7 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray
 from hqsm.compiled import njit
 from hqsm.fatwater.blocks import pairs_of
 from hqsm.fatwater.lanes import LANES
+from hqsm.fatwater.period import period_hz
 
 _R2STARS_PER_S = (15.0, 40.0, 90.0, 180.0, 320.0, 500.0, 750.0, 1100.0)
 _N_BASES = len(_R2STARS_PER_S)
@@ -47,11 +48,10 @@ class Raster(NamedTuple):
 
 def _fields(echo_times_s: FloatArray, field_strength_tesla: float) -> tuple[FloatArray, float]:
     """Fields to try [Hz] and their period: one period of evenly spaced echoes; else two of the closest pair, no period."""
-    spacing_s = float(np.diff(echo_times_s).min())
-    if np.allclose(np.diff(echo_times_s), spacing_s, rtol=0.02):
-        period_hz = 1.0 / float(np.diff(echo_times_s).mean())
-        return np.arange(_N_FIELDS) * period_hz / _N_FIELDS - period_hz / 2, period_hz
-    span_hz = min(2 / spacing_s, 1000.0 * field_strength_tesla)
+    period = period_hz(echo_times_s)
+    if np.isfinite(period):
+        return np.arange(_N_FIELDS) * period / _N_FIELDS - period / 2, period
+    span_hz = min(2 / float(np.diff(echo_times_s).min()), 1000.0 * field_strength_tesla)
     n_fields = int(np.clip(8 * span_hz * (echo_times_s[-1] - echo_times_s[0]), _N_FIELDS, 8 * _N_FIELDS))
     return (np.arange(n_fields) / n_fields - 0.5) * span_hz, np.inf
 

@@ -18,6 +18,7 @@ from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import FREE, NO_FAT, Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
+from hqsm.fatwater.leads import lead_back
 from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import as_wished, assemble
 from hqsm.fatwater.measurability import measurable, near_the_end
@@ -150,7 +151,7 @@ def _many_echoes(
 
 
 def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tuple[InitialField, Fit]:
-    """First field, and the free fit from there; voxels whose block's field does not fit them are decided one by one."""
+    """First field, and the free fit from there; voxels that their block's field or their neighbours' does not fit, one by one."""
     start = initialise(tissue, params.field_smoothness, params.field_initialisation, with_fat=separable)
     everything = np.arange(tissue.signal.shape[0])
     fit = Fit.of(fit_free(everything, tissue.echoes, start.field_hz, start.r2star_per_s, separable), FREE if separable else NO_FAT)
@@ -159,6 +160,8 @@ def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tu
         doubtful = doubtful_voxels(tissue, field_hz, se_hz, fit.residual, fit.linear, start.swap_margin, start.blocks)
         start = settle_voxels(start, doubtful, tissue, params.field_smoothness)
         fit.take(doubtful, fit_free(doubtful, tissue.echoes, start.field_hz, start.r2star_per_s, True), FREE)
+        start, astray = lead_back(start, fit, tissue, params.field_smoothness)
+        fit.take(astray, fit_free(astray, tissue.echoes, start.field_hz, start.r2star_per_s, True), FREE)
     return start, fit
 
 

@@ -19,14 +19,14 @@ from hqsm.fatwater.pdff import pdff_percent
 from hqsm.fatwater.period import fold, folded
 from hqsm.fatwater.tissue import Tissue
 
-_DOUBTFUL_ERRORS = 5.0
-_LEAST_SNR_ALONE = 5.0
+DOUBTFUL_ERRORS = 5.0
+LEAST_SNR_ALONE = 5.0
 _DOUBTFUL_MARGIN, _ALL_FAT_PERCENT = 10.0, 90.0
-_DOUBTFUL_HZ_AT_1T5 = 50.0
+DOUBTFUL_HZ_AT_1T5 = 50.0
 """Distance from the mean field of the 3 x 3 x 3 voxels around that calls for a second look."""
-_LEAST_BRIGHT = 0.3
+LEAST_BRIGHT = 0.3
 _N_TURNS = 4
-_VOXEL_SMOOTHNESS = 0.3
+VOXEL_SMOOTHNESS = 0.3
 """Weight of continuity between voxels: beside gas fields do jump by what a swap is worth."""
 
 
@@ -47,12 +47,12 @@ def doubtful_voxels(
     mean = around(np.where(fitted, field_hz, 0) + 1j * fitted, tissue.index)
     with np.errstate(invalid="ignore", divide="ignore"):
         apart_hz = np.abs(field_hz - mean.real / mean.imag)
-    limit_hz = np.maximum(_DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, _DOUBTFUL_ERRORS * se_hz)
+    limit_hz = np.maximum(DOUBTFUL_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5, DOUBTFUL_ERRORS * se_hz)
     barely = np.flatnonzero(swap_margin < _DOUBTFUL_MARGIN)
     swapped = np.zeros(residual.size, bool)
     swapped[barely] = pdff_percent(linear[barely, 0], linear[barely, 1]) > _ALL_FAT_PERCENT
     alone = fits_poorly(residual, tissue.noise_sd, tissue.echo_times_s.size) | ~(apart_hz < limit_hz) | swapped
-    bright = tissue.powers[1] > (_LEAST_SNR_ALONE * tissue.noise_sd) ** 2
+    bright = tissue.powers[1] > (LEAST_SNR_ALONE * tissue.noise_sd) ** 2
     return np.flatnonzero(alone & bright & ~blocks.dark[blocks.of_voxel])
 
 
@@ -65,12 +65,12 @@ def settle_voxels(start: InitialField, doubtful: IntArray, tissue: Tissue, smoot
     table = neighbours_at(tissue.places[doubtful], tissue.index)
     brightness = np.sqrt(tissue.powers[1])
     # a neighbour much darker (lung) has no say
-    table[brightness[table] < _LEAST_BRIGHT * brightness[doubtful][:, None]] = -1
-    weights = edge_weights(table, size_mm, _VOXEL_SMOOTHNESS * smoothness, tesla)
+    table[brightness[table] < LEAST_BRIGHT * brightness[doubtful][:, None]] = -1
+    weights = edge_weights(table, size_mm, VOXEL_SMOOTHNESS * smoothness, tesla)
     limit_hz, period_hz = truncation_hz(tesla), found.period_hz
     # a voxel that no field fits tells of none: its block's, which its neighbours and the body's shape had a say in, stands
     from_block_hz = np.abs(folded(found.field_hz - start.field_hz[doubtful][:, None], period_hz))
-    price = step_price_per_hz(size_mm.min(), _VOXEL_SMOOTHNESS * smoothness, tesla) * np.minimum(from_block_hz, limit_hz)
+    price = step_price_per_hz(size_mm.min(), VOXEL_SMOOTHNESS * smoothness, tesla) * np.minimum(from_block_hz, limit_hz)
     unary = np.where(found.misfit < IMPOSSIBLE, prices(found, trusts) + price, IMPOSSIBLE).astype(np.float32)
     counts = (unary < IMPOSSIBLE).sum(axis=1)
     field_hz, r2star = start.field_hz.copy(), start.r2star_per_s.copy()
@@ -111,7 +111,7 @@ def _joined(
             if u < 0:
                 continue
             if number[u] >= 0:
-                if brightness[v] >= _LEAST_BRIGHT * brightness[u]:
+                if brightness[v] >= LEAST_BRIGHT * brightness[u]:
                     neighbours[i, d] = number[u]
                 continue
             for a in range(counts[i]):
