@@ -7,6 +7,7 @@ import pytest
 
 from conftest import make_grid
 from hqsm.data import TotalField, VoxelGrid
+from hqsm.inversion import reduced as reduced_problem
 from hqsm.inversion import source_model, total_field
 from hqsm.inversion.reduced import Preconditioner, Reduced, _joined_slices, block_mean
 from hqsm.inversion.separable import SolidHarmonics
@@ -174,7 +175,8 @@ def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> No
 
 
 @pytest.mark.parametrize("left_out", [1, 40])
-def test_the_estimate_by_regions_without_some_data_is_the_one_that_never_had_them(left_out: int) -> None:
+def test_the_estimate_by_regions_without_some_data_is_the_one_that_never_had_them(left_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduced_problem, "_LEAST_ENERGY", 0.0)  # else fewer nodes are told by fewer data
     total, noise, prior = small_problem()
     model = SourceModel(total, noise, prior)
     reduced = Reduced(model)
@@ -275,6 +277,31 @@ def test_slices_are_joined_in_the_middle_and_never_at_the_slabs_ends(n: int) -> 
     assert thickness.max() <= 4
     if n > 40:
         assert thickness.max() == 4
+
+
+@pytest.mark.parametrize(("slice_mm", "together"), [(4.8, 2), (5.2, 1)])
+def test_joined_slices_are_as_thick_as_the_larger_voxels_are_wide(slice_mm: float, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduced_problem, "_PRODUCTS", 0.0)  # three voxels of 3.2 mm, the nearest to 11 mm
+    reduced = Reduced(iron_in_a_body(slice_mm)[0])
+    assert (reduced._slices > 0).sum(axis=0).max() == together
+    almost = _joined_slices(64, 1.0000002 * 6.0, 12.0)  # sizes are read off an affine
+    assert (almost > 0).sum(axis=0).max() == 2
+
+
+def test_nodes_that_the_data_hardly_tell_are_left_to_their_prior_and_organs_never() -> None:
+    total, noise, prior = small_problem(smooth_sd_ppm=0.05)
+    weak = replace(prior.organs[1], level_sd_ppm=0.001)
+    model = SourceModel(total, noise, replace(prior, organs=(prior.organs[0], weak)))
+    kept = Reduced(model).places
+    energy = dense_normal(model).diagonal()[model.n_voxels :] - 1  # what the data say over what the prior says
+    n_organs, n_few = len(model.organs), model.n_unknowns - model.n_voxels
+    assert {0, 1} <= set(kept)
+    nodes = np.arange(n_organs, n_few - model.harmonics.size)
+    told = np.isin(nodes, kept)
+    assert 3 < told.sum() < nodes.size - 3
+    assert energy[nodes[told]].min() > 0.5
+    assert energy[nodes[~told]].max() < 2.0
+    assert energy[1] < 0.5
 
 
 def test_means_over_blocks_are_those_of_their_voxels() -> None:

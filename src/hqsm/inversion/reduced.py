@@ -15,6 +15,8 @@ from hqsm.inversion.voxel_means import VoxelMeanDipole
 
 _LEAST_SD_PPM = 0.01
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
+_LEAST_ENERGY = 1.0
+"""Nodes of which the data say no more than the prior does are no columns either: a fifth of them in an abdomen."""
 _PART = 4096
 """Voxels whose weighted fields are held at a time."""
 _SIZES_MM, _PRODUCTS = (6.0, 7.5, 9.0, 11.0), 5e10
@@ -58,11 +60,12 @@ class Reduced:
         dx_mm, dy_mm, dz_mm = (float(d) for d in model.grid.voxel_size_mm)
         area_mm2 = float((model.weight2 > 0).any(axis=2).sum()) * dx_mm * dy_mm
         for voxel_mm in _SIZES_MM:
-            self._slices = _joined_slices(model.grid.shape[2], dz_mm, voxel_mm)
+            self._factors = (max(1, round(voxel_mm / dx_mm)), max(1, round(voxel_mm / dy_mm)), 1)
+            # as thick as they are wide
+            self._slices = _joined_slices(model.grid.shape[2], dz_mm, max(self._factors[0] * dx_mm, self._factors[1] * dy_mm))
             n_data = area_mm2 / voxel_mm**2 * self._slices.shape[1]
             if n_data * (model.n_unknowns - model.n_voxels) ** 2 < _PRODUCTS:
                 break
-        self._factors = (max(1, round(voxel_mm / dx_mm)), max(1, round(voxel_mm / dy_mm)), 1)
         # a block that held data and what lies beyond the images would be neither
         first = [where.start % f for where, f in zip(model.inside, self._factors, strict=True)]
         self._kept = tuple(slice(a, a + (n - a) // f * f) for a, n, f in zip(first, model.shape, self._factors, strict=True))
@@ -72,8 +75,8 @@ class Reduced:
         size_mm = model.grid.voxel_size_mm * np.array(self._factors)
         self._dipole = VoxelMeanDipole(self._shape, size_mm, model.grid.b0_direction)
         self._data = self._sums(model.weight2) > 0
-        self._fields, self.places = self._columns()
         self._weight2 = self._weights(model.weight2)
+        self._fields, self.places = self._columns()
         self.inverse = _inverse(self._matrix())
 
     def reweigh(self) -> None:
@@ -122,8 +125,10 @@ class Reduced:
         for place, source in enumerate(self._sources()):
             if source is not None:
                 box, part = source
-                fields[len(places)] = (self._dipole.between(part, source=box, target=with_data) @ self._slices).ravel()[chosen]
-                places.append(place)
+                field = (self._dipole.between(part, source=box, target=with_data) @ self._slices).ravel()[chosen]
+                if place < len(model.organs) or field**2 @ self._weight2 > _LEAST_ENERGY:
+                    fields[len(places)] = field
+                    places.append(place)
         for place, harmonic in enumerate(self._harmonics(), start=n - model.harmonics.size):
             fields[len(places)] = (harmonic[..., model.inside[2]] @ self._slices)[self._data]
             places.append(place)
@@ -171,7 +176,7 @@ def _joined_slices(n: int, slice_mm: float, thickest_mm: float) -> FloatArray:
     first, at = list[int](), 0
     while at < n:
         first.append(at)
-        at += max(1, int(min(_GRADING * at, (n - at) * _GRADING / (1 + _GRADING), thickest_mm / slice_mm)))
+        at += max(1, int(min(_GRADING * at, (n - at) * _GRADING / (1 + _GRADING), thickest_mm / slice_mm + 0.01)))
     joined = np.zeros((n, len(first)), np.float32)
     for column, (start, stop) in enumerate(pairwise([*first, n])):
         joined[start:stop, column] = 1 / (stop - start)
