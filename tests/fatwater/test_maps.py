@@ -30,6 +30,7 @@ def maps_of(
     r2star_per_s: float = 60.0,
     pdff_se_percent: float = 3.0,
     relative_residual: float = 0.05,
+    of_mixtures: tuple[float, float, float] = (0.0, 0.0, 0.0),
     **known: bool,
 ) -> dict[str, Any]:
     """One voxel's numbers, all sixteen being alike; its echoes have one magnitude."""
@@ -58,8 +59,21 @@ def maps_of(
     facts = {"censored": False, "lost": False, "fat": True, **known}
     measurable: Any = SimpleNamespace(**{name: np.full(n, value) for name, value in facts.items()}, r2star_limit_per_s=900.0)
     echoes = MultiEcho(signal=signal.reshape(*_SHAPE, -1), echo_times_s=_T, field_strength_tesla=1.5, grid=grid)
-    maps = assemble(echoes, tissue, fit, start, measurable, separable=True)
+    maps = assemble(echoes, tissue, fit, np.tile(of_mixtures, (n, 1)), start, measurable, separable=True)
     return {name: value[3, 1, 0] for name, value in vars(maps).items() if isinstance(value, np.ndarray)}
+
+
+def test_what_a_second_tissue_adds_to_errors_does_not_decide_what_is_given() -> None:
+    one, two = maps_of(), maps_of(of_mixtures=(30.0, 400.0, 60.0))
+    for name, own, added in (
+        ("field_se_hz", 1.5, 30.0),
+        ("r2star_se_per_s", 4.0, 400.0),
+        ("pdff_se_percent", one["pdff_se_percent"], 60.0),
+    ):
+        assert one[name] == pytest.approx(own, rel=1e-6)
+        assert two[name] == pytest.approx(np.hypot(own, added), rel=1e-6)
+    for name in ("field_hz", "r2star_per_s", "pdff_percent"):
+        assert two[name] == one[name]
 
 
 def test_an_ordinary_voxel_has_every_number() -> None:

@@ -58,13 +58,12 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     rim_hz2 = brighter_hz[which] ** 2
     iron = local_r2star > _IRON_PER_S
     prior_hz, precision, plane_hz2 = np.zeros(which.size), np.zeros(which.size), np.zeros(which.size)
+    # of free fits in the noise what is expected: by their own claim, those whose noise made the field low would count for more
+    se_hz = fit.errors[:, 0].copy()
+    se_hz[which] = expected.at(expected.field_free, of_those)
+    to_others_hz = np.hypot(se_hz, darker_hz)
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
-        se_hz = fit.errors[:, 0].copy()
-        if turn == 0:
-            # a free fit in the noise: by its own claim, those whose noise made the field low would count for more
-            se_hz[which] = expected.at(expected.field_free, of_those)
-        to_others_hz = np.hypot(se_hz, darker_hz)
         for ones, tell in ((~iron, good), (iron, good & (decay.r2star_per_s > _OTHER_TISSUE_PER_S))):
             prior_hz[ones], precision[ones], plane_hz2[ones] = field_prior(
                 fit.nonlinear[:, 0], to_others_hz, tell, *geometry, which[ones], tissue.field_strength_tesla
@@ -84,6 +83,7 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
         found = fit_constrained(which, tissue.echoes, begin, Priors(prior_hz, precision, local_r2star, r2star_sd), no_fat)
         before_hz = prior_hz.copy()
         taken = fit.take(which, found, CONSTRAINED, lowest_r2star_per_s=-300)
+        to_others_hz[which] = np.hypot(fit.errors[which, 0], darker_hz[which])
         away[taken] = False
     departures = Departures(departure_hz=found.nonlinear[:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
     of_all = (fit.nonlinear[:, 0], fit.errors[:, 0], darker_hz)

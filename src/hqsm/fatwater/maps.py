@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hqsm import r2star
-from hqsm.arrays import AnyArray
+from hqsm.arrays import AnyArray, FloatArray
 from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
@@ -27,8 +27,20 @@ _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
 
 
-def assemble(echoes: MultiEcho, tissue: Tissue, fit: Fit, start: InitialField, measurable: Measurable, *, separable: bool) -> WaterFat:
-    """The maps of what was fitted, each number only where it is known."""
+def assemble(
+    echoes: MultiEcho,
+    tissue: Tissue,
+    fit: Fit,
+    of_mixtures: FloatArray,
+    start: InitialField,
+    measurable: Measurable,
+    *,
+    separable: bool,
+) -> WaterFat:
+    """The maps of what was fitted, each number only where it is known.
+
+    ``of_mixtures`` (voxel, 3) is what a second tissue adds to the errors of field, R2* and PDFF: it does not decide what is given.
+    """
     linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors
     fitted = np.isfinite(fit.residual)
     with np.errstate(invalid="ignore"):
@@ -53,15 +65,16 @@ def assemble(echoes: MultiEcho, tissue: Tissue, fit: Fit, start: InitialField, m
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
         return _placed(values, valid, tissue.index, nothing)
 
+    whole = np.hypot(errors, of_mixtures)
     return WaterFat(
         water=volume(linear[:, 0], fitted),
         fat=volume(linear[:, 1], fat_known),
         pdff_percent=volume(pdff, fat_known),
         r2star_per_s=volume(nonlinear[:, 1], decay_known),
         field_hz=volume(nonlinear[:, 0], lit),
-        pdff_se_percent=volume(errors[:, 2], fat_known),
-        r2star_se_per_s=volume(errors[:, 1], decay_known),
-        field_se_hz=volume(errors[:, 0], lit),
+        pdff_se_percent=volume(whole[:, 2], fat_known),
+        r2star_se_per_s=volume(whole[:, 1], decay_known),
+        field_se_hz=volume(whole[:, 0], lit),
         residual=volume(relative, fitted),
         model=_placed(fit.model.astype(np.uint8), fitted, tissue.index, np.uint8(0)),
         censored=_placed(censored, fitted, tissue.index, np.False_),

@@ -228,31 +228,32 @@ def _over_tissues(
             continue
         prior /= prior[:n].sum()
         # one over the variance of one voxel's power and of the rest's mean, and minus half their logarithms' sums
-        of_one, of_rest = np.empty((27, n_echoes)), np.zeros((27, n_echoes))
+        power_of, of_one, of_rest = np.empty((n_echoes, 27)), np.empty((n_echoes, 27)), np.zeros((n_echoes, 27))
         log_one, log_rest = np.empty(27), np.zeros(27)
         for j in range(n):
             one = others = 1.0
             for e in range(n_echoes):
-                power = pools[tissue[j], e]
+                power = power_of[e, j] = pools[tissue[j], e]
                 noise, texture = 4 * max(power - FLOOR, 0.0) + 4, SPREAD2 * power * power
-                of_one[j, e] = 1 / (noise + texture)
-                one *= of_one[j, e]
+                of_one[e, j] = 1 / (noise + texture)
+                one *= of_one[e, j]
                 if rest > 0:
-                    of_rest[j, e] = 1 / (noise / rest + texture)
-                    others *= of_rest[j, e]
+                    of_rest[e, j] = 1 / (noise / rest + texture)
+                    others *= of_rest[e, j]
             log_one[j], log_rest[j] = 0.5 * np.log(one), 0.5 * np.log(others)
         mine, theirs = np.empty(27), np.empty(27)
         for i_voxel in range(ends[i], ends[i + 1]):
             v = which[i_voxel]
-            top_mine = top_theirs = -np.inf
             for j in range(n):
                 mine[j], theirs[j] = log_one[j], log_rest[j]
-                for e in range(n_echoes):
-                    own, power = squared[v, e], pools[tissue[j], e]
-                    mine[j] -= 0.5 * (own - power) ** 2 * of_one[j, e]
-                    if rest > 0:
-                        theirs[j] -= 0.5 * ((of_block[b, e] * n_voxels[b] - own) / rest - power) ** 2 * of_rest[j, e]
-                top_mine, top_theirs = max(top_mine, mine[j]), max(top_theirs, theirs[j])
+            for e in range(n_echoes):
+                own = squared[v, e]
+                others = (of_block[b, e] * n_voxels[b] - own) / rest if rest > 0 else 0.0
+                for j in range(n):
+                    mine[j] -= 0.5 * (own - power_of[e, j]) ** 2 * of_one[e, j]
+                for j in range(n):
+                    theirs[j] -= 0.5 * (others - power_of[e, j]) ** 2 * of_rest[e, j]
+            top_mine, top_theirs = mine[:n].max(), theirs[:n].max()
             of_any = 0.0
             for j in range(n):
                 theirs[j] = prior[j] * np.exp(theirs[j] - top_theirs)

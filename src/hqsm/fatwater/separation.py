@@ -22,7 +22,7 @@ from hqsm.fatwater.leads import lead_back
 from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import as_wished, assemble
 from hqsm.fatwater.measurability import measurable, near_the_end
-from hqsm.fatwater.mixed_voxels import field_errors_of_mixtures
+from hqsm.fatwater.mixed_voxels import errors_of_mixtures
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
@@ -103,7 +103,10 @@ def _many_echoes(
 ) -> WaterFat:
     """``fat_at`` gives the signal of fat (echo,) for a shift of water [ppm]."""
     tissue = Tissue(
-        signal=np.ascontiguousarray(echoes.signal[usable], dtype=np.complex64),
+        # rows by their number: three times as fast as by the mask
+        signal=np.take(echoes.signal.reshape(-1, echoes.echo_times_s.size), np.flatnonzero(usable), axis=0).astype(
+            np.complex64, copy=False
+        ),
         index=numbered(usable),
         echo_times_s=np.array(echoes.echo_times_s, dtype=np.float64),  # a copy: compiled once, however the echoes were sliced
         fat=fat_at(0.0),
@@ -137,15 +140,16 @@ def _many_echoes(
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
     near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
+    of_mixtures: FloatArray = np.zeros(fit.errors.shape)
     if separable:
         of_local_decay = expected.at(expected.r2star_constrained, decay.of(near.which))
         lower_order(fit, tissue, start, decay, expected, params)
-        fit.errors[:, 0] = np.hypot(fit.errors[:, 0], field_errors_of_mixtures(fit, tissue))
+        of_mixtures = errors_of_mixtures(fit, tissue)
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
         fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2])
     limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)
     known = measurable(decay, near, expected, limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
-    maps = assemble(echoes, tissue, fit, start, known, separable=separable)
+    maps = assemble(echoes, tissue, fit, of_mixtures, start, known, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return as_wished(maps, echoes, params)
 
