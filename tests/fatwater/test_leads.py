@@ -7,7 +7,7 @@ from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.fit import FREE, Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField
-from hqsm.fatwater.leads import Known, _decide, lead_back
+from hqsm.fatwater.leads import Known, _decide, far_off_hz, lead_back
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.tissue import Tissue
@@ -36,8 +36,8 @@ def tissue_of(field_hz: np.ndarray, *, fat: float = 0.03, sd: float = 2.0, seed:
     )
 
 
-def led(tissue: Tissue, start_hz: np.ndarray, fitted_from_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the fit had arrived, where it begins after, and which voxels are to be fitted again."""
+def fitted(tissue: Tissue, start_hz: np.ndarray, fitted_from_hz: np.ndarray) -> tuple[InitialField, Fit]:
+    """A first field, and the free fit that began at another one."""
     n, blocks = start_hz.size, gather(tissue)
     start = InitialField(
         field_hz=start_hz.ravel(),
@@ -51,8 +51,14 @@ def led(tissue: Tissue, start_hz: np.ndarray, fitted_from_hz: np.ndarray) -> tup
         tissue_share=np.ones(blocks.n_voxels.size),
     )
     fit = Fit.of(fit_free(np.arange(n), tissue.echoes, fitted_from_hz.ravel(), start.r2star_per_s, True), FREE)
+    return start, fit
+
+
+def led(tissue: Tissue, start_hz: np.ndarray, fitted_from_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the fit had arrived, where it begins after, and which voxels are to be fitted again."""
+    start, fit = fitted(tissue, start_hz, fitted_from_hz)
     after, astray = lead_back(start, fit, tissue, 1.0)
-    again = np.zeros(n, bool)
+    again = np.zeros(start_hz.size, bool)
     again[astray] = True
     return fit.nonlinear[:, 0].reshape(SHAPE), after.field_hz.reshape(SHAPE), again.reshape(SHAPE)
 
@@ -111,6 +117,19 @@ def test_a_field_that_truly_steps_by_more_than_half_a_period_is_left() -> None:
     _, begin, again = led(tissue_of(field), field, field)
     assert not again.any()
     np.testing.assert_array_equal(begin, field)
+
+
+@pytest.mark.parametrize("off_hz", [120.0, -260.0, 260.0])
+def test_what_stays_far_from_its_lines_is_told(off_hz: float) -> None:
+    # its echoes say so and fit nothing else; beyond a third of what lies between water and fat it may as well be on another field
+    field = steep()
+    field[7, 6, 4] += off_hz
+    tissue = tissue_of(field)
+    start, fit = fitted(tissue, field, field)
+    off = far_off_hz(start, fit, tissue, 1.0).reshape(SHAPE)
+    assert off[7, 6, 4] == (pytest.approx(abs(off_hz), abs=15) if abs(off_hz) > 150 else 0)
+    off[7, 6, 4] = 0
+    assert not off.any()
 
 
 @pytest.mark.parametrize(

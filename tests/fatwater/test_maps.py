@@ -31,6 +31,7 @@ def maps_of(
     pdff_se_percent: float = 3.0,
     relative_residual: float = 0.05,
     of_mixtures: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    far_off_hz: float = 0.0,
     **known: bool,
 ) -> dict[str, Any]:
     """One voxel's numbers, all sixteen being alike; its echoes have one magnitude."""
@@ -59,7 +60,7 @@ def maps_of(
     facts = {"censored": False, "lost": False, "fat": True, **known}
     measurable: Any = SimpleNamespace(**{name: np.full(n, value) for name, value in facts.items()}, r2star_limit_per_s=900.0)
     echoes = MultiEcho(signal=signal.reshape(*_SHAPE, -1), echo_times_s=_T, field_strength_tesla=1.5, grid=grid)
-    maps = assemble(echoes, tissue, fit, np.tile(of_mixtures, (n, 1)), start, measurable, separable=True)
+    maps = assemble(echoes, tissue, fit, np.tile(of_mixtures, (n, 1)), np.full(n, far_off_hz), start, measurable, separable=True)
     return {name: value[3, 1, 0] for name, value in vars(maps).items() if isinstance(value, np.ndarray)}
 
 
@@ -74,6 +75,15 @@ def test_what_a_second_tissue_adds_to_errors_does_not_decide_what_is_given() -> 
         assert two[name] == pytest.approx(np.hypot(own, added), rel=1e-6)
     for name in ("field_hz", "r2star_per_s", "pdff_percent"):
         assert two[name] == one[name]
+
+
+def test_what_lies_far_off_its_neighbours_lines_may_be_swapped_and_says_so() -> None:
+    voxel = maps_of(far_off_hz=300.0)
+    assert np.isnan(voxel["pdff_percent"])
+    assert np.isnan(voxel["pdff_se_percent"])
+    assert voxel["field_se_hz"] == pytest.approx(np.hypot(1.5, 300.0))
+    assert voxel["field_hz"] == 25.0
+    assert voxel["r2star_per_s"] == 60.0
 
 
 def test_an_ordinary_voxel_has_every_number() -> None:

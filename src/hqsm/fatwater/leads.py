@@ -2,7 +2,8 @@
 
 Beside gas the field changes by as much from one voxel to the next as lies between water and fat, but it changes evenly: outside
 of its sources it is harmonic. There a step says little, and where the line through the next two voxels arrives says much. Voxels that
-stand off those lines are decided once more, by their own misfit and the lines, those first that have most of them.
+stand off those lines are decided once more, by their own misfit and the lines, those first that have most of them. Which field is
+right of one that stands far off them in the end nobody can tell: that is told.
 """
 
 from __future__ import annotations
@@ -62,19 +63,13 @@ def lead_back(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float) 
 
     A free fit that moved far from its block's field and arrived where its neighbours lead is where it belongs: it begins there.
     """
-    tesla, scale = tissue.field_strength_tesla, tissue.field_strength_tesla / 1.5
-    field_hz, brightness = fit.nonlinear[:, 0].copy(), np.sqrt(tissue.powers[1])
+    scale = tissue.field_strength_tesla / 1.5
+    field_hz = fit.nonlinear[:, 0].copy()
     limit_hz = DOUBTFUL_HZ_AT_1T5 * scale
-    with np.errstate(invalid="ignore"):
-        asked = (DOUBTFUL_ERRORS * fit.errors[:, 0] < limit_hz) & (brightness > LEAST_SNR_ALONE * tissue.noise_sd)
-    asked &= ~start.blocks.dark[start.blocks.of_voxel]
+    asked, known = _who_knows(start, fit, tissue, smoothness, field_hz, limit_hz)
     if not asked[::_ONE_IN].any():
         return start, np.zeros(0, np.int64)
-    asked &= brightness > LEAST_BRIGHT * np.median(brightness[::_ONE_IN][asked[::_ONE_IN]])
-    freedom = max(tissue.echo_times_s.size - 3, 1)
-    sure = asked & (fit.residual < POOR * start.typical_misfit * 2 * tissue.noise_sd**2 * freedom)
-    price_per_hz = step_price_per_hz(tissue.voxel_size_mm, VOXEL_SMOOTHNESS * smoothness, tesla)
-    known = Known(field_hz, sure, brightness, tissue.index, tissue.places, price_per_hz, truncation_hz(tesla))
+    sure = known.sure
     beside = _beside_steps(known, asked, limit_hz / 2)
     turned = _turn_pieces(known, beside, period_hz(tissue.echo_times_s))
     with np.errstate(invalid="ignore"):
@@ -95,6 +90,34 @@ def lead_back(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float) 
     begin_hz[arrived] = field_hz[arrived]
     turned[which[moved]] = True
     return replace(start, field_hz=begin_hz, r2star_per_s=r2star), np.flatnonzero(turned)
+
+
+def far_off_hz(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float) -> FloatArray:
+    """(voxel,) how far off the middle one of its lines each lies [Hz], where it knows its field and that is far; 0 elsewhere.
+
+    By a third of what lies between water and fat: it may be on the other's field, or a whole turn off.
+    """
+    far_hz = truncation_hz(tissue.field_strength_tesla)
+    asked, known = _who_knows(start, fit, tissue, smoothness, fit.nonlinear[:, 0].copy(), far_hz)
+    which = np.flatnonzero(_beside_steps(known, asked, far_hz / 2))
+    off: FloatArray = np.zeros(asked.size)
+    off[which] = _typically_off(known, which)
+    return np.where(off > far_hz, off, 0)
+
+
+def _who_knows(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float, field_hz: AnyArray, limit_hz: float) -> tuple[Mask, Known]:
+    """(voxel,) whether each knows its field well enough to be asked whether it is off by ``limit_hz``, and what they know."""
+    tesla = tissue.field_strength_tesla
+    brightness = np.sqrt(tissue.powers[1])
+    with np.errstate(invalid="ignore"):
+        asked = (DOUBTFUL_ERRORS * fit.errors[:, 0] < limit_hz) & (brightness > LEAST_SNR_ALONE * tissue.noise_sd)
+    asked &= ~start.blocks.dark[start.blocks.of_voxel]
+    if asked[::_ONE_IN].any():
+        asked &= brightness > LEAST_BRIGHT * np.median(brightness[::_ONE_IN][asked[::_ONE_IN]])
+    freedom = max(tissue.echo_times_s.size - 3, 1)
+    sure = asked & (fit.residual < POOR * start.typical_misfit * 2 * tissue.noise_sd**2 * freedom)
+    price_per_hz = step_price_per_hz(tissue.voxel_size_mm, VOXEL_SMOOTHNESS * smoothness, tesla)
+    return asked, Known(field_hz, sure, brightness, tissue.index, tissue.places, price_per_hz, truncation_hz(tesla))
 
 
 def _fields_of(which: IntArray, tissue: Tissue, typical_misfit: float) -> tuple[Candidates, FloatArray, IntArray]:
@@ -182,6 +205,17 @@ def _off_the_lines(known: Known, which: AnyArray) -> AnyArray:  # pragma: no cov
             for d in range(6):
                 weight += 0.0 if np.isnan(leads[d]) else known.price_per_hz[d % 3]
             off[i] = _from_lines(known.field_hz[which[i]], leads, known) / weight
+    return off
+
+
+@njit()
+def _typically_off(known: Known, which: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(which,) how far each lies from the middle one of where its neighbours lead [Hz]; 0 where none does."""
+    off = np.zeros(which.size)
+    leads = np.empty(6)
+    for i in range(which.size):
+        if _leads(which[i], known, leads) > 0:
+            off[i] = abs(known.field_hz[which[i]] - np.nanmedian(leads))
     return off
 
 

@@ -32,6 +32,7 @@ def assemble(
     tissue: Tissue,
     fit: Fit,
     of_mixtures: FloatArray,
+    far_off_hz: FloatArray,
     start: InitialField,
     measurable: Measurable,
     *,
@@ -40,6 +41,7 @@ def assemble(
     """The maps of what was fitted, each number only where it is known.
 
     ``of_mixtures`` (voxel, 3) is what a second tissue adds to the errors of field, R2* and PDFF: it does not decide what is given.
+    What lies ``far_off_hz`` (voxel,) its neighbours' lines may be on another field, with water and fat exchanged.
     """
     linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors
     fitted = np.isfinite(fit.residual)
@@ -53,7 +55,7 @@ def assemble(
         # a fraction that is uncertain by half of its whole range (or has no error: no fat was fitted), or of a signal that is
         # no water and fat, is no measurement
         fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
-        fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT)
+        fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT) & (far_off_hz == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
     pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
@@ -66,6 +68,7 @@ def assemble(
         return _placed(values, valid, tissue.index, nothing)
 
     whole = np.hypot(errors, of_mixtures)
+    whole[:, 0] = np.hypot(whole[:, 0], far_off_hz)
     return WaterFat(
         water=volume(linear[:, 0], fitted),
         fat=volume(linear[:, 1], fat_known),

@@ -18,7 +18,7 @@ from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import FREE, NO_FAT, Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
-from hqsm.fatwater.leads import lead_back
+from hqsm.fatwater.leads import far_off_hz, lead_back
 from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import as_wished, assemble
 from hqsm.fatwater.measurability import measurable, near_the_end
@@ -141,15 +141,17 @@ def _many_echoes(
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
     near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
     of_mixtures: FloatArray = np.zeros(fit.errors.shape)
+    far_off: FloatArray = np.zeros(fit.residual.size)
     if separable:
         of_local_decay = expected.at(expected.r2star_constrained, decay.of(near.which))
         lower_order(fit, tissue, start, decay, expected, params)
+        far_off = far_off_hz(start, fit, tissue, params.field_smoothness)
         of_mixtures = errors_of_mixtures(fit, tissue)
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
         fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2])
     limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)
     known = measurable(decay, near, expected, limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
-    maps = assemble(echoes, tissue, fit, of_mixtures, start, known, separable=separable)
+    maps = assemble(echoes, tissue, fit, of_mixtures, far_off, start, known, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return as_wished(maps, echoes, params)
 
