@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hqsm.fatwater.blocks import gather
+from first_field import first_field
 from hqsm.fatwater.fit import FREE, Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField
@@ -38,19 +38,8 @@ def tissue_of(field_hz: np.ndarray, *, fat: float = 0.03, sd: float = 2.0, seed:
 
 def fitted(tissue: Tissue, start_hz: np.ndarray, fitted_from_hz: np.ndarray) -> tuple[InitialField, Fit]:
     """A first field, and the free fit that began at another one."""
-    n, blocks = start_hz.size, gather(tissue)
-    start = InitialField(
-        field_hz=start_hz.ravel(),
-        r2star_per_s=np.full(n, 40.0),
-        swap_margin=np.full(n, 100.0),
-        piece_margin=np.full(n, 100.0),
-        difference_hz=np.full(n, np.nan),
-        typical_misfit=1.0,
-        codes=(),
-        blocks=blocks,
-        tissue_share=np.ones(blocks.n_voxels.size),
-    )
-    fit = Fit.of(fit_free(np.arange(n), tissue.echoes, fitted_from_hz.ravel(), start.r2star_per_s, True), FREE)
+    start = first_field(tissue, start_hz)
+    fit = Fit.of(fit_free(np.arange(start_hz.size), tissue.echoes, fitted_from_hz.ravel(), start.r2star_per_s, True), FREE)
     return start, fit
 
 

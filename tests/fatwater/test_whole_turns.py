@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from conftest import make_grid
+from first_field import first_field
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
-from hqsm.fatwater.blocks import gather
-from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.single_voxels import settle_voxels
@@ -62,17 +61,6 @@ def test_voxels_decided_one_by_one_keep_their_turn_beside_lung_that_is_on_anothe
         b0_direction=np.array([0.0, 0.0, 1.0]),
         field_strength_tesla=3.0,
     )
-    n, blocks = rib.size, gather(tissue)
-    start = InitialField(
-        field_hz=field.ravel(),
-        r2star_per_s=np.full(n, 40.0),
-        swap_margin=np.full(n, 100.0),
-        piece_margin=np.full(n, 100.0),
-        difference_hz=np.full(n, np.nan),
-        typical_misfit=1.0,
-        codes=(),
-        blocks=blocks,
-        tissue_share=np.ones(blocks.n_voxels.size),
-    )
+    start = first_field(tissue, field)
     settled = settle_voxels(start, np.flatnonzero(rib & (k > 1) & (k < 6)), tissue, 1.0)
     np.testing.assert_allclose(settled.field_hz.reshape(shape)[rib], -230, atol=10)
