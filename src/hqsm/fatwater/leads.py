@@ -64,12 +64,11 @@ def lead_back(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float) 
     A free fit that moved far from its block's field and arrived where its neighbours lead is where it belongs: it begins there.
     """
     scale = tissue.field_strength_tesla / 1.5
-    field_hz = fit.nonlinear[:, 0].copy()
     limit_hz = DOUBTFUL_HZ_AT_1T5 * scale
-    asked, known = _who_knows(start, fit, tissue, smoothness, field_hz, limit_hz)
+    asked, known = _who_knows(start, fit, tissue, smoothness, limit_hz)
     if not asked[::_ONE_IN].any():
         return start, np.zeros(0, np.int64)
-    sure = known.sure
+    field_hz, sure = known.field_hz, known.sure  # both change in place below
     beside = _beside_steps(known, asked, limit_hz / 2)
     turned = _turn_pieces(known, beside, period_hz(tissue.echo_times_s))
     with np.errstate(invalid="ignore"):
@@ -98,14 +97,14 @@ def far_off_hz(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float)
     By a third of what lies between water and fat: it may be on the other's field, or a whole turn off.
     """
     far_hz = truncation_hz(tissue.field_strength_tesla)
-    asked, known = _who_knows(start, fit, tissue, smoothness, fit.nonlinear[:, 0].copy(), far_hz)
+    asked, known = _who_knows(start, fit, tissue, smoothness, far_hz)
     which = np.flatnonzero(_beside_steps(known, asked, far_hz / 2))
     off: FloatArray = np.zeros(asked.size)
     off[which] = _typically_off(known, which)
     return np.where(off > far_hz, off, 0)
 
 
-def _who_knows(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float, field_hz: AnyArray, limit_hz: float) -> tuple[Mask, Known]:
+def _who_knows(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float, limit_hz: float) -> tuple[Mask, Known]:
     """(voxel,) whether each knows its field well enough to be asked whether it is off by ``limit_hz``, and what they know."""
     tesla = tissue.field_strength_tesla
     brightness = np.sqrt(tissue.powers[1])
@@ -117,6 +116,7 @@ def _who_knows(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float,
     freedom = max(tissue.echo_times_s.size - 3, 1)
     sure = asked & (fit.residual < POOR * start.typical_misfit * 2 * tissue.noise_sd**2 * freedom)
     price_per_hz = step_price_per_hz(tissue.voxel_size_mm, VOXEL_SMOOTHNESS * smoothness, tesla)
+    field_hz = fit.nonlinear[:, 0].copy()
     return asked, Known(field_hz, sure, brightness, tissue.index, tissue.places, price_per_hz, truncation_hz(tesla))
 
 
