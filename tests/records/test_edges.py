@@ -85,6 +85,12 @@ def test_a_visit_on_the_day_of_the_withdrawal_is_after_it(checked: Check, withdr
     assert len(annual_intervals(checked(participants=people), PARAMS)[0]) == n
 
 
+def test_of_two_visits_in_the_window_the_one_nearest_to_a_year_ends_the_interval(checked: Check) -> None:
+    rows = [f"0012,{k + 1:02d},{day},annual,50" for k, day in enumerate(("2021-03-01", "2022-01-10", "2022-03-05"))]
+    found = annual_intervals(checked(visits=line_of("visits", *rows)), PARAMS)[0]
+    assert [(i.end_session, i.days) for i in found] == [("ses-03", 369)]
+
+
 def test_visits_are_taken_by_their_dates_whatever_their_order_in_the_file(checked: Check) -> None:
     visits = line_of("visits", "0012,02,2022-03-01,annual,51", "0012,01,2021-03-01,annual,50", "0013,01,2021-05-01,pretransplant,70")
     found = annual_intervals(checked(visits=visits), PARAMS)[0]
