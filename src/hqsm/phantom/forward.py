@@ -217,7 +217,8 @@ def _tissue_maps(
         )
     )
     rng = np.random.default_rng([anatomy_seed, 23])
-    coarse = rng.standard_normal([max(2, n // 12) for n in labels.shape])
+    # by voxels, not by their parts: however finely a body is simulated, its iron lies as it does
+    coarse = rng.standard_normal([max(2, n // 6) for n in protocol.shape])
     smooth = ndimage.zoom(ndimage.gaussian_filter(coarse, 0.8), [n / m for n, m in zip(labels.shape, coarse.shape, strict=True)], order=1)
     inside = labels == LABELS["liver"]
     texture = smooth[inside] - smooth[inside].mean()
