@@ -1,4 +1,4 @@
-"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER CASES.png DOME.png` draws docs/fatwater.md's figures."""
+"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER CASES.png DOME.png` draws docs/fatwater_accuracy.md's figures."""
 
 import sys
 from pathlib import Path
