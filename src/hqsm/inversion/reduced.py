@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 
 from hqsm import fourier
-from hqsm.arrays import FloatArray, IntArray, box_around
+from hqsm.arrays import FloatArray, IntArray, Mask, box_around
 from hqsm.inversion.slice_fields import SliceFields, Source
 from hqsm.inversion.source_model import SourceModel
 from hqsm.inversion.voxel_means import VoxelMeanDipole
@@ -18,6 +18,8 @@ _LEAST_SD_PPM = 0.01
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
 _LEAST_ENERGY = 1.0
 """Nodes of which the data say no more than the prior does are no columns either: a fifth of them in an abdomen."""
+_SURELY_LITTLE = 0.5
+"""Share of that energy below which a node is none by what some of the data say of all."""
 _PART, _ROWS, _AT_ONCE = 4096, 256, 64
 """Data whose weighted fields are held at a time, rows of their products, and sources whose fields are made together."""
 _SIZES_MM, _PRODUCTS = (6.0, 7.5, 9.0, 11.0), 5e10
@@ -117,7 +119,7 @@ class Reduced:
         """(n, n) the normal equations of its unknowns, their upper triangle, in Fortran's order.
 
         The fields of all unknowns at all data would be the largest array there is: they are made for a part of the slices at
-        a time. With ``choose`` nodes are left out of which the first part tells that all data say little.
+        a time. With ``choose`` nodes that the data hardly tell are left out, most of them by the first part.
         """
         n_slices = self._data.shape[2]
         n_parts = min(max(1, round(self._weight2.size / _PART)), n_slices)
@@ -125,14 +127,23 @@ class Reduced:
         part_of_slice = np.minimum(np.arange(n_slices), np.arange(n_slices)[::-1]) % n_parts
         fields = self._weighted_fields(np.flatnonzero(part_of_slice == 0))
         if choose:
-            told = np.einsum("ij,ij->i", fields, fields) * self._weight2.size > _LEAST_ENERGY * fields.shape[1]
-            told[: len(self.model.organs)], told[len(self._sources) :] = True, True
-            self._sources, fields = list(compress(self._sources, told)), fields[told]
+            energy = np.einsum("ij,ij->i", fields, fields) * (self._weight2.size / max(fields.shape[1], 1))
+            fields = fields[self._choose(energy > _SURELY_LITTLE * _LEAST_ENERGY)]
         matrix = np.eye(len(fields), order="F")
         _add_products(matrix, fields)
         for part in range(1, n_parts):
             _add_products(matrix, self._weighted_fields(np.flatnonzero(part_of_slice == part)))
+        if choose:
+            told = np.flatnonzero(self._choose(matrix.diagonal() - 1 > _LEAST_ENERGY))
+            matrix = matrix.T[np.ix_(told, told)].T
         return matrix
+
+    def _choose(self, told: Mask) -> Mask:
+        """Keep organs and those nodes that are told; which of all unknowns are kept."""
+        n = len(self._sources)
+        told[: len(self.model.organs)], told[n:] = True, True
+        self._sources = list(compress(self._sources, told[:n]))
+        return told
 
     def _weighted_fields(self, slices: IntArray) -> FloatArray:
         """(n, data) field of each unknown at its data in some joined slices, over their standard error."""
