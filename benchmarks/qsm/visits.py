@@ -71,6 +71,10 @@ class Visit:
         """Of the simulated scan."""
         return _ECHO_TIMES_S[self.case.tesla]
 
+    def pickled_input(self) -> bytes:
+        """Maps, regions and specimen: what an estimate is given, without the truth."""
+        return pickle.dumps((self.maps, self.regions, "in_vitro" if self.case.explant else "in_vivo"))
+
 
 def develop() -> list[Case]:
     """Visits to work with."""
