@@ -15,7 +15,13 @@ from hqsm.data import VoxelGrid
 os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
-FIRST = ("fatwater/test_separation.py", "test_total_field.py", "test_difficult_visits.py", "test_published_inversions.py")
+FIRST = (
+    "fatwater/test_reproducible.py",
+    "test_total_field.py",
+    "test_difficult_visits.py",
+    "test_published_inversions.py",
+    "workflow/test_study_run.py",
+)
 """Of two processes one begins with what compiles every kernel, the other with what needs none: each compiled them all."""
 
 

@@ -28,18 +28,18 @@ def errors_around_a_sphere(operator: type[DipoleOperator], kind: str, radius_mm:
     return np.asarray(difference - difference.mean())  # the mean over a periodic volume is free
 
 
-def test_around_a_sphere_in_an_oblique_slab_the_field_errs_less_than_half_as_much_as_by_the_continuous_kernel() -> None:
+def test_around_a_sphere_in_an_oblique_slab_the_field_errs_a_third_as_much_as_by_the_continuous_kernel() -> None:
     errors = {o: float(np.sqrt(np.mean(errors_around_a_sphere(o, "oblique", 20.0) ** 2))) for o in (DipoleOperator, VoxelMeanDipole)}
-    assert errors[VoxelMeanDipole] < 0.5 * errors[DipoleOperator]
-    assert errors[VoxelMeanDipole] < 0.0017
+    assert errors[VoxelMeanDipole] < 0.35 * errors[DipoleOperator]
+    assert errors[VoxelMeanDipole] < 0.0012
 
 
-def test_around_a_sphere_in_an_axial_slab_no_tilt_makes_a_difference() -> None:
+def test_around_a_sphere_in_an_axial_slab_it_errs_hardly_more() -> None:
     errors = {o: float(np.sqrt(np.mean(errors_around_a_sphere(o, "anisotropic", 20.0) ** 2))) for o in (DipoleOperator, VoxelMeanDipole)}
-    assert errors[VoxelMeanDipole] < 1.15 * errors[DipoleOperator]
+    assert errors[VoxelMeanDipole] < 1.2 * errors[DipoleOperator]
 
 
-def test_the_kernel_is_the_mean_over_aliases_by_the_power_that_voxels_keep_of_them() -> None:
+def test_the_kernel_is_the_mean_over_aliases_by_what_voxels_keep_of_their_power() -> None:
     shape, size = (8, 10, 12), np.array([2.0, 2.0, 5.0])
     b0 = np.array([0.1, np.sin(0.4), np.cos(0.4)])
     b0 /= np.linalg.norm(b0)
@@ -51,20 +51,20 @@ def test_the_kernel_is_the_mean_over_aliases_by_the_power_that_voxels_keep_of_th
         at = np.array([f[n] for f, n in zip(frequencies, place, strict=True)])
         for alias in np.ndindex(7, 7, 7):
             k = at + (np.array(alias) - 3) / size
-            weight = np.prod(np.sinc(k * size) ** 2) / (k @ k)
+            weight = np.prod(np.sinc(k * size) ** 2)
             part = np.array([weight * (1 / 3 - (k @ b0) ** 2 / (k @ k)), weight])
             far += part
             near += part * np.all(np.abs(k) <= 1 / size)
         assert kernel[place] == pytest.approx(near[0] / near[1], abs=1e-5)
-        assert kernel[place] == pytest.approx(far[0] / far[1], abs=0.03)
+        assert kernel[place] == pytest.approx(far[0] / far[1], abs=0.06)
 
 
-def test_long_waves_have_the_field_that_they_have_without_voxels() -> None:
+def test_long_waves_have_the_field_that_they_have_without_voxels_but_for_the_square_of_voxel_over_wave() -> None:
     grid = make_grid("oblique", (32, 32, 16))
     at = np.indices(grid.shape)
     wave = np.cos(2 * np.pi * (at[0] / 32 + at[2] / 16)).astype(np.float32)
     fields = [o(grid.shape, grid.voxel_size_mm, grid.b0_direction)(wave) for o in (VoxelMeanDipole, DipoleOperator)]
-    np.testing.assert_allclose(fields[0], fields[1], atol=1e-4)
+    np.testing.assert_allclose(fields[0], fields[1], atol=0.5 * (1 / 32**2 + 1 / 16**2))
 
 
 def test_it_is_its_own_adjoint_on_an_oblique_grid() -> None:

@@ -21,7 +21,6 @@ from hqsm.provenance import write_run_record
 from hqsm.report.blinded_report import stamped
 from hqsm.run_state import STAGES
 from hqsm.stage import write_json
-from hqsm.table_contract import TABLES
 from hqsm.tables import read_frame, write_rows
 from hqsm.workflow_folder import REPOSITORY
 
@@ -305,40 +304,3 @@ def test_an_open_study_is_not_locked(tmp_path: Path, capsys: pytest.CaptureFixtu
     study = tiny_study(tmp_path, blinding=False)
     assert main(["lock", "imaging", str(study), "--who", "AB"]) == 4
     assert "not blinded" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_blinded_study_from_its_dicom_to_its_unblinding(tmp_path: Path) -> None:
-    from hqsm.commands.run import run_workflow
-    from hqsm.phantom.cohort import simulate_study
-
-    study = tmp_path / "study"
-    simulate_study(study, participants=1, visits=2, size="tiny", seed=3, with_bad_visit=False, progress=lambda _: None)
-    (study / "config.yaml").write_text("blinding: true\nstatistics:\n  bootstrap_draws: 200\n", encoding="utf-8")
-    tables = study / "results" / "tables"
-    assert run_workflow(study, ["--quiet", "all"]) == 0
-    values = {row["lic_hqsm_mg_g"] for row in read_frame(tables / "lic.tsv", "lic").to_dict(orient="records")}
-    assert set(read_frame(tables / "lic.tsv", "lic")["group"]) == {""}
-    for name in ("annual_change", "regression", "method_comparison", "influence", "explants", "repeatability", "baseline"):
-        frame = read_frame(tables / f"{name}.tsv", name)
-        assert len(frame) == 0, name
-        assert list(frame.columns) == [column.name for column in TABLES[name]]
-    shown = (study / "results/report/index.html").read_text(encoding="utf-8") + (study / "results/qc/index.html").read_text(
-        encoding="utf-8"
-    )
-    assert "blinded edition" in shown
-    assert not any(f"{value:.2f}" in shown for value in values)
-    for arguments in (["lock", "imaging"], ["lock", "records"], ["unblind"]):
-        assert main([*arguments, str(study), "--who", "AB"]) == 0
-    assert run_workflow(study, ["--quiet", "all"]) == 0
-    assert len(read_frame(tables / "annual_change.tsv", "annual_change")) == 1
-    assert "blinded edition" not in (study / "results/report/index.html").read_text(encoding="utf-8")
-    assert main(["verify", str(study)]) == 0
-    assert main(["verify", str(study), "--trace", "sub-0101/ses-01"]) == 0
-    records = study / "records" / "transfusions.csv"
-    lines = records.read_text(encoding="utf-8").splitlines()
-    records.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
-    assert run_workflow(study, ["--quiet", "all"]) == 0
-    assert "CHANGED AFTER UNBLINDING" in (study / "results/report/index.html").read_text(encoding="utf-8")
-    assert (tables / "CHANGED_AFTER_UNBLINDING.txt").is_file()
-    assert main(["verify", str(study)]) == 1

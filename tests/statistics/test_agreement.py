@@ -323,7 +323,7 @@ def test_fibrosis_is_read_on_one_scale(stage: float, scale: str, metavir: float)
 
 
 def test_chemistry_averages_replicates_counts_the_limit_and_leaves_out_exclusions() -> None:
-    common = {"fe_unit": "mg/g", "basis": "dry", "prep": "fresh", "participant_id": "sub-1", "exclusion_code": ""}
+    common = {"specimen_id": "E1", "fe_unit": "mg/g", "basis": "dry", "prep": "fresh", "participant_id": "sub-1", "exclusion_code": ""}
     table = pd.DataFrame(
         [
             {**common, "fe_value": 4.0, "lod": np.nan, "below_lod": "n"},
@@ -374,7 +374,13 @@ def test_an_explant_is_compared_with_the_last_scan_up_to_its_explantation_not_wi
     )
     kinds = ["annual", "pretransplant", "annual", "explant" if source == "visits" else "annual"]
     known = {"participant_id": "sub-1", "session_id": lic["session_id"], "visit_date": list(sessions.values()), "visit_type": kinds}
-    iron = {"participant_id": "sub-1", "explant_date": "2021-06-02" if source == "chemistry" else "", "fe_value": 10.0, "lod": np.nan}
+    iron = {
+        "participant_id": "sub-1",
+        "specimen_id": "E1",
+        "explant_date": "2021-06-02" if source == "chemistry" else "",
+        "fe_value": 10.0,
+        "lod": np.nan,
+    }
     chemistry = pd.DataFrame([{**iron, "fe_unit": "mg/g", "basis": "dry", "prep": "fresh", "below_lod": "n", "exclusion_code": ""}])
     rows = explant_rows(lic, chemistry, empty_table("explant_histology"), pd.DataFrame(known), RecordsParams())
     assert {(r["setting"], r["session_id"], r["error_mg_g"]) for r in rows} == {

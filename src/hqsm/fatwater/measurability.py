@@ -27,6 +27,8 @@ _TEXTURE = 0.25
 _HEARD = 0.25
 """Power to which the probability of a voxel's own echoes counts in whether its R2* is given: the noise that makes it look slow lowers its
 R2* as well, so that the low ones would be kept. Not nil: at edges nothing else tells."""
+_TOWARDS_OWN_DECAY = 2 / 3
+"""Share of the way from the mean decay around to the voxel's own at which the error of its fat fraction is taken."""
 _N_DECIDING = 2
 _LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
 """Beyond these nothing is measured, however far."""
@@ -64,13 +66,20 @@ class NearTheEnd:
         both: FloatArray = own * np.sqrt(0.5 * (1 + ratio**2))
         return both
 
-    def errors_of_pdff(self, own: FloatArray) -> FloatArray:
+    def errors_of_pdff(self, own: FloatArray, own_r2star_per_s: FloatArray, expected: ExpectedErrors) -> FloatArray:
         """Root mean square of the fit's ``own`` standard errors and of those of the tissues that the voxel may be of.
 
         Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
-        that are most off would look most certain; the brightness of what is around does not know that noise.
+        that are most off would look most certain; the brightness of what is around does not know that noise. But what decays faster than
+        all around it, only its own echoes show: the tissues' errors are taken at a decay part of the way to the voxel's own.
         """
-        both: FloatArray = np.hypot(own, self.pdff_se_percent) / np.sqrt(2)
+        known_per_s = np.where(np.isfinite(own_r2star_per_s), own_r2star_per_s, self.r2star_per_s)
+        on_the_way_per_s = self.r2star_per_s + _TOWARDS_OWN_DECAY * (known_per_s - self.r2star_per_s)
+        there, here = (
+            expected.at(expected.pdff_constrained, LocalDecay(snr=np.ones(own.size), r2star_per_s=rate))
+            for rate in (on_the_way_per_s, self.r2star_per_s)
+        )
+        both: FloatArray = np.hypot(own, self.pdff_se_percent * there / here) / np.sqrt(2)
         return both
 
 

@@ -148,7 +148,7 @@ def _many_echoes(
         far_off = far_off_hz(start, fit, tissue, params.field_smoothness)
         of_mixtures = errors_of_mixtures(fit, tissue)
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
-        fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2])
+        fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2], fit.nonlinear[near.which, 1], expected)
     limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)
     known = measurable(decay, near, expected, limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
     maps = assemble(echoes, tissue, fit, of_mixtures, far_off, start, known, separable=separable)

@@ -17,6 +17,14 @@ def check_chemistry(rows: list[Row], check: Checker, _: Mapping[str, list[Row]])
         if len({row["explant_date"] for row in group} - {""}) > 1:
             problem = f"The dates of one participant's explantation differ (lines {lines_of(group)}); the last line's counts."
             check.warn(group[-1], "explant_date", "EXPLANT_DATES", problem, "Correct them.")
+        pieces = {row["specimen_id"]: row for row in group if row["specimen_id"] and not row["exclusion_code"]}
+        if len(pieces) > 1:
+            problem = (
+                f"One participant has {len(pieces)} specimens (lines {lines_of(list(pieces.values()))}); "
+                "each counts once in the mean that stands for the liver."
+            )
+            remedy = "Nothing to do if all are of one liver and all were in the scan; else enter an exclusion_code."
+            check.warn(list(pieces.values())[1], "specimen_id", "SPECIMENS_SEVERAL", problem, remedy)
     for row in rows:
         value, unit = row["fe_value"], row["fe_unit"]
         refused = any(f.line == row["line"] and f.field == "fe_value" and f.file == check.file for f in check.findings)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,6 +20,7 @@ from hqsm.data import Regions, Susceptibility, WaterFat
 from hqsm.lic import fit_facts
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table, webp_uri
 from hqsm.report.style import OKABE_ITO
+from hqsm.report.tiles import Tiles
 from hqsm.roi import roi_statistics
 
 _FACTS = {
@@ -291,45 +293,48 @@ def _maps(visit: VisitPage, fit: WaterFat, params: ReportParams) -> str:
     turned = np.abs(nib.io_orientation(affine)[0, 0]) == 0  # type: ignore[no-untyped-call]
     aspect = float(size[1] / size[0]) if turned else float(size[0] / size[1])
     ratio = aspect * (window[0].stop - window[0].start) / (window[1].stop - window[1].start)
-    width = 10.4
-    each = (width - 0.9) / len(slices)
-    figure, axes = plt.subplots(
-        len(maps),
-        len(slices),
-        figsize=(width, each * ratio * len(maps) + 0.1),
-        squeeze=False,
-        layout="none",
-        gridspec_kw={"wspace": 0.02, "hspace": 0.03},
-    )
-    figure.subplots_adjust(left=0.035, right=0.93, bottom=0.005, top=0.995)
-    box = {"facecolor": "black", "alpha": 0.45, "pad": 1, "linewidth": 0}
     outlines = []
     if regions is not None:
         outlines = [(regions.liver, OKABE_ITO[1]), (regions.vessel, OKABE_ITO[5])]
         outlines += [(mask, OKABE_ITO[3]) for mask in regions.references.values()]
-    outlines = [(radiological(mask, affine)[window], colour) for mask, colour in outlines if mask.any()]
-    for row, shown in zip(axes, maps, strict=True):
+    masks = [radiological(mask, affine)[window][:, :, slices] for mask, _ in outlines]
+    pictures = Tiles(height=window[0].stop - window[0].start, width=window[1].stop - window[1].start, number=len(slices))
+    left_edge, right_edge, width = 0.035, 0.93, 10.4
+    # one drawing area a row, not one a picture: making them and their axes took as long as drawing
+    row_height = width * (right_edge - left_edge) / pictures.columns * pictures.width * ratio
+    figure, axes = plt.subplots(
+        len(maps), 1, figsize=(width, 1.03 * row_height * len(maps)), squeeze=False, layout="none", gridspec_kw={"hspace": 0.03}
+    )
+    figure.subplots_adjust(left=left_edge, right=right_edge, bottom=0.005, top=0.995)
+    box = {"facecolor": "black", "alpha": 0.45, "pad": 1, "linewidth": 0}
+    lines = [(path, colour) for mask, (_, colour) in zip(masks, outlines, strict=True) for path in pictures.outlines(axes[0, 0], mask)]
+    for ax, shown in zip(axes[:, 0], maps, strict=True):
         volume = radiological(np.asarray(shown.volume, float), affine)[window]
         colours = plt.get_cmap(shown.colours).with_extremes(bad=_NO_VALUE)
         drawn: Any = None
-        for ax, k in zip(row, slices, strict=True):
+        for n, k in enumerate(slices):
             drawn = ax.imshow(
-                volume[:, :, k], cmap=colours, vmin=shown.limits[0], vmax=shown.limits[1], aspect="auto", interpolation="nearest"
+                volume[:, :, k],
+                cmap=colours,
+                vmin=shown.limits[0],
+                vmax=shown.limits[1],
+                aspect="auto",
+                interpolation="nearest",
+                extent=pictures.extent(n),
             )
-            ax.set_xticks([])
-            ax.set_yticks([])
-            for side in ax.spines.values():
-                side.set_visible(False)
-            ax.text(0.02, 0.97, left, transform=ax.transAxes, color="w", fontsize=7, va="top", bbox=box)
-            ax.text(0.98, 0.97, right, transform=ax.transAxes, color="w", fontsize=7, va="top", ha="right", bbox=box)
-            for mask, colour in outlines:
-                if mask[:, :, k].any() and not mask[:, :, k].all():
-                    ax.contour(mask[:, :, k], levels=[0.5], colors=[colour], linewidths=0.7)
-        row[0].set_ylabel(shown.name, fontsize=8)
-        if shown is maps[0]:
-            for ax, k in zip(row, slices, strict=True):
-                ax.text(0.5, 0.97, f"slice {k + 1}", transform=ax.transAxes, color="w", fontsize=7, va="top", ha="center", bbox=box)
-        place = row[-1].get_position()
+            words = [(0.02, left, "left"), (0.98, right, "right")]
+            if shown is maps[0]:
+                words.append((0.5, f"slice {k + 1}", "center"))
+            for at, word, side in words:
+                place = pictures.start(n) + at * pictures.width, 0.03 * pictures.height
+                ax.text(*place, word, color="w", fontsize=7, va="top", ha=side, bbox=box)
+        ax.set(xlim=(0, pictures.columns), ylim=(pictures.height, 0), xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(shown.name, fontsize=8)
+        if lines:
+            paths, edges = zip(*lines, strict=True)
+            ax.add_collection(PathCollection(paths, facecolors="none", edgecolors=edges, linewidths=0.7), autolim=False)
+        place = ax.get_position()
         bar = figure.colorbar(drawn, cax=figure.add_axes((0.936, place.y0, 0.010, place.height)))
         bar.ax.tick_params(labelsize=6.5, length=2)
         bar.ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))

@@ -33,17 +33,21 @@ def dry_iron_mg_g(value: float, unit: str, basis: str, prep: str, params: Record
 
 @dataclass(frozen=True, kw_only=True)
 class Chemistry:
-    """Chemical LIC of one participant's specimen: mean and SD of the replicates [mg/g fresh dry weight]."""
+    """Chemical LIC of one participant's liver [mg/g fresh dry weight]: mean of its specimens' means, SD of all replicates."""
 
     mean_mg_g: float
     sd_mg_g: float
+    n_specimens: int
     n_replicates: int
     n_below_lod: int
 
 
 def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> dict[str, Chemistry]:
-    """Replicates averaged; below the limit of detection counts LOD/sqrt 2, or nothing without it; exclusion codes leave a row out."""
-    values: dict[str, list[float]] = {}
+    """Replicates averaged in each specimen, then its specimens: MRI has one value of the liver, whichever piece was cut most often.
+
+    Below the limit of detection counts LOD/sqrt 2, or nothing without it; exclusion codes leave a row out.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
     below: dict[str, int] = {}
     for row in chemistry.to_dict(orient="records"):
         censored = str(row["below_lod"]) == "y"
@@ -51,17 +55,19 @@ def chemistry_by_participant(chemistry: pd.DataFrame, params: RecordsParams) -> 
         if np.isfinite(raw) and row["fe_unit"] and row["basis"] and row["prep"] and not row.get("exclusion_code"):
             who = str(row["participant_id"])
             dry = dry_iron_mg_g(float(raw), row["fe_unit"], row["basis"], row["prep"], params)
-            values.setdefault(who, []).append(dry)
+            values.setdefault(who, {}).setdefault(str(row["specimen_id"]), []).append(dry)
             below[who] = below.get(who, 0) + censored
-    return {
-        who: Chemistry(
-            mean_mg_g=float(np.mean(v)),
-            sd_mg_g=float(np.std(v, ddof=1)) if len(v) > 1 else float("nan"),
-            n_replicates=len(v),
+    found = {}
+    for who, specimens in values.items():
+        replicates = [value for of_one in specimens.values() for value in of_one]
+        found[who] = Chemistry(
+            mean_mg_g=float(np.mean([np.mean(of_one) for of_one in specimens.values()])),
+            sd_mg_g=float(np.std(replicates, ddof=1)) if len(replicates) > 1 else float("nan"),
+            n_specimens=len(specimens),
+            n_replicates=len(replicates),
             n_below_lod=below[who],
         )
-        for who, v in values.items()
-    }
+    return found
 
 
 def metavir_stage(stage: float, scale: str) -> float:
@@ -99,7 +105,7 @@ def _last_scan(scans: pd.DataFrame, dates: Mapping[tuple[str, str], str], until:
 def explant_rows(
     lic: pd.DataFrame, chemistry: pd.DataFrame, histology: pd.DataFrame, visits: pd.DataFrame, params: RecordsParams
 ) -> list[Row]:
-    """Rows of explants.tsv: one per specimen, method and setting.
+    """Rows of explants.tsv: one per explanted liver, method and setting.
 
     In vivo it is the last scan up to the day of the explantation by the dates of ``visits`` (the records' table): a later one
     shows the graft.
@@ -107,7 +113,7 @@ def explant_rows(
     reference, scores = chemistry_by_participant(chemistry, params), scores_by_participant(histology)
     dates = {(row["participant_id"], row["session_id"]): row["visit_date"] for row in visits.to_dict(orient="records")}
     explanted = explantation_dates(chemistry, visits)
-    nothing = Chemistry(mean_mg_g=float("nan"), sd_mg_g=float("nan"), n_replicates=0, n_below_lod=0)
+    nothing = Chemistry(mean_mg_g=float("nan"), sd_mg_g=float("nan"), n_specimens=0, n_replicates=0, n_below_lod=0)
     rows = []
     usable = lic[lic["qc_status"].isin(["ok", "warning"])]
     for who in sorted(set(reference) | set(scores)):
@@ -129,6 +135,7 @@ def explant_rows(
                         "lic_hi_mg_g": high,
                         "lic_chemistry_mg_g": found.mean_mg_g,
                         "lic_chemistry_sd_mg_g": found.sd_mg_g,
+                        "n_specimens": found.n_specimens,
                         "n_replicates": found.n_replicates,
                         "n_below_lod": found.n_below_lod,
                         "error_mg_g": value - found.mean_mg_g,

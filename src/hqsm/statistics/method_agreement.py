@@ -27,7 +27,7 @@ def explant_agreement_rows(explants: Iterable[Row], scan_sd_mg_g: Mapping[str, f
     Parameters
     ----------
     explants
-        Rows of explants.tsv: one per specimen, method and setting.
+        Rows of explants.tsv: one per explanted liver, method and setting.
     scan_sd_mg_g
         Within-subject SD of LIC by method from repeat scans [mg/g]; NaN or absent where there are none. With the SD of the
         chemistry's replicates it gives Deming's ratio of error variances; else ``params.deming_error_ratio`` does.
