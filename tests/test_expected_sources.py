@@ -240,7 +240,7 @@ def test_a_lesion_in_a_dark_liver_keeps_most_of_what_it_keeps_in_one_that_was_fi
     def contrast_ppm(of: WaterFat) -> float:
         expected = expected_sources(of, in_water, SusceptibilityParams(), specimen="in_vitro")
         noise = np.hypot(noise_ppm, expected.field_error_ppm)
-        chi = total_field.invert(total, noise, expected.prior, tolerance=3e-4, max_iterations=300).chi_ppm
+        chi = total_field.Inversion(total, noise, expected.prior).posterior(tolerance=3e-4, max_iterations=300).chi_ppm
         return float(np.median(chi[(share > 0.99) & (lesion == 0)]) - chi[lesion > 0.9].mean())
 
     without_fat = replace(maps, model=np.where(liver, 3, maps.model).astype(maps.model.dtype))

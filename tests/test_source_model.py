@@ -88,7 +88,7 @@ def test_what_is_eight_errors_from_the_model_to_either_side_is_left_out(sign: in
     field[3, 5, 4] = sign * 0.7
     total = TotalField(field_ppm=field, weight=ones, mask=ones > 0, grid=_GRID)
     prior = SourcePrior(mean_ppm=0 * ones, sd_ppm=1e-4 * ones, beyond=Beyond(padding_mm=12.0, sd_ppm=1e-4, smooth_sd_ppm=1e-4))
-    problem = total_field._Problem(total, 0.1 * ones, prior)
+    problem = total_field._Problem(total, 0.1 * ones, SourceModel(total, 0.1 * ones, prior))
     share = problem.leave_out_outliers(np.zeros(problem.model.n_unknowns, np.float32))
     assert share == pytest.approx(1 / ones.size)
     assert problem.model.weight2[6, 5, 4] == 0
@@ -99,7 +99,7 @@ def test_a_variance_is_found_to_a_share_of_itself_and_the_variance_that_it_is_jo
     ones = np.ones(_SHAPE, np.float32)
     total = TotalField(field_ppm=0 * ones, weight=ones, mask=ones > 0, grid=_GRID)
     prior = SourcePrior(mean_ppm=0 * ones, sd_ppm=0.1 * ones, beyond=Beyond(padding_mm=12.0))
-    posterior = total_field.invert(total, 0.1 * ones, prior, tolerance=1e-2, max_iterations=20)
+    posterior = total_field.Inversion(total, 0.1 * ones, prior).posterior(tolerance=1e-2, max_iterations=20)
     asked: dict[str, Any] = {}
 
     def solved(apply: object, right_hand_side: np.ndarray, **given: Any) -> Solution:

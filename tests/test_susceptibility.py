@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -47,25 +48,35 @@ def given(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         sd_ppm=0.04,
         without_data=np.zeros(_SHAPE, bool),
         field_error_ppm=np.zeros(_SHAPE, np.float32),
-        prior=object(),
         liver_edge_seen=1.0,
         liver_is_left_out=False,
         liver_is_dark=False,
         asked={},
     )
 
-    def invert(total: Any, noise_ppm: np.ndarray, prior: object, **_: object) -> SimpleNamespace:
+    def inversion(total: Any, noise_ppm: np.ndarray, prior: np.ndarray) -> SimpleNamespace:
         says.asked |= {"total": total, "noise_ppm": noise_ppm}
+        expected = weakref.ref(prior)
 
         def standard_deviation_ppm(weights: np.ndarray, beside_ppm: float) -> float:
             says.asked |= {"weights": weights, "beside_ppm": beside_ppm}
             return float(says.sd_ppm)
 
         solution = Solution(x=says.chi_ppm, n_iterations=9, relative_residual=1e-5, converged=says.converged)
-        return SimpleNamespace(**{**vars(says), "solution": solution, "standard_deviation_ppm": standard_deviation_ppm})
+        posterior = SimpleNamespace(**{**vars(says), "solution": solution, "standard_deviation_ppm": standard_deviation_ppm})
+        del prior
 
-    monkeypatch.setattr(total_field, "invert", invert)
-    monkeypatch.setattr(susceptibility, "expected_sources", lambda *_, **__: says)
+        def solved(**_: object) -> SimpleNamespace:
+            says.holds_expected_sources = expected() is not None
+            return posterior
+
+        return SimpleNamespace(posterior=solved)
+
+    def expected_sources(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(says), "prior": np.zeros(1)})
+
+    monkeypatch.setattr(total_field, "Inversion", inversion)
+    monkeypatch.setattr(susceptibility, "expected_sources", expected_sources)
     return says
 
 
@@ -207,6 +218,11 @@ def test_the_estimate_by_regions_is_the_map_where_it_is_the_method(given: Simple
     _, regions = visit()
     given.regional_ppm[regions.liver] = 2.4
     assert estimated(method="regional").chi_ppm[12, 8, 5] == pytest.approx(2.1)
+
+
+def test_the_volumes_of_what_is_expected_are_let_go_before_it_is_solved(given: SimpleNamespace) -> None:
+    estimated()
+    assert not given.holds_expected_sources
 
 
 def test_the_inversion_is_given_ppm_with_noise_model_and_surface_errors_joined_and_no_data_where_there_is_none(

@@ -1,5 +1,6 @@
 """Total-field inversion: laws of its model, and the closed form of a sphere."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_sphere_in_a_box_of_water_has_its_susceptibility_whatever_shim_lies_ov
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
         beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
-    posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
+    posterior = total_field.Inversion(total, noise, prior).posterior(tolerance=1e-4, max_iterations=400)
     assert posterior.solution.converged
     inside, outside = share > 0.99, share == 0
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(chi_ppm, rel=0.03)
@@ -78,7 +79,7 @@ def test_where_there_are_few_unknowns_regions_are_read_on_fine_voxels(kind: str)
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
         beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
-    regional = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400).regional_ppm
+    regional = total_field.Inversion(total, noise, prior).posterior(tolerance=1e-4, max_iterations=400).regional_ppm
     assert np.median(regional[share > 0.99]) - np.median(regional[share == 0]) == pytest.approx(2.0, rel=0.1)
 
 
@@ -165,7 +166,7 @@ def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> No
     total, noise, prior = small_problem()
     weights = np.zeros(total.grid.shape, np.float32)
     weights[4:8, 3:7, 2:5] = 1 / 48
-    posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
+    posterior = total_field.Inversion(total, noise, prior).posterior(tolerance=1e-4, max_iterations=400)
     model = SourceModel(total, noise, prior)
     coarse = posterior.standard_deviation_ppm(weights)
     functional = model.functional(weights).astype(np.float64)
@@ -186,9 +187,43 @@ def test_the_estimate_by_regions_without_some_data_is_the_one_that_never_had_the
     model.set_noise(mask, noise)
     reduced.reweigh()
     fresh = Reduced(model)
-    np.testing.assert_allclose(reduced.inverse, fresh.inverse, atol=1e-5)
+    np.testing.assert_allclose(reduced.inverse, fresh.inverse, atol=3e-5)  # fields come two ways, in single precision
     assert np.abs(before - fresh.inverse).max() > 1e-3
     np.testing.assert_allclose(reduced.solve(), fresh.solve(), atol=5e-4)
+
+
+def test_the_estimate_by_regions_is_the_same_however_many_data_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SourceModel(*small_problem(smooth_sd_ppm=0.1))
+    at_once = Reduced(model)
+    assert len(at_once.places) < model.n_unknowns - model.n_voxels  # some nodes are left out
+    for name, fewer in (("_PART", 10), ("_ROWS", 10), ("_AT_ONCE", 3)):
+        monkeypatch.setattr(reduced_problem, name, fewer)
+    in_parts = Reduced(model)
+    np.testing.assert_array_equal(in_parts.places, at_once.places)
+    np.testing.assert_allclose(in_parts.inverse, at_once.inverse, atol=3e-5)
+    np.testing.assert_allclose(in_parts.solve(), at_once.solve(), atol=5e-4)
+
+
+def test_what_is_summed_over_joined_slices_for_an_unknown_is_its_field() -> None:
+    reduced = Reduced(iron_in_a_body(3.0)[0])
+    assert (reduced._slices > 0).sum(axis=0).max() > 1
+    fields = reduced._weighted_fields(np.arange(reduced._slices.shape[1]))
+    data = np.random.default_rng(2).standard_normal(fields.shape[1]).astype(np.float32)
+    summed = reduced._transposed(np.sqrt(reduced._weight2) * data)
+    np.testing.assert_allclose(fields @ data, summed, atol=1e-4 * np.abs(summed).max())
+
+
+def test_the_fields_of_all_unknowns_at_all_data_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = iron_in_a_body(3.0)
+    peaks = []
+    for part in (10**6, 300):
+        monkeypatch.setattr(reduced_problem, "_PART", part)
+        tracemalloc.start()
+        reduced = Reduced(model)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    all_fields = 4 * len(reduced.places) * reduced._weight2.size
+    assert peaks[1] < peaks[0] - 0.6 * all_fields
 
 
 def test_the_posterior_mean_is_that_of_the_dense_inverse() -> None:
@@ -288,7 +323,8 @@ def test_joined_slices_are_as_thick_as_the_larger_voxels_are_wide(slice_mm: floa
     assert (almost > 0).sum(axis=0).max() == 2
 
 
-def test_nodes_that_the_data_hardly_tell_are_left_to_their_prior_and_organs_never() -> None:
+def test_nodes_that_the_data_hardly_tell_are_left_to_their_prior_and_organs_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduced_problem, "_LEAST_ENERGY", 2.5)
     total, noise, prior = small_problem(smooth_sd_ppm=0.05)
     weak = replace(prior.organs[1], level_sd_ppm=0.001)
     model = SourceModel(total, noise, replace(prior, organs=(prior.organs[0], weak)))
@@ -299,8 +335,8 @@ def test_nodes_that_the_data_hardly_tell_are_left_to_their_prior_and_organs_neve
     nodes = np.arange(n_organs, n_few - model.harmonics.size)
     told = np.isin(nodes, kept)
     assert 3 < told.sum() < nodes.size - 3
-    assert energy[nodes[told]].min() > 0.5
-    assert energy[nodes[~told]].max() < 2.0
+    assert energy[nodes[told]].min() > 2.5
+    assert 1.5 < energy[nodes[~told]].max() < 2.5
     assert energy[1] < 0.5
 
 
@@ -439,7 +475,7 @@ def map_of_an_organ_with_a_lesion(
         beyond=Beyond(padding_mm=20.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
     total = TotalField(field_ppm=field.astype(np.float32), weight=ones, mask=ones > 0, grid=grid)
-    posterior = total_field.invert(total, noise, prior, tolerance=1e-3, max_iterations=200)
+    posterior = total_field.Inversion(total, noise, prior).posterior(tolerance=1e-3, max_iterations=200)
     return posterior.chi_ppm, share, lesion
 
 
@@ -492,7 +528,7 @@ def test_what_no_body_can_make_is_left_out_and_the_sphere_keeps_its_susceptibili
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
         beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
-    posterior = total_field.invert(total, np.full(grid.shape, 0.02, np.float32), prior, tolerance=1e-4, max_iterations=400)
+    posterior = total_field.Inversion(total, np.full(grid.shape, 0.02, np.float32), prior).posterior(tolerance=1e-4, max_iterations=400)
     assert posterior.outlier_share > 0.5 * 5 * 6 * 5 / field.size
     inside, outside = share > 0.99, share == 0
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(2.0, rel=0.05)
@@ -515,7 +551,7 @@ def test_small_voxels_are_solved_on_larger_ones_and_refined_to_the_same_suscepti
         organs=(Organ(share=share.astype(np.float32), level_sd_ppm=5.0),),
         beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
-    posterior = total_field.invert(total, np.full(grid.shape, 0.02, np.float32), prior, tolerance=1e-4, max_iterations=400)
+    posterior = total_field.Inversion(total, np.full(grid.shape, 0.02, np.float32), prior).posterior(tolerance=1e-4, max_iterations=400)
     assert posterior.chi_ppm.shape == grid.shape
     inside, outside = share > 0.99, share == 0
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(2.0, rel=0.03)
@@ -539,7 +575,7 @@ def test_noise_that_changes_from_voxel_to_voxel_beside_a_strong_source_does_not_
         beyond=Beyond(padding_mm=30.0, sd_ppm=0.1, smooth_sd_ppm=0.1),
     )
     total = TotalField(field_ppm=field.astype(np.float32), weight=ones, mask=ones > 0, grid=grid)
-    posterior = total_field.invert(total, noise, prior, tolerance=1e-4, max_iterations=400)
+    posterior = total_field.Inversion(total, noise, prior).posterior(tolerance=1e-4, max_iterations=400)
     assert np.median(posterior.chi_ppm[inside]) - np.median(posterior.chi_ppm[outside]) == pytest.approx(4.0, rel=0.007)
 
 
@@ -571,7 +607,7 @@ def test_lung_whose_surface_lies_just_beyond_the_slab_s_end_is_not_looked_for_in
         # the air around makes its field too
         air = SourceModel(TotalField(field_ppm=0 * ones, weight=ones, mask=body, grid=grid), noise, prior).unexplained_ppm
         total = TotalField(field_ppm=(field - air).astype(np.float32), weight=ones, mask=body, grid=grid)
-        posterior = total_field.invert(total, noise, prior, tolerance=3e-5, max_iterations=400)
+        posterior = total_field.Inversion(total, noise, prior).posterior(tolerance=3e-5, max_iterations=400)
         assert posterior.solution.converged
         water = np.median(posterior.chi_ppm[body & (share == 0)])
         return float(np.sqrt(np.mean((posterior.chi_ppm[near_end] - water - 2.0) ** 2)))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -179,8 +178,8 @@ def judged(
     rows, maps = [], {}
     with tempfile.TemporaryDirectory(prefix="hqsm-peers-") as name:
         folder = Path(name)
-        pickled = folder / "visit.pkl"
-        pickled.write_bytes(pickle.dumps(visit))
+        pickled = folder / "input.pkl"
+        pickled.write_bytes(visit.pickled_input())
         exchange(visit, folder)
         for pipeline in pipelines:
             cost = timed(pipeline.command(pickled, folder), folder / "log.txt")

@@ -1,6 +1,8 @@
 """One of our methods on one visit, as a process of its own so that its time and memory can be read.
 
-python reconstruct.py VISIT.pkl METHOD OUT.f64
+python reconstruct.py INPUT.pkl METHOD OUT.f64
+
+INPUT holds maps, regions and specimen (:meth:`visits.Visit.pickled_input`), and not the visit, which would load the simulator as well.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from hqsm.susceptibility import estimate
 
 
 def main() -> None:
-    visit = pickle.loads(Path(sys.argv[1]).read_bytes())
+    with Path(sys.argv[1]).open("rb") as pickled:
+        maps, regions, specimen = pickle.load(pickled)
     params = replace(SusceptibilityParams(), method=sys.argv[2])
-    chi = estimate(visit.maps, visit.regions, params, specimen="in_vitro" if visit.case.explant else "in_vivo")
+    chi = estimate(maps, regions, params, specimen=specimen)
     chi.chi_ppm.astype(np.float64).ravel(order="F").tofile(sys.argv[3])
 
 

@@ -8,7 +8,6 @@ Each is 160 x 160 x 64 voxels of a simulated abdomen (fitted by ourselves, autom
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 import tempfile
 from pathlib import Path
@@ -40,8 +39,8 @@ def main() -> None:
     for voxel_mm in VOXELS_MM:
         visit = visits.load(case(voxel_mm), options.cache)
         with tempfile.TemporaryDirectory(prefix="hqsm-speed-") as folder:
-            pickled, out = Path(folder) / "visit.pkl", Path(folder) / "chi.f64"
-            pickled.write_bytes(pickle.dumps(visit))
+            pickled, out = Path(folder) / "input.pkl", Path(folder) / "chi.f64"
+            pickled.write_bytes(visit.pickled_input())
             command = [sys.executable, str(HERE / "reconstruct.py"), str(pickled), options.method, str(out)]
             cost = timed(command, Path(folder) / "log")
             chi = np.fromfile(out).reshape(visit.truth.chi_ppm.shape, order="F")

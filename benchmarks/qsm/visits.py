@@ -53,7 +53,7 @@ class Case:
     other_chi_ppm: tuple[tuple[str, float], ...] = ()
     snr: float = 40.0
     explant: bool = False
-    oversampling: tuple[int, int, int] = (2, 2, 2)
+    oversampling: tuple[int, int, int] | None = None
     repeat: int = 0
 
 
@@ -70,6 +70,10 @@ class Visit:
     def echo_times_s(self) -> tuple[float, ...]:
         """Of the simulated scan."""
         return _ECHO_TIMES_S[self.case.tesla]
+
+    def pickled_input(self) -> bytes:
+        """Maps, regions and specimen: what an estimate is given, without the truth."""
+        return pickle.dumps((self.maps, self.regions, "in_vitro" if self.case.explant else "in_vivo"))
 
 
 def develop() -> list[Case]:

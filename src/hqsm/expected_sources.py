@@ -12,7 +12,8 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
-from hqsm.liver_share import REACH_VOXELS, liver_share, moved
+from hqsm.liver.sides import FAT_IN_PART
+from hqsm.liver_share import REACH_VOXELS, liver_share, moved, not_fat
 from hqsm.other_iron import iron_elsewhere
 from hqsm.units import proton_frequency_hz
 
@@ -112,9 +113,10 @@ class Expectation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Air:
-    """Where there is air: ``mean_ppm`` and, as masks, its insides and the voxels that its surface cuts through."""
+    """Where there is air: ``mean_ppm``, the share of a voxel that is ``tissue``, and, as masks, its insides and the voxels that it cuts."""
 
     mean_ppm: FloatArray
+    tissue: FloatArray
     outside: Mask
     pockets: Mask
     surface: Mask
@@ -136,7 +138,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
     found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets, regions.vessel)
     share, hole = found.share, found.hole
-    share[air.surface | air.pockets] = hole[air.surface | air.pockets] = 0
+    # a lung's surface lies on the liver's dome: a voxel that it cuts is liver in what of it is neither air nor fat
+    share[air.surface] *= (air.tissue * _lean(maps, regions.liver))[air.surface]
+    share[air.pockets] = hole[air.surface | air.pockets] = 0
     organ = share + hole
     organ_edge = _surface(organ > 0.5)
     iron_ppm = _liver_ppm(maps, regions)
@@ -222,7 +226,7 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
     outside = _connected_to_border(~body)
     faint = _faint(regions, amplitude, bright, liver_is_dark=liver_is_dark) & ~outside
     tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
-    mean = np.zeros(body.shape, np.float32)
+    mean, air = np.zeros(body.shape, np.float32), np.zeros(body.shape, np.float32)
     mean[faint] = 0.5 * AIR_PPM
     pockets, surfaces, lungs = np.zeros_like(body), np.zeros_like(body), []
     for pocket, lung in _pockets(faint, maps.grid.voxel_volume_ml):
@@ -231,6 +235,7 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
         # lung gives some signal of its own
         own = min(float(np.median(tissue[core])), 0.5) if core.any() else 0.0
         share = np.where(surface, np.clip((1 - tissue) / (1 - own), 0, 1), pocket).astype(np.float32)
+        air[pocket | surface] = share[pocket | surface]
         mean[pocket | surface] = (_LUNG_PPM if lung else AIR_PPM) * share[pocket | surface]
         pockets |= pocket
         surfaces |= surface
@@ -238,11 +243,13 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
             lungs.append(Organ(share=share, level_sd_ppm=_LUNG_SD_PPM, goes_on=True))
     skin = _surface(outside)
     mean[outside] = AIR_PPM
-    mean[skin] = (AIR_PPM * (1 - tissue))[skin]
+    air[skin] = (1 - tissue)[skin]
+    mean[skin] = AIR_PPM * air[skin]
     surfaces |= skin
     small = faint & ~pockets & ~surfaces
     return _Air(
         mean_ppm=mean,
+        tissue=1 - air,
         outside=outside & ~surfaces,
         pockets=(pockets | small) & ~surfaces,
         surface=surfaces,
@@ -273,6 +280,13 @@ def _tells_its_tissue(maps: WaterFat) -> Mask:
 def _fat_is_known(maps: WaterFat) -> Mask:
     """Voxels whose fat fraction says what they are, whether it was fitted freely or with the neighbourhood's prior."""
     return np.isin(maps.model, (1, 2)) & np.isfinite(maps.pdff_percent) & (maps.pdff_se_percent < _KNOWN_FAT_SE_PERCENT)
+
+
+def _lean(maps: WaterFat, liver: Mask) -> FloatArray:
+    """Share of each voxel that is no fat tissue; all of it where its fat fraction is not known."""
+    known = _fat_is_known(maps)
+    own = float(np.median(maps.pdff_percent[liver & known])) if (liver & known).any() else 0.0
+    return np.where(known, not_fat(np.nan_to_num(maps.pdff_percent), min(own, 100 * FAT_IN_PART)), 1).astype(np.float32)
 
 
 def _liver_is_unfitted(maps: WaterFat, regions: Regions) -> bool:

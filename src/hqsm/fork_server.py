@@ -167,8 +167,17 @@ def _import_for(script: Path) -> None:
         with contextlib.suppress(Exception):  # the job will meet it again, and say so
             importlib.import_module(module)
     if missing:
+        _make_compiler_ready()
         gc.collect()
         gc.freeze()  # what is shared now stays shared: the children's collector leaves it alone
+
+
+def _make_compiler_ready() -> None:
+    """Let numba, where it was imported, fill its tables of types; else each child does so, at its first compiled function."""
+    registry = sys.modules.get("numba.core.registry")
+    if registry is not None:
+        registry.cpu_target.typing_context.refresh()
+        registry.cpu_target.target_context.refresh()
 
 
 def _be_the_child(job: dict[str, Any], watched: selectors.BaseSelector) -> None:

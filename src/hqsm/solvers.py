@@ -61,10 +61,13 @@ def conjugate_gradient(
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration, gains, settled = 0, list[float](), False
     while rz > 0 and not settled and iteration < max_iterations and (rz > tolerance**2 * bb or iteration < min_iterations):
+        del z  # what is not needed is not held while the operator works
         ap = apply(p)
         step = rz / _inner(p, ap)
         x += b.dtype.type(step) * p
-        r -= b.dtype.type(step) * ap
+        ap *= b.dtype.type(step)
+        r -= ap
+        del ap
         z = near_inverse(r)
         new = _inner(r, z)
         p *= b.dtype.type(new / rz)

@@ -66,12 +66,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     posterior, mask_ppm, liver_error = None, 0.0, _LIVER_ERROR
     if params.method in ("total-field", "regional"):
         expected = expected_sources(maps, regions, params, specimen=specimen)
-        posterior = total_field.invert(
-            replace(total, mask=total.mask & ~expected.without_data),
-            np.hypot(noise_ppm, expected.field_error_ppm),
-            expected.prior,
-            tolerance=params.tolerance,
-            max_iterations=params.max_iterations,
+        inversion = total_field.Inversion(
+            replace(total, mask=total.mask & ~expected.without_data), np.hypot(noise_ppm, expected.field_error_ppm), expected.prior
         )
         if regions.mask_source == "automatic" and specimen == "in_vivo":  # a block is found by its decay, or not at all
             mask_ppm = _UNSEEN_EDGE_PPM * (1 - expected.liver_edge_seen)
@@ -81,6 +77,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
             liver_error = float(np.hypot(liver_error, _LEFT_OUT_ERROR))
         if expected.liver_is_dark:
             codes.append("CHI_LIVER_DARK")
+        del expected  # its volumes are a fifth of all memory
+        posterior = inversion.posterior(tolerance=params.tolerance, max_iterations=params.max_iterations)
         if posterior.outlier_share > _MANY_OUTLIERS:
             codes.append("CHI_FIELD_INCONSISTENT")
         chi = posterior.regional_ppm if params.method == "regional" else posterior.chi_ppm

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from hqsm.config.fatwater import FatWaterParams
-from hqsm.data import MultiEcho, WaterFat
+from hqsm.data import MultiEcho, Regions, WaterFat
 from hqsm.fatwater.separation import separate
 from hqsm.phantom.forward import LiverState, ScanProtocol, simulate_abdomen
 from hqsm.phantom.tissue import LABELS
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""First and last but one index along each axis."""
 
 ECHO_TIMES_S = {1.5: tuple(1.2e-3 + 1.6e-3 * n for n in range(6)), 3.0: tuple(1.0e-3 + 1.0e-3 * n for n in range(6))}
 
@@ -44,3 +47,11 @@ def visit() -> tuple[MultiEcho, WaterFat, np.ndarray]:
 
 def true_liver(labels: np.ndarray) -> np.ndarray:
     return (labels == LABELS["liver"]) | (labels == LABELS["vessel"])
+
+
+def check_leak(found: Regions, wall: Box, liver: Box) -> None:
+    """A liver that was found holds nothing of a place outside it, and all of one inside."""
+    assert found.codes == ("MASK_AUTOMATIC",), found.reason
+    outside, inside = (found.liver_whole[tuple(slice(*ends) for ends in part)] for part in (wall, liver))
+    assert outside.mean() < 0.08
+    assert inside.mean() > 0.97

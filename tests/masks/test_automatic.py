@@ -15,7 +15,7 @@ from hqsm.fatwater.separation import separate
 from hqsm.liver import above_the_noise, dice, find_regions
 from hqsm.liver.plausibility import covered_share, not_a_liver
 from hqsm.phantom.tissue import LABELS
-from masks.conftest import simulated_visit, true_liver
+from masks.conftest import Box, check_leak, simulated_visit, true_liver
 
 FEW = [(1.0, 0.0, 1.5, 5), (8.0, 30.0, 3.0, 3), (25.0, 10.0, 3.0, 1)]
 MORE = [(1.0, 30.0, 3.0, 6), (2.0, 2.0, 1.5, 7), (4.0, 20.0, 1.5, 8), (15.0, 0.0, 3.0, 9), (25.0, 30.0, 1.5, 4)]
@@ -227,9 +227,6 @@ def test_a_real_liver_is_found_without_the_kidney_below_it(real_data_dir: Path, 
     assert (found.liver & kidneys).sum() < 0.005 * found.liver.sum()
 
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""First and last but one index along each axis."""
-
 LEAKS: list[tuple[str, Box, Box]] = [
     # the wall of the flank, and what is liver in the same scan; a first form of the mask held half of each wall and more
     ("siemens_04", ((13, 20), (66, 84), (0, 5)), ((32, 44), (82, 98), (0, 10))),
@@ -240,26 +237,11 @@ LEAKS: list[tuple[str, Box, Box]] = [
 ]
 
 
-def check_leak(found: Regions, wall: Box, liver: Box) -> None:
-    assert found.codes == ("MASK_AUTOMATIC",), found.reason
-    outside, inside = (found.liver_whole[tuple(slice(*ends) for ends in part)] for part in (wall, liver))
-    assert outside.mean() < 0.08
-    assert inside.mean() > 0.97
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "wall", "liver"), LEAKS)
 def test_a_real_liver_ends_at_the_wall_and_the_muscle_behind_it(real_data_dir: Path, name: str, wall: Box, liver: Box) -> None:
     """Muscle has the brightness and decay of a liver without iron, and no dark line all along."""
     check_leak(found_in_two_echoes(real_data_dir / "ukat_b0_dualecho_3vendor_nifti" / name)[0], wall, liver)
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_the_last_slices_of_a_real_scan_hold_no_muscle_beside_the_spine(real_data_dir: Path, tmp_path: Path) -> None:
-    echoes = real_scan(real_data_dir / "ukat_ge_mr750_b0_3d_2echo_dicom", tmp_path)
-    found = find_regions(echoes, separate(echoes, FatWaterParams()), {}, LiverParams(), specimen="in_vivo")
-    check_leak(found, ((112, 126), (68, 122), (13, 16)), ((58, 86), (84, 110), (3, 12)))
 
 
 def box(low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:

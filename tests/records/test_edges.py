@@ -128,7 +128,7 @@ def test_net_iron_of_an_exchange_is_that_of_its_red_cells_and_not_of_its_volume(
 
 
 def test_a_prefix_and_a_code_for_missing_are_understood_in_any_case(checked: Check) -> None:
-    records = checked(transfusions=line_of(TX, "SUB-0012,a,2021-03-22,600,mL,unk,prbc,,"))
+    records = checked(transfusions=line_of(TX, "SUB-0012,a,2021-03-22,600,mL,Unk,prbc,,"))
     assert list(records.tables[TX]["participant_id"]) == ["sub-0012"]
     assert [f.code for f in records.findings if f.severity == "error"] == []
 

@@ -61,6 +61,13 @@ def test_the_child_of_the_server_finds_its_imports_done_and_its_ending_is_told(j
     assert said[2].endswith("ended 0 False 0.0")
 
 
+def test_the_child_of_the_server_finds_the_compiler_ready(job: Callable[..., str]) -> None:
+    """Its tables of types are filled by modules that importing numba does not import."""
+    script = job("print('numba.core.typing.arraydecl' in sys.modules, flush=True); return 0")
+    Path(script).write_text(Path(script).read_text(encoding="utf-8").replace("hqsm.arrays", "hqsm.compiled"), encoding="utf-8")
+    assert run(script)[0] == "True"
+
+
 def test_without_a_server_a_job_forks_its_own_child(job: Callable[..., str]) -> None:
     said = run(job("print('parent', os.getppid(), before, flush=True); return 7"), driver=DRIVER.replace("fork_server.start()", ""))
     number = said[1].split()[1]

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from conftest import unpack
+from hqsm.archive import load_noun
 from hqsm.commands.run import run_workflow
+from hqsm.data import Regions
+from masks.conftest import check_leak
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
@@ -128,6 +131,11 @@ def test_two_echoes_give_field_and_susceptibility_but_say_that_there_is_no_fat(s
     for participant in SETS:
         for name in ("fieldmap", "Chimap", "R2starmap"):
             assert np.isfinite(np.asarray(result(study, participant, name).dataobj)).mean() > 0.02
+
+
+def test_the_last_slices_of_a_real_liver_hold_no_muscle_beside_the_spine(study: Path) -> None:
+    found = load_noun(study / "results/work/sub-ge_ses-01/regions.npz", Regions)
+    check_leak(found, ((112, 126), (68, 122), (13, 16)), ((58, 86), (84, 110), (3, 12)))
 
 
 def test_no_name_of_a_person_or_place_reaches_the_results(study: Path) -> None:

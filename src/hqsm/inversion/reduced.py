@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import compress, groupby, pairwise
 
 import numpy as np
 from scipy import linalg
 
 from hqsm import fourier
-from hqsm.arrays import Box, FloatArray, IntArray, box_around
+from hqsm.arrays import FloatArray, IntArray, Mask, box_around
+from hqsm.inversion.slice_fields import SliceFields, Source
 from hqsm.inversion.source_model import SourceModel
 from hqsm.inversion.voxel_means import VoxelMeanDipole
 
@@ -17,8 +18,10 @@ _LEAST_SD_PPM = 0.01
 """Nodes that nowhere move the susceptibility by this much are no columns of the preconditioner."""
 _LEAST_ENERGY = 1.0
 """Nodes of which the data say no more than the prior does are no columns either: a fifth of them in an abdomen."""
-_PART = 4096
-"""Voxels whose weighted fields are held at a time."""
+_SURELY_LITTLE = 0.5
+"""Share of that energy below which a node is none by what some of the data say of all."""
+_PART, _ROWS, _AT_ONCE = 4096, 256, 64
+"""Data whose weighted fields are held at a time, rows of their products, and sources whose fields are made together."""
 _SIZES_MM, _PRODUCTS = (6.0, 7.5, 9.0, 11.0), 5e10
 """Its voxels are as small as so many products in the normal equations allow: 9 to 11 mm in an abdomen, 6 mm in an explant, which by
 regions read a quarter too low on 11 mm."""
@@ -76,35 +79,32 @@ class Reduced:
         self._dipole = VoxelMeanDipole(self._shape, size_mm, model.grid.b0_direction)
         self._data = self._sums(model.weight2) > 0
         self._weight2 = self._weights(model.weight2)
-        self._fields, self.places = self._columns()
-        self.inverse = _inverse(self._matrix())
+        in_plane = box_around(np.asarray(self._data.any(axis=2)))
+        self._fields_of = SliceFields(self._shape, size_mm, model.grid.b0_direction, in_plane)
+        self._harmonic_fields = np.stack([(h[..., model.inside[2]] @ self._slices)[self._data] for h in self._harmonics()])
+        self._sources = list(self._all_sources())
+        self.inverse = _inverse(self._matrix(choose=True))
+        n_few = model.n_unknowns - model.n_voxels
+        self.places = np.array([*(source.place for source in self._sources), *range(n_few - model.harmonics.size, n_few)])
 
     def reweigh(self) -> None:
         """Take the model's weights anew: its sources are the same, and what had no data before has none now."""
         before, self._weight2 = self._weight2, self._weights(self.model.weight2)
         changed = np.flatnonzero(self._weight2 != before)
-        if changed.size > _FEW * len(self._fields):
+        if changed.size > _FEW * len(self.places):
             self.inverse = _inverse(self._matrix())
         elif changed.size:
-            _change(self.inverse, self._fields[:, changed], (self._weight2 - before)[changed])
-
-    def _matrix(self) -> FloatArray:
-        """(n, n) the normal equations of its unknowns, their upper triangle, in Fortran's order."""
-        weight = np.sqrt(self._weight2)
-        matrix = np.eye(len(self._fields), order="F")
-        # in parts: the weighted fields as a whole would be the largest array there is
-        for part in np.array_split(np.arange(weight.size), max(1, weight.size // _PART)):
-            some = slice(part[0], part[-1] + 1) if part.size else slice(0, 0)
-            weighted = self._fields[:, some] * weight[some]
-            matrix += linalg.blas.ssyrk(1.0, weighted.T, trans=True)
-        return matrix
+            fields = np.empty((len(self.places), changed.size), np.float32)
+            for k, datum in enumerate(changed):
+                fields[:, k] = self._transposed(np.asarray(np.arange(before.size) == datum, np.float32))
+            _change(self.inverse, fields, (self._weight2 - before)[changed])
 
     def solve(self) -> FloatArray:
         """Posterior mean of its unknowns from its own data, as the whole vector (voxels at zero)."""
         model = self.model
-        weighted = self._weights(model.weight2 * model.unexplained_ppm)
         unknowns = np.zeros(model.n_unknowns, np.float32)
-        unknowns[model.n_voxels + self.places] = self.inverse @ (self._fields @ weighted)
+        weighted = self._weights(model.weight2 * model.unexplained_ppm)
+        unknowns[model.n_voxels + self.places] = self.inverse @ self._transposed(weighted)
         return unknowns
 
     def _weights(self, volume: FloatArray) -> FloatArray:
@@ -115,43 +115,85 @@ class Reduced:
         blocks = self._mean(self.model.padded(volume))[..., self.model.inside[2]] * np.float32(np.prod(self._factors))
         return np.asarray(blocks @ (self._slices > 0))
 
-    def _columns(self) -> tuple[FloatArray, IntArray]:
-        model = self.model
-        n = model.n_unknowns - model.n_voxels
-        fields, places = np.empty((n, int(self._data.sum())), np.float32), list[int]()
-        in_plane = box_around(np.asarray(self._data.any(axis=2)))
-        with_data = (*in_plane, model.inside[2])
-        chosen = np.flatnonzero(self._data[in_plane])
-        for place, source in enumerate(self._sources()):
-            if source is not None:
-                box, part = source
-                field = (self._dipole.between(part, source=box, target=with_data) @ self._slices).ravel()[chosen]
-                if place < len(model.organs) or field**2 @ self._weight2 > _LEAST_ENERGY:
-                    fields[len(places)] = field
-                    places.append(place)
-        for place, harmonic in enumerate(self._harmonics(), start=n - model.harmonics.size):
-            fields[len(places)] = (harmonic[..., model.inside[2]] @ self._slices)[self._data]
-            places.append(place)
-        return fields[: len(places)], np.array(places)
+    def _matrix(self, *, choose: bool = False) -> FloatArray:
+        """(n, n) the normal equations of its unknowns, their upper triangle, in Fortran's order.
 
-    def _sources(self) -> Iterator[tuple[Box, FloatArray] | None]:
-        """What each organ and node adds to the susceptibility, and where; None for a node that hardly does."""
-        for organ in self.model.organs:
+        The fields of all unknowns at all data would be the largest array there is: they are made for a part of the slices at
+        a time. With ``choose`` nodes that the data hardly tell are left out, most of them by the first part.
+        """
+        n_slices = self._data.shape[2]
+        n_parts = min(max(1, round(self._weight2.size / _PART)), n_slices)
+        # each part has slices from near the ends and from the middle
+        part_of_slice = np.minimum(np.arange(n_slices), np.arange(n_slices)[::-1]) % n_parts
+        fields = self._weighted_fields(np.flatnonzero(part_of_slice == 0))
+        if choose:
+            energy = np.einsum("ij,ij->i", fields, fields) * (self._weight2.size / max(fields.shape[1], 1))
+            fields = fields[self._choose(energy > _SURELY_LITTLE * _LEAST_ENERGY)]
+        matrix = np.eye(len(fields), order="F")
+        _add_products(matrix, fields)
+        for part in range(1, n_parts):
+            _add_products(matrix, self._weighted_fields(np.flatnonzero(part_of_slice == part)))
+        if choose:
+            told = np.flatnonzero(self._choose(matrix.diagonal() - 1 > _LEAST_ENERGY))
+            matrix = matrix.T[np.ix_(told, told)].T
+        return matrix
+
+    def _choose(self, told: Mask) -> Mask:
+        """Keep organs and those nodes that are told; which of all unknowns are kept."""
+        n = len(self._sources)
+        told[: len(self.model.organs)], told[n:] = True, True
+        self._sources = list(compress(self._sources, told[:n]))
+        return told
+
+    def _weighted_fields(self, slices: IntArray) -> FloatArray:
+        """(n, data) field of each unknown at its data in some joined slices, over their standard error."""
+        x, y, z = np.nonzero(self._data)
+        chosen = np.flatnonzero(np.isin(z, slices))
+        at = (x[chosen] - self._fields_of.target[0].start, y[chosen] - self._fields_of.target[1].start)
+        means = np.zeros((self._shape[2], slices.size), np.float32)
+        means[self.model.inside[2]] = self._slices[:, slices]
+        matrices = self._fields_of.to(means)
+        n, done = len(self._sources), 0
+        fields = np.empty((n + len(self._harmonic_fields), chosen.size), np.float32)
+        for alike in _in_the_same_slices(self._sources):
+            some = self._fields_of.of(alike, matrices)
+            fields[done : done + len(alike)] = some[(*at, slice(None), np.searchsorted(slices, z[chosen]))].T
+            done += len(alike)
+        fields[n:] = self._harmonic_fields[:, chosen]
+        fields *= np.sqrt(self._weight2[chosen])
+        return fields
+
+    def _transposed(self, data: FloatArray) -> FloatArray:
+        """(n,) sums over its data of each unknown's field times ``data``."""
+        spread = np.zeros(self._shape, np.float32)
+        volume = np.zeros(self._data.shape, np.float32)
+        volume[self._data] = data
+        spread[..., self.model.inside[2]] = volume @ self._slices.T
+        back = self._dipole(spread)
+        of_sources = [np.einsum("ijk,ijk->", source.part, back[source.box]) for source in self._sources]
+        return np.array([*of_sources, *(self._harmonic_fields @ data)], np.float32)
+
+    def _all_sources(self) -> Iterator[Source]:
+        """What each organ and node adds to the susceptibility; none for a node that hardly does."""
+        for place, organ in enumerate(self.model.organs):
             whole = np.zeros(self.model.shape, np.float32)
             whole[organ.box] = organ.values
             volume = self._mean(whole)
             box = box_around(volume != 0)
-            yield box, volume[box]
+            yield Source(place, box, volume[box].copy())
+        before = len(self.model.organs)
         for nodes in self.model.nodes:
             whole = np.zeros(self.model.shape, np.float32)
             whole[nodes.box] = nodes.sd_ppm
             sd = self._mean(whole)
             hats = [self._block_means(hat, axis) for axis, hat in enumerate(nodes.hats)]
             spans = [[box_around(column > 0)[0] for column in h.T] for h in hats]
-            for i, j, k in np.ndindex(nodes.shape):
-                where = (spans[0][i], spans[1][j], spans[2][k])
-                column = sd[where] * np.einsum("i,j,k->ijk", hats[0][where[0], i], hats[1][where[1], j], hats[2][where[2], k])
-                yield (where, column) if column.max() > _LEAST_SD_PPM else None
+            for k, i, j in np.ndindex(nodes.shape[2], *nodes.shape[:2]):
+                box = (spans[0][i], spans[1][j], spans[2][k])
+                part = sd[box] * np.einsum("i,j,k->ijk", hats[0][box[0], i], hats[1][box[1], j], hats[2][box[2], k])
+                if part.max() > _LEAST_SD_PPM:
+                    yield Source(before + int(np.ravel_multi_index((i, j, k), nodes.shape)), box, part)
+            before += nodes.size
 
     def _harmonics(self) -> list[FloatArray]:
         """Each solid harmonic, zero beyond the images."""
@@ -181,6 +223,21 @@ def _joined_slices(n: int, slice_mm: float, thickest_mm: float) -> FloatArray:
     for column, (start, stop) in enumerate(pairwise([*first, n])):
         joined[start:stop, column] = 1 / (stop - start)
     return joined
+
+
+def _in_the_same_slices(sources: list[Source]) -> Iterator[list[Source]]:
+    """The sources in order, some at a time."""
+    for _, alike in groupby(sources, key=lambda source: source.box[2]):
+        together = list(alike)
+        for first in range(0, len(together), _AT_ONCE):
+            yield together[first : first + _AT_ONCE]
+
+
+def _add_products(matrix: FloatArray, fields: FloatArray) -> None:
+    """Add F F', F (n, data), to the upper triangle of a matrix in Fortran's order, some rows at a time."""
+    for start in range(0, len(fields), _ROWS):
+        stop = start + _ROWS
+        matrix[:stop, start:stop] += (fields[start:stop] @ fields[:stop].T).T
 
 
 def _inverse(matrix: FloatArray) -> FloatArray:

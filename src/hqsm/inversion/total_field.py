@@ -47,9 +47,8 @@ that the last ten steps added to the whole variance. It grows with the steps: th
 class _Problem:
     """The model with its reduced problem and preconditioner."""
 
-    def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
-        self.total, self.noise_ppm = total, noise_ppm
-        self.model = SourceModel(total, noise_ppm, prior)
+    def __init__(self, total: TotalField, noise_ppm: FloatArray, model: SourceModel) -> None:
+        self.total, self.noise_ppm, self.model = total, noise_ppm, model
         self.reduced = Reduced(self.model)
         self.precondition = Preconditioner(self.model, self.reduced)
 
@@ -154,8 +153,8 @@ class Posterior:
         return float(np.sqrt(max(float(np.vdot(functional, solved.x)), 0.0)))
 
 
-def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tolerance: float, max_iterations: int) -> Posterior:
-    """Posterior of the sources' susceptibility, given the field.
+class Inversion:
+    """Data and model, ready to be solved: of the expected sources it keeps what it needs, so that their volumes can be let go.
 
     Parameters
     ----------
@@ -165,40 +164,69 @@ def invert(total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, *, tole
         (x, y, z) standard error of the field [ppm]; used inside ``total.mask``.
     prior
         Expected sources.
-    tolerance, max_iterations
-        Of the conjugate gradients.
     """
-    whole, box = prior, _box_of_tissue(prior)
-    total, noise_ppm, prior = _cropped(total, noise_ppm, prior, box)
-    larger = CoarseGrid(total.grid, _COARSE_MM)
-    coarse = _Problem(*_on_larger_voxels(total, noise_ppm, prior, larger))
-    solution = coarse.solve(coarse.reduced.solve(), tolerance, max_iterations)
-    unknowns = np.asarray(solution.x)
-    outlier_share = coarse.leave_out_outliers(unknowns)
-    with_lesions = coarse.believe_lesions(unknowns)
-    if outlier_share > _FEW_OUTLIERS or with_lesions is not None:
-        start, at_least = (unknowns, 0) if with_lesions is None else (with_lesions, _LESION_ITERATIONS)
-        solution = coarse.solve(start, tolerance, max_iterations, at_least)
-    # a large swapped region pulls the first model towards itself: what it was is seen by the second
-    for _ in range(_MORE_PASSES if outlier_share > _MANY_OUTLIERS else 0):
-        before, outlier_share = outlier_share, coarse.leave_out_outliers(np.asarray(solution.x))
-        if abs(outlier_share - before) < _FEW_OUTLIERS:
-            break
-        solution = coarse.solve(np.asarray(solution.x), tolerance, max_iterations)
-    unknowns = np.asarray(solution.x)
-    chi, regional = (whole.mean_ppm.astype(np.float32) for _ in range(2))
-    regional[box] = larger.interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()))
-    del coarse.reduced  # its fields are the largest arrays there are
-    chi[box] = coarse.model.susceptibility_ppm(unknowns) if larger.is_same else _refined(total, noise_ppm, prior, coarse, unknowns, larger)
-    return Posterior(
-        chi_ppm=chi,
-        regional_ppm=regional,
-        solution=solution,
-        outlier_share=outlier_share,
-        _coarse=coarse,
-        _larger=larger,
-        _box=box,
-    )
+
+    def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
+        self._mean_ppm, self._box = prior.mean_ppm, _box_of_tissue(prior)
+        self._total, self._noise_ppm, prior = _cropped(total, noise_ppm, prior, self._box)
+        self._sd_ppm = prior.sd_ppm
+        self._larger = CoarseGrid(self._total.grid, _COARSE_MM)
+        self._coarse_total, self._coarse_noise_ppm, prior = _on_larger_voxels(self._total, self._noise_ppm, prior, self._larger)
+        self._model = SourceModel(self._coarse_total, self._coarse_noise_ppm, prior)
+
+    def posterior(self, *, tolerance: float, max_iterations: int) -> Posterior:
+        """Posterior of the sources' susceptibility, given the field; the arguments are those of the conjugate gradients."""
+        coarse = _Problem(self._coarse_total, self._coarse_noise_ppm, self._model)
+        solution = coarse.solve(coarse.reduced.solve(), tolerance, max_iterations)
+        unknowns = np.asarray(solution.x)
+        outlier_share = coarse.leave_out_outliers(unknowns)
+        with_lesions = coarse.believe_lesions(unknowns)
+        if outlier_share > _FEW_OUTLIERS or with_lesions is not None:
+            start, at_least = (unknowns, 0) if with_lesions is None else (with_lesions, _LESION_ITERATIONS)
+            solution = coarse.solve(start, tolerance, max_iterations, at_least)
+        # a large swapped region pulls the first model towards itself: what it was is seen by the second
+        for _ in range(_MORE_PASSES if outlier_share > _MANY_OUTLIERS else 0):
+            before, outlier_share = outlier_share, coarse.leave_out_outliers(np.asarray(solution.x))
+            if abs(outlier_share - before) < _FEW_OUTLIERS:
+                break
+            solution = coarse.solve(np.asarray(solution.x), tolerance, max_iterations)
+        unknowns = np.asarray(solution.x)
+        chi, regional = (self._mean_ppm.astype(np.float32) for _ in range(2))
+        regional[self._box] = self._larger.interpolated(coarse.model.susceptibility_ppm(coarse.reduced.solve()))
+        del coarse.reduced  # the preconditioner has its own copy of the inverse
+        chi[self._box] = coarse.model.susceptibility_ppm(unknowns) if self._larger.is_same else self._refined(coarse, unknowns)
+        return Posterior(
+            chi_ppm=chi,
+            regional_ppm=regional,
+            solution=solution,
+            outlier_share=outlier_share,
+            _coarse=coarse,
+            _larger=self._larger,
+            _box=self._box,
+        )
+
+    def _refined(self, coarse: _Problem, unknowns: FloatArray) -> FloatArray:
+        """The coarse map interpolated, and what of the field it leaves, as sources of the images' own voxels.
+
+        What is left is local: no organs, no shared deviations, little around the images.
+        """
+        model, larger, total = coarse.model, self._larger, self._total
+        coarse_field = coarse.total.field_ppm - model.residual_ppm(unknowns)
+        left = TotalField(
+            field_ppm=(total.field_ppm - larger.interpolated(coarse_field)).astype(np.float32),
+            weight=total.weight,
+            mask=total.mask & larger.nearest(model.weight2 > 0),
+            grid=total.grid,
+        )
+        around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, near_sd_ppm=0.0, harmonic_sd_ppm=0.1)
+        # as much wider as the coarse prior has become
+        wider = larger.nearest(model.sd_ppm[model.inside] / np.maximum(larger.mean(self._sd_ppm), np.finfo(np.float32).tiny))
+        sd_ppm = self._sd_ppm * np.maximum(wider, 1)
+        prior = SourcePrior(mean_ppm=np.zeros_like(sd_ppm), sd_ppm=sd_ppm, beyond=around)
+        local = _Problem(left, self._noise_ppm, SourceModel(left, self._noise_ppm, prior))
+        solution = local.solve(np.zeros(local.model.n_unknowns, np.float32), _LOCAL_TOLERANCE, _LOCAL_ITERATIONS)
+        correction = local.model.susceptibility_ppm(np.asarray(solution.x))
+        return np.asarray(larger.interpolated(model.susceptibility_ppm(unknowns)) + correction, np.float32)
 
 
 def _box_of_tissue(prior: SourcePrior) -> tuple[slice, ...]:
@@ -229,31 +257,6 @@ def _changed(prior: SourcePrior, change: Callable[[FloatArray], FloatArray]) -> 
         smooth=tuple(replace(part, sd_ppm=change(part.sd_ppm)) for part in prior.smooth),
         dome=prior.dome and replace(prior.dome, organ=change(prior.dome.organ), lung=change(prior.dome.lung)),
     )
-
-
-def _refined(
-    total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, coarse: _Problem, unknowns: FloatArray, larger: CoarseGrid
-) -> FloatArray:
-    """The coarse map interpolated, and what of the field it leaves, as sources of the images' own voxels.
-
-    What is left is local: no organs, no shared deviations, little around the images.
-    """
-    model = coarse.model
-    coarse_field = coarse.total.field_ppm - model.residual_ppm(unknowns)
-    left = TotalField(
-        field_ppm=(total.field_ppm - larger.interpolated(coarse_field)).astype(np.float32),
-        weight=total.weight,
-        mask=total.mask & larger.nearest(model.weight2 > 0),
-        grid=total.grid,
-    )
-    around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, near_sd_ppm=0.0, harmonic_sd_ppm=0.1)
-    # as much wider as the coarse prior has become
-    wider = larger.nearest(model.sd_ppm[model.inside] / np.maximum(larger.mean(prior.sd_ppm), np.finfo(np.float32).tiny))
-    sd_ppm = prior.sd_ppm * np.maximum(wider, 1)
-    local = _Problem(left, noise_ppm, SourcePrior(mean_ppm=np.zeros_like(sd_ppm), sd_ppm=sd_ppm, beyond=around))
-    solution = local.solve(np.zeros(local.model.n_unknowns, np.float32), _LOCAL_TOLERANCE, _LOCAL_ITERATIONS)
-    correction = local.model.susceptibility_ppm(np.asarray(solution.x))
-    return np.asarray(larger.interpolated(model.susceptibility_ppm(unknowns)) + correction, np.float32)
 
 
 def _on_larger_voxels(
