@@ -131,6 +131,7 @@ class Reduced:
             fields = fields[self._choose(energy > _SURELY_LITTLE * _LEAST_ENERGY)]
         matrix = np.eye(len(fields), order="F")
         _add_products(matrix, fields)
+        del fields
         for part in range(1, n_parts):
             _add_products(matrix, self._weighted_fields(np.flatnonzero(part_of_slice == part)))
         if choose:
