@@ -73,6 +73,23 @@ def test_a_voxel_that_a_surface_cuts_is_air_or_lung_in_the_share_of_signal_that_
     assert mean[11, 38, 6] == pytest.approx(0.5 * 7.0, rel=0.01)  # lung gives 0.2 of its own: (1 - 0.6) / (1 - 0.2)
 
 
+def test_a_voxel_that_a_lungs_surface_cuts_is_liver_in_what_of_it_is_neither_air_nor_fat() -> None:
+    maps, regions = with_lung_and_gas()
+    liver = np.zeros(_SHAPE, bool)
+    liver[22:36, 32:44, 3:9] = True  # its first layer is that of the lung's surface, six tenths as bright
+    regions = replace(regions, liver=liver, liver_whole=liver)
+    maps = changed(maps, "r2star_per_s", liver, 200.0)
+    share = expected_of(maps, regions).prior.organs[0].share
+    assert share[29, 38, 6] == 1
+    assert share[22, 38, 6] == pytest.approx(0.5, abs=0.03)
+    assert share[21, 38, 6] == 0
+    # half of the way to pure fat (85 %)
+    with_fat = expected_of(changed(maps, "pdff_percent", (22, slice(None), slice(None)), 42.5), regions).prior.organs[0].share
+    np.testing.assert_allclose(with_fat[22, 34:42, 5:7], 0.5 * share[22, 34:42, 5:7], rtol=1e-3)
+    unknown = changed(changed(maps, "pdff_percent", (22, slice(None), slice(None)), 42.5), "model", (22, slice(None), slice(None)), 3)
+    np.testing.assert_allclose(expected_of(unknown, regions).prior.organs[0].share[22, 34:42, 5:7], share[22, 34:42, 5:7], rtol=1e-3)
+
+
 def test_a_lung_has_a_level_of_its_own_and_goes_on_where_gas_is_gas() -> None:
     (lung,) = expected_of(*with_lung_and_gas()).prior.organs
     assert lung.goes_on

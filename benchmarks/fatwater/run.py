@@ -28,7 +28,7 @@ N_RUNS = 5
 """Of ours, whose mean is given: together about as long as one of the peer."""
 PLACES = (("everywhere", 0, np.inf), ("12 mm and more", 12, np.inf), ("4 to 12 mm", 4, 12), ("outer 4 mm", 0, 4))
 """Nearest and farthest distance from the liver's surface [mm]."""
-BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100), (20, 1100))
+BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100), (0, 1100))
 """R2* [1/s]; the last is all of the liver."""
 
 

@@ -53,7 +53,7 @@ class Case:
     other_chi_ppm: tuple[tuple[str, float], ...] = ()
     snr: float = 40.0
     explant: bool = False
-    oversampling: tuple[int, int, int] = (2, 2, 2)
+    oversampling: tuple[int, int, int] | None = None
     repeat: int = 0
 
 

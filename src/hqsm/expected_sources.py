@@ -12,7 +12,8 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
 from hqsm.liver.references import shows_the_back, trunk_position_mm
-from hqsm.liver_share import REACH_VOXELS, liver_share, moved
+from hqsm.liver.sides import FAT_IN_PART
+from hqsm.liver_share import REACH_VOXELS, liver_share, moved, not_fat
 from hqsm.other_iron import iron_elsewhere
 from hqsm.units import proton_frequency_hz
 
@@ -63,6 +64,9 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE = 0.032
 """Error of the modelled field one (largest) voxel edge from a surface, over its step of susceptibility: 0.3 ppm from one of air."""
+_BESIDE_LEFT_OUT = 4.0
+"""So many times as much where the liver's own field is left out: it is then read from what lies next to surfaces, where the error is in
+one sense all along them."""
 _PPM_S_AT_1T5, _PPM_S_AT_3T, _NO_IRON_PPM = 0.0107, 0.0055, 0.05
 """Susceptibility over R2*: 0.41 ppm per mg/g (Curie) times 0.026 and 0.0135 mg/g per 1/s (Hernando 2023). A width, not a
 value; its own numbers, so that another calibration does not change a susceptibility map."""
@@ -112,9 +116,10 @@ class Expectation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Air:
-    """Where there is air: ``mean_ppm`` and, as masks, its insides and the voxels that its surface cuts through."""
+    """Where there is air: ``mean_ppm``, the share of a voxel that is ``tissue``, and, as masks, its insides and the voxels that it cuts."""
 
     mean_ppm: FloatArray
+    tissue: FloatArray
     outside: Mask
     pockets: Mask
     surface: Mask
@@ -136,7 +141,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
     sd = (params.tissue_sd_ppm * np.clip(iron, 1, 4)).astype(np.float32)
     found = liver_share(maps, body, regions.liver_whole, air.surface | air.pockets, regions.vessel)
     share, hole = found.share, found.hole
-    share[air.surface | air.pockets] = hole[air.surface | air.pockets] = 0
+    # a lung's surface lies on the liver's dome: a voxel that it cuts is liver in what of it is neither air nor fat
+    share[air.surface] *= (air.tissue * _lean(maps, regions.liver))[air.surface]
+    share[air.pockets] = hole[air.surface | air.pockets] = 0
     organ = share + hole
     organ_edge = _surface(organ > 0.5)
     iron_ppm = _liver_ppm(maps, regions)
@@ -181,9 +188,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         organs.append(Organ(share=part, level_sd_ppm=_ppm_per_r2star(maps) * excess_per_s, half_length_mm=torn * _SPLEEN_HALF_LENGTH_MM))
     contrast_ppm = _liver_ppm(maps, regions, above_per_s=tissue_per_s)
     without_data = air.surface | air.pockets
+    near_surface2 = _near_surface(air.surface, grid, AIR_PPM) ** 2 + _near_surface(organ_edge, grid, contrast_ppm) ** 2
     field_error2 = (
-        _near_surface(air.surface, grid, AIR_PPM) ** 2
-        + _near_surface(organ_edge, grid, contrast_ppm) ** 2
+        near_surface2 * (_BESIDE_LEFT_OUT**2 if torn else 1)
         + (_MIXED * contrast_ppm * _mixed(organ)) ** 2
         + (_MIXED_HOLE * contrast_ppm * _mixed(hole)) ** 2
     )
@@ -222,7 +229,7 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
     outside = _connected_to_border(~body)
     faint = _faint(regions, amplitude, bright, liver_is_dark=liver_is_dark) & ~outside
     tissue = _tissue_fraction(amplitude, body & ~faint, maps.grid.voxel_size_mm)
-    mean = np.zeros(body.shape, np.float32)
+    mean, air = np.zeros(body.shape, np.float32), np.zeros(body.shape, np.float32)
     mean[faint] = 0.5 * AIR_PPM
     pockets, surfaces, lungs = np.zeros_like(body), np.zeros_like(body), []
     for pocket, lung in _pockets(faint, maps.grid.voxel_volume_ml):
@@ -231,6 +238,7 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
         # lung gives some signal of its own
         own = min(float(np.median(tissue[core])), 0.5) if core.any() else 0.0
         share = np.where(surface, np.clip((1 - tissue) / (1 - own), 0, 1), pocket).astype(np.float32)
+        air[pocket | surface] = share[pocket | surface]
         mean[pocket | surface] = (_LUNG_PPM if lung else AIR_PPM) * share[pocket | surface]
         pockets |= pocket
         surfaces |= surface
@@ -238,11 +246,13 @@ def _find_air(maps: WaterFat, regions: Regions, *, liver_is_dark: bool) -> _Air:
             lungs.append(Organ(share=share, level_sd_ppm=_LUNG_SD_PPM, goes_on=True))
     skin = _surface(outside)
     mean[outside] = AIR_PPM
-    mean[skin] = (AIR_PPM * (1 - tissue))[skin]
+    air[skin] = (1 - tissue)[skin]
+    mean[skin] = AIR_PPM * air[skin]
     surfaces |= skin
     small = faint & ~pockets & ~surfaces
     return _Air(
         mean_ppm=mean,
+        tissue=1 - air,
         outside=outside & ~surfaces,
         pockets=(pockets | small) & ~surfaces,
         surface=surfaces,
@@ -273,6 +283,13 @@ def _tells_its_tissue(maps: WaterFat) -> Mask:
 def _fat_is_known(maps: WaterFat) -> Mask:
     """Voxels whose fat fraction says what they are, whether it was fitted freely or with the neighbourhood's prior."""
     return np.isin(maps.model, (1, 2)) & np.isfinite(maps.pdff_percent) & (maps.pdff_se_percent < _KNOWN_FAT_SE_PERCENT)
+
+
+def _lean(maps: WaterFat, liver: Mask) -> FloatArray:
+    """Share of each voxel that is no fat tissue; all of it where its fat fraction is not known."""
+    known = _fat_is_known(maps)
+    own = float(np.median(maps.pdff_percent[liver & known])) if (liver & known).any() else 0.0
+    return np.where(known, not_fat(np.nan_to_num(maps.pdff_percent), min(own, 100 * FAT_IN_PART)), 1).astype(np.float32)
 
 
 def _liver_is_unfitted(maps: WaterFat, regions: Regions) -> bool:

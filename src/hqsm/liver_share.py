@@ -136,9 +136,14 @@ def _by_levels(maps: WaterFat, body: Mask, liver: Mask, band: Mask, drawn: Float
     told = band & lean & ~ndimage.binary_dilation(fat, _CROSS)
     drawn = _moved_to_what_is_told(liver, drawn, _without_noise(found.share), np.where(told, trust, 0), band)
     own = float(np.median(pdff[lean & liver]))
-    not_fat = np.clip((_PURE_FAT_PERCENT - pdff) / (_PURE_FAT_PERCENT - own), 0, 1)
-    rest = np.where(band & fitted, np.minimum(drawn, _without_noise(not_fat)), drawn)
+    rest = np.where(band & fitted, np.minimum(drawn, _without_noise(not_fat(pdff, own))), drawn)
     return np.where(told, trust * _without_noise(found.share) + (1 - trust) * drawn, rest).astype(np.float32)
+
+
+def not_fat(pdff_percent: FloatArray, own_percent: float) -> FloatArray:
+    """Share of each voxel that is no fat tissue, where the liver has a fat fraction of its own."""
+    share: FloatArray = np.clip((_PURE_FAT_PERCENT - pdff_percent) / (_PURE_FAT_PERCENT - own_percent), 0, 1)
+    return share
 
 
 def _moved_to_what_is_told(liver: Mask, drawn: FloatArray, told: FloatArray, trust: FloatArray, band: Mask) -> FloatArray:

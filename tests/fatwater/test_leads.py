@@ -122,16 +122,23 @@ def test_what_stays_far_from_its_lines_is_told(off_hz: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("price_per_hz", "brightness", "moves"), [(0.018, 1.0, False), (0.022, 1.0, True), (0.022, 0.31, True), (0.022, 0.29, False)]
+    ("price_per_hz", "brightness", "moves"),
+    [
+        (0.018, (1.0, 1.0), False),
+        (0.022, (1.0, 1.0), True),
+        (0.022, (0.31, 0.31), True),
+        (0.022, (0.29, 1.0), False),
+        (0.022, (1.0, 0.29), False),
+    ],
 )
 def test_a_line_of_tissue_moves_a_voxel_that_fits_two_fields_alike_if_it_gains_3_by_that(
-    price_per_hz: float, brightness: float, moves: bool
+    price_per_hz: float, brightness: tuple[float, float], moves: bool
 ) -> None:
     # 150 of the 200 Hz from its line count: 2.7 or 3.3; what is darker than 0.3 of it leads nobody
     known = Known(
         field_hz=np.array([0.0, 200.0, 200.0]),
         sure=np.array([False, True, True]),
-        brightness=np.array([1, 1, brightness], np.float32),
+        brightness=np.array([1, *brightness], np.float32),
         numbers=np.arange(3).reshape(1, 1, 3),
         places=np.arange(3),
         price_per_hz=np.full(3, price_per_hz),
@@ -141,7 +148,32 @@ def test_a_line_of_tissue_moves_a_voxel_that_fits_two_fields_alike_if_it_gains_3
     taken = _decide(np.array([0]), fields, unary, np.array([2]), PERIOD_HZ, known)
     assert (taken[0] == 1) == moves
     assert known.field_hz[0] == (200 if moves else 0)
-    assert known.sure[0] == (brightness > 0.3)
+    assert known.sure[0] == (min(brightness) > 0.3)
+
+
+def test_a_voxel_with_one_line_waits_for_those_with_two_and_hears_what_they_became() -> None:
+    # a's one line says 200 Hz, at a price of 1.5; two say that b, beside it, is on 0, and then b's line says so of a too, at 6:
+    # a decided first, or not led by what b became, stays on 200
+    a, b, sure_zero = (2, 0, 0), (2, 1, 0), [(0, 1, 0), (1, 1, 0), (2, 2, 0), (2, 3, 0)]
+    shape = (3, 4, 1)
+    field, numbers = np.full(shape, 200.0), np.arange(12).reshape(shape)
+    for place in sure_zero:
+        field[place] = 0
+    sure = np.ones(shape, bool)
+    sure[a] = sure[b] = False
+    known = Known(
+        field_hz=field.ravel(),
+        sure=sure.ravel(),
+        brightness=np.ones(12, np.float32),
+        numbers=numbers,
+        places=np.arange(12),
+        price_per_hz=np.array([0.01, 0.04, 0.01]),
+        truncation_hz=150.0,
+    )
+    fields, unary = np.array([[0.0, 200.0]] * 2), np.zeros((2, 2), np.float32)
+    taken = _decide(numbers[[a[0], b[0]], [a[1], b[1]], 0], fields, unary, np.array([2, 2]), PERIOD_HZ, known)
+    np.testing.assert_array_equal(taken, [0, 0])
+    np.testing.assert_array_equal(known.field_hz[[numbers[a], numbers[b]]], 0)
 
 
 def test_a_single_voxel_that_no_line_reaches_keeps_what_it_has() -> None:

@@ -22,13 +22,19 @@ FAT_PEAKS_PPM = np.array([0.90, 1.30, 2.10, 2.75, 4.20, 5.30])
 FAT_AMPLITUDES = np.array([0.088, 0.700, 0.120, 0.006, 0.039, 0.047])
 """Six-peak liver fat of Hamilton et al., NMR Biomed 2011;24:784 (peaks merged)."""
 _BEYOND_MM = 150.0
+_LONGEST_MM = 2.5
+"""Of a voxel's parts: of two parts of 3.5 mm the dome is a staircase, and two fields beat in a voxel where many fade."""
 WATER_PPM_AT_37_CELSIUS = 4.70
 WATER_PPM_PER_CELSIUS = -0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanProtocol:
-    """How a simulated scan is acquired. ``snr`` is that of liver at TE = 0 in one repetition."""
+    """How a simulated scan is acquired.
+
+    ``snr`` is that of liver at TE = 0 in one repetition, ``oversampling`` into how many parts a voxel is divided along each axis
+    (None: two at least, none longer than 2.5 mm).
+    """
 
     echo_times_s: tuple[float, ...]
     field_strength_tesla: float
@@ -38,7 +44,13 @@ class ScanProtocol:
     n_repetitions: int = 1
     snr: float = 40.0
     temperature_celsius: float = 37.0
-    oversampling: tuple[int, int, int] = (2, 2, 2)
+    oversampling: tuple[int, int, int] | None = None
+
+    @property
+    def sub_voxels(self) -> tuple[int, int, int]:
+        """Into how many parts a voxel is divided along each axis."""
+        nx, ny, nz = (max(2, int(np.ceil(d / _LONGEST_MM - 1e-6))) for d in self.voxel_size_mm)
+        return self.oversampling or (nx, ny, nz)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +177,7 @@ def breathing_displacement_mm(n_repetitions: int, rng: np.random.Generator) -> F
 
 def _with_surroundings(labels_at: Callable[[Coordinates], IntArray], protocol: ScanProtocol) -> tuple[IntArray, slice]:
     """Labels on the fine grid with at least 150 mm of what lies beyond either end of the slab, and where the slab is."""
-    n, o, size_mm = protocol.shape[2], protocol.oversampling[2], protocol.voxel_size_mm[2]
+    n, o, size_mm = protocol.shape[2], protocol.sub_voxels[2], protocol.voxel_size_mm[2]
     margin = int(np.ceil(_BEYOND_MM / size_mm)) * o
     while fft.next_fast_len(n * o + 2 * margin, real=True) != n * o + 2 * margin:
         margin += 1
@@ -178,7 +190,7 @@ def _with_surroundings(labels_at: Callable[[Coordinates], IntArray], protocol: S
 def _fine_world_coordinates(protocol: ScanProtocol, first: int, last: int) -> Coordinates:
     """World coordinates [mm] of the fine voxels from fine slice ``first`` to before ``last``; slice 0 begins the slab."""
     grid = image_grid(protocol)
-    oversampling = np.array(protocol.oversampling)
+    oversampling = np.array(protocol.sub_voxels)
     n = (protocol.shape[0] * oversampling[0], protocol.shape[1] * oversampling[1])
     spans = (np.arange(n[0]), np.arange(n[1]), np.arange(first, last))
     axes = [((span + 0.5) / o - 0.5).astype(np.float32) for span, o in zip(spans, oversampling, strict=True)]
@@ -205,7 +217,8 @@ def _tissue_maps(
         )
     )
     rng = np.random.default_rng([anatomy_seed, 23])
-    coarse = rng.standard_normal([max(2, n // 12) for n in labels.shape])
+    # by voxels, not by their parts: however finely a body is simulated, its iron lies as it does
+    coarse = rng.standard_normal([max(2, n // 6) for n in protocol.shape])
     smooth = ndimage.zoom(ndimage.gaussian_filter(coarse, 0.8), [n / m for n, m in zip(labels.shape, coarse.shape, strict=True)], order=1)
     inside = labels == LABELS["liver"]
     texture = smooth[inside] - smooth[inside].mean()
@@ -255,9 +268,11 @@ def _simulate(
     anatomy_seed: int,
 ) -> SimulatedScan:
     grid = image_grid(protocol)
-    oversampling = np.array(protocol.oversampling)
+    oversampling = np.array(protocol.sub_voxels)
     fine_mm = grid.voxel_size_mm / oversampling
     echo_times_s = np.array(protocol.echo_times_s)
+    spacings_s = np.diff(echo_times_s)
+    evenly = bool(np.allclose(spacings_s, spacings_s[:1], rtol=1e-9))
     everything, slab = volume
     labels = np.ascontiguousarray(everything[:, :, slab])
     density, fat, r2star, chi = _tissue_maps(labels, liver, protocol, anatomy_seed)
@@ -273,6 +288,11 @@ def _simulate(
     u, v, w = np.meshgrid(*unit, indexing="ij", sparse=True)
     extent = fine_mm * np.array(labels.shape)
     from_centre = tuple(c * np.float32(e / extent.max()) for c, e in zip((u, v, w), extent, strict=True))
+    # the field of what moves, and of all: what is still has the difference
+    moving_hz = np.zeros_like(whole_chi)
+    if displacement_mm.any():
+        moving_chi = np.where(mobile_mask(everything), whole_chi, 0)
+        moving_hz = dipole_field_ppm(moving_chi, fine_mm, grid.b0_direction) * np.float32(hz_per_ppm)
     field_hz = dipole_field_ppm(whole_chi, fine_mm, grid.b0_direction)[:, :, slab] * np.float32(hz_per_ppm)
     # the Larmor frequency is set on the water of the body; what is left is what the shim leaves
     field_hz = _shimmed(field_hz, density > 50, (from_centre[0], from_centre[1], from_centre[2])).astype(np.float32)
@@ -281,20 +301,26 @@ def _simulate(
     receive = receive.astype(np.complex64)
     moving = mobile_mask(labels)
     phasor = fat_phasor(echo_times_s, protocol.field_strength_tesla, protocol.temperature_celsius)
-    maps = (density * (1 - fat), density * fat, r2star, field_hz)
+    tissue = (density * (1 - fat), density * fat, r2star)
     n = (*protocol.shape, echo_times_s.size, displacement_mm.size)
     signal = np.empty(n, np.complex64)
     noise_sd = 100.0 / protocol.snr
     for repetition, shift_mm in enumerate(displacement_mm):
         shift_voxels = breathing_sign * float(shift_mm) / fine_mm[breathing_axis]
-        water, fat_signal, decay, off_hz = _displaced(maps, moving, shift_voxels, breathing_axis)
+        water, fat_signal, decay = _displaced(tissue, moving, shift_voxels, breathing_axis)
+        # what the field of the moving sources has changed by; wall and spine leave theirs where it was
+        off_hz = field_hz
+        if shift_voxels:
+            off_hz = field_hz + (_shifted(moving_hz, shift_voxels, breathing_axis) - moving_hz)[:, :, slab]
         drift_hz = 0.3 * float(shift_mm) * (1 + 0.5 * w) + rng.uniform(-1, 1)
         rate = 2j * np.pi * (off_hz + drift_hz) - decay
         start = (receive * np.exp(1j * rng.uniform(-np.pi, np.pi))).astype(np.complex64)
         evolution = np.exp((rate * echo_times_s[0]).astype(np.complex64)) * start
         for echo in range(echo_times_s.size):
             if echo:
-                evolution = evolution * np.exp((rate * (echo_times_s[echo] - echo_times_s[echo - 1])).astype(np.complex64))
+                if echo == 1 or not evenly:
+                    onwards = np.exp((rate * spacings_s[echo - 1]).astype(np.complex64))
+                evolution *= onwards
             fine = (water + fat_signal * np.complex64(phasor[echo])) * evolution
             noise = rng.standard_normal((2, *protocol.shape)).astype(np.float32) * np.float32(noise_sd)
             signal[..., echo, repetition] = _average(fine, oversampling) + noise[0] + 1j * noise[1]
@@ -313,26 +339,26 @@ def _simulate(
 
 
 def _displaced(maps: tuple[FloatArray, ...], moving: AnyArray, shift_voxels: float, axis: int) -> list[FloatArray]:
-    """Move the organs along the voxel axis nearest head-foot and leave wall and spine; the field moves with the organs.
+    """Move the organs along the voxel axis nearest head-foot and leave wall and spine.
 
     Inside the organs the shifted maps count; where an organ moved away from its place, what came in counts.
     """
     if shift_voxels == 0:
         return list(maps)
+    inside = moving & (_shifted(moving.astype(np.float32), shift_voxels, axis) > 0.5)
+    return [np.where(inside, _shifted(volume, shift_voxels, axis), volume) for volume in maps]
+
+
+def _shifted(volume: FloatArray, shift_voxels: float, axis: int) -> FloatArray:
+    """The volume moved along an axis, linear between its voxels; at its ends it goes on as it is there."""
     whole = int(np.floor(shift_voxels))
     part = np.float32(shift_voxels - whole)
 
-    def shifted(volume: AnyArray) -> AnyArray:
-        def by(k: int) -> AnyArray:
-            index = np.clip(np.arange(volume.shape[axis]) - k, 0, volume.shape[axis] - 1)
-            return np.take(volume, index, axis=axis)
+    def by(k: int) -> FloatArray:
+        index = np.clip(np.arange(volume.shape[axis]) - k, 0, volume.shape[axis] - 1)
+        return np.take(volume, index, axis=axis)
 
-        if part == 0:
-            return by(whole)
-        return (1 - part) * by(whole) + part * by(whole + 1)
-
-    inside = moving & (shifted(moving.astype(np.float32)) > 0.5)
-    return [np.where(inside, shifted(volume), volume) for volume in maps]
+    return by(whole) if part == 0 else (1 - part) * by(whole) + part * by(whole + 1)
 
 
 def _average(fine: AnyArray, oversampling: AnyArray) -> AnyArray:
