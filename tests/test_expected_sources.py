@@ -214,6 +214,18 @@ def test_a_liver_whose_field_jumps_by_the_shift_of_fat_in_places_is_no_measureme
     assert expected.without_data[liver].all()
 
 
+def test_beside_the_surface_of_a_liver_that_is_left_out_the_field_counts_a_quarter_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is read from lies there, and the error is in one sense along the surface."""
+    maps, liver, _ = ball_of_liver(liver_r2star_per_s=500.0)
+    errors = []
+    for torn in (False, True):
+        monkeypatch.setattr("hqsm.expected_sources._liver_is_torn", lambda maps, regions, torn=torn: torn)
+        errors.append(expected_sources(maps, regions_of(maps, liver), SusceptibilityParams(), specimen="in_vitro").field_error_ppm)
+    around = ndimage.binary_dilation(liver, iterations=6) & ~ndimage.binary_dilation(liver, iterations=4)
+    assert errors[0][around].min() > 0
+    np.testing.assert_allclose(errors[1][around], 4 * errors[0][around], rtol=1e-5)
+
+
 def test_the_field_of_a_liver_that_was_fitted_without_fat_counts_by_its_standard_error() -> None:
     maps, liver, _ = ball_of_liver(liver_r2star_per_s=900.0)
     params = SusceptibilityParams()

@@ -64,6 +64,9 @@ _TRUSTED_R2STAR_PER_S_AT_1T5 = 300.0
 """Of a surface's voxel; beyond it the field varies so much inside the voxel that its signal does not tell how much is tissue."""
 _ONE_VOXEL_FROM_A_SURFACE = 0.032
 """Error of the modelled field one (largest) voxel edge from a surface, over its step of susceptibility: 0.3 ppm from one of air."""
+_BESIDE_LEFT_OUT = 4.0
+"""So many times as much where the liver's own field is left out: it is then read from what lies next to surfaces, where the error is in
+one sense all along them."""
 _PPM_S_AT_1T5, _PPM_S_AT_3T, _NO_IRON_PPM = 0.0107, 0.0055, 0.05
 """Susceptibility over R2*: 0.41 ppm per mg/g (Curie) times 0.026 and 0.0135 mg/g per 1/s (Hernando 2023). A width, not a
 value; its own numbers, so that another calibration does not change a susceptibility map."""
@@ -185,9 +188,9 @@ def expected_sources(maps: WaterFat, regions: Regions, params: SusceptibilityPar
         organs.append(Organ(share=part, level_sd_ppm=_ppm_per_r2star(maps) * excess_per_s, half_length_mm=torn * _SPLEEN_HALF_LENGTH_MM))
     contrast_ppm = _liver_ppm(maps, regions, above_per_s=tissue_per_s)
     without_data = air.surface | air.pockets
+    near_surface2 = _near_surface(air.surface, grid, AIR_PPM) ** 2 + _near_surface(organ_edge, grid, contrast_ppm) ** 2
     field_error2 = (
-        _near_surface(air.surface, grid, AIR_PPM) ** 2
-        + _near_surface(organ_edge, grid, contrast_ppm) ** 2
+        near_surface2 * (_BESIDE_LEFT_OUT**2 if torn else 1)
         + (_MIXED * contrast_ppm * _mixed(organ)) ** 2
         + (_MIXED_HOLE * contrast_ppm * _mixed(hole)) ** 2
     )

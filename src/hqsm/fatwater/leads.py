@@ -100,7 +100,7 @@ def far_off_hz(start: InitialField, fit: Fit, tissue: Tissue, smoothness: float)
     asked, known = _who_knows(start, fit, tissue, smoothness, far_hz)
     which = np.flatnonzero(_beside_steps(known, asked, far_hz / 2))
     off: FloatArray = np.zeros(asked.size)
-    off[which] = _typically_off(known, which)
+    off[which] = _off_the_lines(known, which)
     return np.where(off > far_hz, off, 0)
 
 
@@ -196,22 +196,8 @@ def _beside_steps(known: Known, asked: AnyArray, least_hz: float) -> AnyArray:  
 
 @njit()
 def _off_the_lines(known: Known, which: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(which,) how far each lies from where its neighbours lead, on average [Hz]; NaN where none does."""
+    """(which,) how far each lies from the middle one of where its neighbours lead [Hz]; NaN where none does."""
     off = np.full(which.size, np.nan)
-    leads = np.empty(6)
-    for i in range(which.size):
-        if _leads(which[i], known, leads) > 0:
-            weight = 0.0
-            for d in range(6):
-                weight += 0.0 if np.isnan(leads[d]) else known.price_per_hz[d % 3]
-            off[i] = _from_lines(known.field_hz[which[i]], leads, known) / weight
-    return off
-
-
-@njit()
-def _typically_off(known: Known, which: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(which,) how far each lies from the middle one of where its neighbours lead [Hz]; 0 where none does."""
-    off = np.zeros(which.size)
     leads = np.empty(6)
     for i in range(which.size):
         if _leads(which[i], known, leads) > 0:
