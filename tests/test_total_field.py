@@ -178,6 +178,7 @@ def test_the_standard_deviation_of_a_region_is_that_of_the_dense_inverse() -> No
 @pytest.mark.parametrize("left_out", [1, 40])
 def test_the_estimate_by_regions_without_some_data_is_the_one_that_never_had_them(left_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reduced_problem, "_LEAST_ENERGY", 0.0)  # else fewer nodes are told by fewer data
+    monkeypatch.setattr(reduced_problem, "_ROWS", 10)
     total, noise, prior = small_problem()
     model = SourceModel(total, noise, prior)
     reduced = Reduced(model)

@@ -320,17 +320,18 @@ def _fitted(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) 
                 for k in range(LANES):
                     signal = decay[k] * fat
                     model = signal + FLOOR
-                    # the logarithm of the ratio, near enough where it matters
-                    residual = 2 * (power[e, k] - model) / (power[e, k] + model)
-                    slope = signal / model
-                    weight = model * model / (2 * signal + 1 + SPREAD2 * model * model)
-                    weighted = weight * slope
-                    s[0, k] += weighted * slope
-                    s[1, k] -= 2 * time * weighted * slope
-                    s[2, k] += 4 * time * time * weighted * slope
-                    s[3, k] += weighted * residual
-                    s[4, k] -= 2 * time * weighted * residual
-                    s[5, k] += weight * residual * residual
+                    # the logarithm of the ratio, near enough where it matters: 2 (power - model) / (power + model); its weight is
+                    # model^2 / scatter, the model's slope signal / model; one division for both
+                    scatter, both = 2 * signal + 1 + SPREAD2 * model * model, power[e, k] + model
+                    inverse = 1 / (scatter * both)
+                    residual, inverse = 2 * (power[e, k] - model) * (scatter * inverse), both * inverse
+                    slope2, weighted = signal * signal * inverse, model * signal * inverse * residual
+                    s[0, k] += slope2
+                    s[1, k] -= 2 * time * slope2
+                    s[2, k] += 4 * time * time * slope2
+                    s[3, k] += weighted
+                    s[4, k] -= 2 * time * weighted
+                    s[5, k] += model * model * inverse * residual * residual
                     decay[k] *= factor[k]
             largest = 0.0
             for k in range(LANES):

@@ -161,13 +161,14 @@ def _noise_of_neighbours(
     information[which] = own
     in_the_end[which] = np.where(own > 0, 1 / claimed_hz**2, 0)
     departs_hz2 = to_darker_hz**2 + (SPREAD_FLOOR_HZ_AT_1T5 * tissue.field_strength_tesla / 1.5) ** 2
+    n_around = np.maximum(around(blocks.n_voxels + 0j, blocks.index).real, 1e-9)
 
     def means(weight: FloatArray, value: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(block,) of the weight and of weight times value, over the voxels of the 27 blocks."""
         sums = np.bincount(blocks.of_voxel, weight, blocks.n_voxels.size) + 1j * np.bincount(
             blocks.of_voxel, weight * value, blocks.n_voxels.size
         )
-        both = around(sums, blocks.index) / np.maximum(around(blocks.n_voxels + 0j, blocks.index).real, 1e-9)
+        both = around(sums, blocks.index) / n_around
         return both.real, both.imag
 
     rad_per_hz = 2 * np.pi * float(np.diff(tissue.echo_times_s).min())

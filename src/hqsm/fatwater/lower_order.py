@@ -88,7 +88,9 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     departures = Departures(departure_hz=found.nonlinear[:, 0] - prior_hz, precision=precision, plane_hz2=plane_hz2, iron_hz2=rim_hz2)
     of_all = (fit.nonlinear[:, 0], fit.errors[:, 0], darker_hz)
     calibrated_hz = field_errors(found.errors[:, 0], departures, which, *of_all, start.blocks, start.tissue_share, tissue)
-    fit.errors[taken, 0] = calibrated_hz[np.isin(which, taken, assume_unique=True)]
+    converged = np.zeros(fit.residual.size, bool)
+    converged[taken] = True
+    fit.errors[taken, 0] = calibrated_hz[converged[which]]
     fit.model[which[no_fat & (fit.model[which] == CONSTRAINED)]] = NO_FAT
     fit.residual[away] = np.nan  # walked away and did not come back: no fit
     # a block that shows an echo or two more would step if it were on another field than those around: with them its piece stands

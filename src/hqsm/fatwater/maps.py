@@ -57,18 +57,23 @@ def assemble(
         fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
         fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT) & (far_off_hz == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        signed = 100 * (linear[:, 1] / (linear[:, 0] + linear[:, 1])).real
-    pdff = np.where(fit.model == CONSTRAINED, signed, pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2]))
+        pdff = pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2])
+        signed = np.flatnonzero(fit.model == CONSTRAINED)
+        water, fat = linear[signed].T
+        pdff[signed] = 100 * (fat / (water + fat)).real
     with np.errstate(invalid="ignore"):
         # less than no fat, or less than no water, and by more than errors allow: two fields or moving tissue in one voxel
         fat_known &= np.abs(pdff - 50) < 50 + np.maximum(_FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE * errors[:, 2])
 
     def volume(values: AnyArray, valid: AnyArray) -> AnyArray:
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
-        return _placed(values, valid, tissue.index, nothing)
+        return _placed(values, valid, tissue.places, tissue.index.shape, nothing)
 
-    whole = np.hypot(errors, of_mixtures)
-    whole[:, 0] = np.hypot(whole[:, 0], far_off_hz)
+    whole = errors.copy()
+    flat, more = whole.reshape(-1), np.flatnonzero(of_mixtures)  # most have nothing more
+    flat[more] = np.hypot(flat[more], of_mixtures.reshape(-1)[more])
+    more = np.flatnonzero(far_off_hz)
+    whole[more, 0] = np.hypot(whole[more, 0], far_off_hz[more])
     return WaterFat(
         water=volume(linear[:, 0], fitted),
         fat=volume(linear[:, 1], fat_known),
@@ -79,8 +84,8 @@ def assemble(
         r2star_se_per_s=volume(whole[:, 1], decay_known),
         field_se_hz=volume(whole[:, 0], lit),
         residual=volume(relative, fitted),
-        model=_placed(fit.model.astype(np.uint8), fitted, tissue.index, np.uint8(0)),
-        censored=_placed(censored, fitted, tissue.index, np.False_),
+        model=_placed(fit.model.astype(np.uint8), fitted, tissue.places, tissue.index.shape, np.uint8(0)),
+        censored=_placed(censored, fitted, tissue.places, tissue.index.shape, np.False_),
         swap_margin=volume(start.swap_margin, fitted),
         field_difference_hz=volume(start.difference_hz, fitted),
         r2star_limit_per_s=measurable.r2star_limit_per_s,
@@ -91,17 +96,15 @@ def assemble(
 
 
 @njit(parallel=True)
-def _placed(values: AnyArray, valid: AnyArray, index: AnyArray, nothing: Any) -> AnyArray:  # pragma: no cover - compiled
+def _placed(
+    values: AnyArray, valid: AnyArray, places: AnyArray, shape: tuple[int, int, int], nothing: Any
+) -> AnyArray:  # pragma: no cover - compiled
     """(x, y, z) the values of the voxels where they are ``valid``, of the type of ``nothing``, which is elsewhere."""
-    nx, ny, nz = index.shape
-    volume = np.full((nx, ny, nz), nothing)
-    for x in prange(nx):
-        for y in range(ny):
-            for z in range(nz):
-                v = index[x, y, z]
-                if v >= 0 and valid[v]:
-                    volume[x, y, z] = values[v]
-    return volume
+    volume = np.full(shape[0] * shape[1] * shape[2], nothing)
+    for v in prange(places.size):
+        if valid[v]:
+            volume[places[v]] = values[v]
+    return volume.reshape(shape)
 
 
 def as_wished(maps: WaterFat, echoes: MultiEcho, params: FatWaterParams) -> WaterFat:

@@ -18,6 +18,7 @@ from hqsm.compiled import njit, prange
 from hqsm.fatwater.blocks import Blocks
 from hqsm.fatwater.bounds import LARGEST_RELATIVE_SE, ExpectedErrors, LocalDecay
 from hqsm.fatwater.decay import FLOOR, NEAR_THE_LIMIT, NO_DECAY_PER_S, SPREAD2, Pools, beside
+from hqsm.fatwater.lanes import LANES, exponential
 
 _OTHER_TISSUE = 0.3
 """Probability that a voxel is not of its block's tissue: blocks of 5 mm in places of 15 mm."""
@@ -250,7 +251,9 @@ def _over_tissues(
                     of_rest[e, j] = 1 / (noise / rest + texture)
                     others *= of_rest[e, j]
             log_one[j], log_rest[j] = 0.5 * np.log(one), 0.5 * np.log(others)
-        mine, theirs = np.empty(27), np.empty(27)
+        mine, theirs, deciding = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+        scratch = np.zeros((2, LANES))
+        bits = scratch.view(np.int64)
         for i_voxel in range(ends[i], ends[i + 1]):
             v = which[i_voxel]
             for j in range(n):
@@ -263,19 +266,26 @@ def _over_tissues(
                 for j in range(n):
                     theirs[j] -= 0.5 * (others - power_of[e, j]) ** 2 * of_rest[e, j]
             top_mine, top_theirs = mine[:n].max(), theirs[:n].max()
+            for j in range(n):
+                mine[j] -= top_mine
+                deciding[j] = heard * mine[j]
+                theirs[j] -= top_theirs
+            exponential(mine, scratch, bits)
+            exponential(deciding, scratch, bits)
+            exponential(theirs, scratch, bits)
             of_any = 0.0
             for j in range(n):
-                theirs[j] = prior[j] * np.exp(theirs[j] - top_theirs)
+                theirs[j] *= prior[j]
                 of_any += theirs[j]
             total_deciding = total = 0.0
             means[i_voxel] = 0
             for j in range(n):
                 around = (1 - other) * theirs[j] + other * of_any * prior[j]
-                deciding, weight = around * np.exp(heard * (mine[j] - top_mine)), around * np.exp(mine[j] - top_mine)
-                total_deciding += deciding
+                of_deciding, weight = around * deciding[j], around * mine[j]
+                total_deciding += of_deciding
                 total += weight
                 for q in range(n_values):
-                    means[i_voxel, q] += (deciding if q < _N_DECIDING else weight) * allowed[tissue[j], q]
+                    means[i_voxel, q] += (of_deciding if q < _N_DECIDING else weight) * allowed[tissue[j], q]
             means[i_voxel, :_N_DECIDING] /= total_deciding
             means[i_voxel, _N_DECIDING:] /= total
     return means

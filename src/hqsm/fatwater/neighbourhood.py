@@ -13,6 +13,8 @@ from hqsm.fatwater.lanes import LANES
 _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
 _ONE_IN = 29
+_RUN = 16
+"""Voxels along z whose sums along x are taken at once."""
 SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 _LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
 
@@ -140,13 +142,14 @@ def _any_near(flags: AnyArray, at: int, reach: int) -> bool:  # pragma: no cover
 
 @njit(parallel=True)
 def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray:  # pragma: no cover - compiled
-    """(x, 11, y, z) Gaussian sums over y and z, zero outside, where along x any of the columns is near; z goes on to whole lanes."""
+    """(y, x, 11, z) Gaussian sums over y and z where along x any of the columns is near, else nothing; z goes on to whole runs."""
     index, _, _, columns = places
     field, se, good, centre, floor2 = told
     along_x, along_y, along_z = kernels
     nx, ny, nz = index.shape
     reach_x, reach_y, reach_z = along_x.shape[1] // 2, along_y.shape[1] // 2, along_z.shape[1] // 2
-    sums = np.zeros((nx, 11, ny, (nz + LANES - 1) // LANES * LANES), np.float32)
+    # what nobody asks for is never touched; rows a power of two apart, as along y they would be, would take each other's place in the cache
+    sums = np.empty((ny, nx, 11, (nz + _RUN - 1) // _RUN * _RUN), np.float32)
     for x in prange(nx):
         # a border of zeros along z saves asking where the volume ends
         plain = np.zeros((4, ny, nz + 2 * reach_z), np.float32)
@@ -154,6 +157,8 @@ def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray
         asked = np.zeros(ny, np.bool_)
         for y in range(ny):
             asked[y] = _any_near(columns[:, y], x, reach_x)
+            if asked[y]:
+                sums[y, x] = 0
         for y in range(ny):
             if not _any_near(asked, y, reach_y):
                 continue
@@ -185,10 +190,12 @@ def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray
             for y in range(ny):
                 if not asked[y]:
                     continue
-                for m in range(max(y - reach_y, 0), min(y + reach_y + 1, ny)):
-                    weight = along_y[power, m - y + reach_y]
+                last = min(y + reach_y, ny - 1)
+                for m in range(max(y - reach_y, 0), last + 1, 2):  # two at once, as along x
+                    n = min(m + 1, last)
+                    weight, other = along_y[power, m - y + reach_y], along_y[power, n - y + reach_y] if n > m else np.float32(0)
                     for z in range(nz):
-                        sums[x, s, y, z] += weight * in_z[which, m, z]
+                        sums[y, x, s, z] = sums[y, x, s, z] + weight * in_z[which, m, z] + other * in_z[which, n, z]
     return sums
 
 
@@ -202,12 +209,14 @@ def _priors(
     nx, ny, nz = index.shape
     height, precision, variance = np.zeros(wanted.size), np.zeros(wanted.size), np.zeros(wanted.size)
     for y in prange(ny):
-        at = np.empty(LANES, np.int32)
-        for first in range(0, nz, LANES):
+        at = np.empty(_RUN, np.int32)
+        # those wanted, of several rows together, whose planes are then worked out at once
+        waiting, gathered, n_waiting = np.zeros(LANES, np.int32), np.ones((16, LANES), np.float32), 0
+        for first in range(0, nz, _RUN):
             for x in range(nx):  # innermost: what one voxel needs, the next one needs again
                 if not columns[x, y]:
                     continue
-                count, some = min(LANES, nz - first), False
+                count, some = min(_RUN, nz - first), False
                 for k in range(count):
                     v = index[x, y, first + k]
                     at[k] = place[v] if v >= 0 else -1
@@ -226,11 +235,27 @@ def _priors(
                         s[_Q000, k] -= weight * value
                         s[_Q2, k] -= weight * value**2
                         s[_NOISE, k] -= weight * noise2
-                plane = _planes(s, floor2, slope_precision, own)
                 for k in range(count):
-                    if at[k] >= 0 and s[_P000, k] > 1e-9 and plane[1, k] > 0:
-                        height[at[k]], precision[at[k]], variance[at[k]] = plane[0, k] + centre, plane[1, k], plane[2, k]
+                    if at[k] < 0 or not s[_P000, k] > 1e-9:
+                        continue
+                    waiting[n_waiting] = at[k]
+                    for i in range(16):
+                        gathered[i, n_waiting] = s[i, k]
+                    n_waiting += 1
+                    if n_waiting == LANES:
+                        _take(_planes(gathered, floor2, slope_precision, own), waiting, n_waiting, centre, height, precision, variance)
+                        n_waiting = 0
+        _take(_planes(gathered, floor2, slope_precision, own), waiting, n_waiting, centre, height, precision, variance)
     return height, precision, variance
+
+
+@njit()
+def _take(
+    plane: AnyArray, which: AnyArray, count: int, centre: float, height: AnyArray, precision: AnyArray, variance: AnyArray
+) -> None:  # pragma: no cover - compiled
+    for k in range(count):
+        if plane[1, k] > 0:
+            height[which[k]], precision[which[k]], variance[which[k]] = plane[0, k] + centre, plane[1, k], plane[2, k]
 
 
 # moments of the weights by the powers of the distance along x, y and z; of weight times value; of its square, and noise
@@ -239,33 +264,33 @@ _P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q1
 
 @njit(error_model="numpy")
 def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(16, lane) moments around the voxels from z on of one row."""
+    """(16, place) moments around the voxels from z on of one row."""
     reach = along_x.shape[1] // 2
-    first, last = max(x - reach, 0), min(x + reach, sums.shape[0] - 1)
-    s = np.zeros((16, LANES), np.float32)
+    first, last = max(x - reach, 0), min(x + reach, sums.shape[1] - 1)
+    s = np.zeros((16, _RUN), np.float32)
     for m in range(first, last + 1, 2):  # two at once: to store sums takes longer than to add to them
         n = min(m + 1, last)
         k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
         l0, l1, l2 = along_x[0, n - x + reach], along_x[1, n - x + reach], along_x[2, n - x + reach]
         if n == m:
             l0 = l1 = l2 = np.float32(0)
-        for k in range(LANES):
-            s[_P000, k] = s[_P000, k] + k0 * sums[m, _W00, y, z + k] + l0 * sums[n, _W00, y, z + k]
-            s[_P100, k] = s[_P100, k] + k1 * sums[m, _W00, y, z + k] + l1 * sums[n, _W00, y, z + k]
-            s[_P200, k] = s[_P200, k] + k2 * sums[m, _W00, y, z + k] + l2 * sums[n, _W00, y, z + k]
-            s[_P010, k] = s[_P010, k] + k0 * sums[m, _W10, y, z + k] + l0 * sums[n, _W10, y, z + k]
-            s[_P110, k] = s[_P110, k] + k1 * sums[m, _W10, y, z + k] + l1 * sums[n, _W10, y, z + k]
-            s[_P020, k] = s[_P020, k] + k0 * sums[m, _W20, y, z + k] + l0 * sums[n, _W20, y, z + k]
-            s[_P001, k] = s[_P001, k] + k0 * sums[m, _W01, y, z + k] + l0 * sums[n, _W01, y, z + k]
-            s[_P101, k] = s[_P101, k] + k1 * sums[m, _W01, y, z + k] + l1 * sums[n, _W01, y, z + k]
-            s[_P011, k] = s[_P011, k] + k0 * sums[m, _W11, y, z + k] + l0 * sums[n, _W11, y, z + k]
-            s[_P002, k] = s[_P002, k] + k0 * sums[m, _W02, y, z + k] + l0 * sums[n, _W02, y, z + k]
-            s[_Q000, k] = s[_Q000, k] + k0 * sums[m, _V00, y, z + k] + l0 * sums[n, _V00, y, z + k]
-            s[_Q100, k] = s[_Q100, k] + k1 * sums[m, _V00, y, z + k] + l1 * sums[n, _V00, y, z + k]
-            s[_Q010, k] = s[_Q010, k] + k0 * sums[m, _V10, y, z + k] + l0 * sums[n, _V10, y, z + k]
-            s[_Q001, k] = s[_Q001, k] + k0 * sums[m, _V01, y, z + k] + l0 * sums[n, _V01, y, z + k]
-            s[_Q2, k] = s[_Q2, k] + k0 * sums[m, _V2, y, z + k] + l0 * sums[n, _V2, y, z + k]
-            s[_NOISE, k] = s[_NOISE, k] + k0 * sums[m, _N, y, z + k] + l0 * sums[n, _N, y, z + k]
+        for k in range(_RUN):
+            s[_P000, k] = s[_P000, k] + k0 * sums[y, m, _W00, z + k] + l0 * sums[y, n, _W00, z + k]
+            s[_P100, k] = s[_P100, k] + k1 * sums[y, m, _W00, z + k] + l1 * sums[y, n, _W00, z + k]
+            s[_P200, k] = s[_P200, k] + k2 * sums[y, m, _W00, z + k] + l2 * sums[y, n, _W00, z + k]
+            s[_P010, k] = s[_P010, k] + k0 * sums[y, m, _W10, z + k] + l0 * sums[y, n, _W10, z + k]
+            s[_P110, k] = s[_P110, k] + k1 * sums[y, m, _W10, z + k] + l1 * sums[y, n, _W10, z + k]
+            s[_P020, k] = s[_P020, k] + k0 * sums[y, m, _W20, z + k] + l0 * sums[y, n, _W20, z + k]
+            s[_P001, k] = s[_P001, k] + k0 * sums[y, m, _W01, z + k] + l0 * sums[y, n, _W01, z + k]
+            s[_P101, k] = s[_P101, k] + k1 * sums[y, m, _W01, z + k] + l1 * sums[y, n, _W01, z + k]
+            s[_P011, k] = s[_P011, k] + k0 * sums[y, m, _W11, z + k] + l0 * sums[y, n, _W11, z + k]
+            s[_P002, k] = s[_P002, k] + k0 * sums[y, m, _W02, z + k] + l0 * sums[y, n, _W02, z + k]
+            s[_Q000, k] = s[_Q000, k] + k0 * sums[y, m, _V00, z + k] + l0 * sums[y, n, _V00, z + k]
+            s[_Q100, k] = s[_Q100, k] + k1 * sums[y, m, _V00, z + k] + l1 * sums[y, n, _V00, z + k]
+            s[_Q010, k] = s[_Q010, k] + k0 * sums[y, m, _V10, z + k] + l0 * sums[y, n, _V10, z + k]
+            s[_Q001, k] = s[_Q001, k] + k0 * sums[y, m, _V01, z + k] + l0 * sums[y, n, _V01, z + k]
+            s[_Q2, k] = s[_Q2, k] + k0 * sums[y, m, _V2, z + k] + l0 * sums[y, n, _V2, z + k]
+            s[_NOISE, k] = s[_NOISE, k] + k0 * sums[y, m, _N, z + k] + l0 * sums[y, n, _N, z + k]
     return s
 
 

@@ -20,8 +20,9 @@ def pdff_percent(water: ComplexArray, fat: ComplexArray, se_percent: FloatArray 
     with the fraction's standard error as se.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        water_leads = np.abs(water) >= np.abs(fat)
-        size = np.where(water_leads, np.abs(water), np.abs(fat)) / np.abs(water + fat)
+        of_water, of_fat = np.abs(water), np.abs(fat)
+        water_leads = of_water >= of_fat
+        size = np.where(water_leads, of_water, of_fat) / np.abs(water + fat)
         size = size - 0.5 * (np.asarray(se_percent) / 100) ** 2 / size
         fraction = np.where(water_leads, 1 - size, size)
     return 100 * fraction

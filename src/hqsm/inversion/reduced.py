@@ -131,6 +131,7 @@ class Reduced:
             fields = fields[self._choose(energy > _SURELY_LITTLE * _LEAST_ENERGY)]
         matrix = np.eye(len(fields), order="F")
         _add_products(matrix, fields)
+        del fields
         for part in range(1, n_parts):
             _add_products(matrix, self._weighted_fields(np.flatnonzero(part_of_slice == part)))
         if choose:
@@ -246,14 +247,17 @@ def _inverse(matrix: FloatArray) -> FloatArray:
     if failed:
         raise np.linalg.LinAlgError("the matrix of organs and shared deviations is not positive definite")
     inverse, _ = linalg.lapack.dpotri(factor, lower=False, overwrite_c=True)
-    inverse += np.triu(inverse, 1).T
+    for start in range(0, len(inverse), _ROWS):  # all at once it would be held twice
+        inverse[start:, start : start + _ROWS] += np.triu(inverse[start : start + _ROWS, start:], 1).T
     return np.asarray(inverse)
 
 
 def _change(inverse: FloatArray, fields: FloatArray, weight2: FloatArray) -> None:
     """Make the inverse of M that of M + F diag(w^2) F', F (n, k) with few columns, in its place (Woodbury 1950)."""
     moved = inverse @ fields
-    inverse -= moved @ np.linalg.solve(np.diag(1 / weight2.astype(np.float64)) + fields.T @ moved, moved.T)
+    change = np.linalg.solve(np.diag(1 / weight2.astype(np.float64)) + fields.T @ moved, moved.T)
+    for start in range(0, len(inverse), _ROWS):
+        inverse[start : start + _ROWS] -= moved[start : start + _ROWS] @ change
 
 
 class Preconditioner:
