@@ -1,11 +1,13 @@
 # ruff: noqa: E501
-"""Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--seed N ...] [--peer PYTHON]`, one table per case.
+"""Accuracy, speed and memory of fat-water separation: `run.py [CASE ...] [--seed N ...] [--peer PYTHON ...]`, one table per case.
 
 With several seeds, one table of all scans with the standard errors of its figures, and no times: `run.py A15 --seed 21 22 23`.
 Either way the field's error over its standard error, by R2* and by the distance from the liver's surface.
 
-`--peer` names a Python that has `pycsemri` (PyPI): it then runs on every slice of the same volume, warm, with as many
-threads, and is timed without reading its input.
+`--peer` names Pythons, each with `pycsemri` or `mri-fatwater` (peer.py says how they are installed): each peer then runs on
+the same volume, warm, with as many threads, and is timed without reading its input. One that no such Python has is skipped, with the reason.
+
+`--slices 8 16 32 64` instead: microseconds for each fitted voxel over the number of slices of 3 mm, the middle ones of the first case.
 """
 
 import argparse
@@ -20,12 +22,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from peer import PACKAGES
 from pooled import Pooled
 from scipy import ndimage
 from simulation import CASES, LIVER, LUNG, cramer_rao, simulate
 
 N_RUNS = 5
 """Of ours, whose mean is given: together about as long as one of the peer."""
+THIN_SLICES = 64
+"""Of the slab of 192 mm, from whose middle `--slices` takes its slices."""
 PLACES = (("everywhere", 0, np.inf), ("12 mm and more", 12, np.inf), ("4 to 12 mm", 4, 12), ("outer 4 mm", 0, 4))
 """Nearest and farthest distance from the liver's surface [mm]."""
 BANDS = ((20, 65), (65, 150), (150, 350), (350, 520), (520, 680), (680, 1100), (0, 1100))
@@ -126,26 +131,69 @@ def report_field_errors(voxels):
         print(f"  {place:>16}: {' | '.join(cells)}", flush=True)
 
 
-def pycsemri(scan, case, python, n_threads):
+def over_slices(name, numbers, n_threads):
+    """Print the time for each fitted voxel of ever more of the middle slices of one scan; rounds take every number in turn."""
+    if max(numbers) > THIN_SLICES:
+        raise SystemExit(f"--slices: {THIN_SLICES} at most")
+    case = replace(CASES[name], shape=(*CASES[name].shape[:2], THIN_SLICES))
+    scan = simulate(case)
+    parts = []
+    for n in numbers:
+        first = (case.shape[2] - n) // 2
+        parts.append(
+            (replace(case, shape=(*case.shape[:2], n)), replace(scan, signal=np.ascontiguousarray(scan.signal[:, :, first : first + n])))
+        )
+    fitted = [np.isfinite(ours(part, its, n_threads)[0].field_hz).sum() for its, part in parts]
+    seconds = np.array([[ours(part, its, n_threads)[1:] for its, part in parts] for _ in range(N_RUNS)])
+    wall, cpu = np.median(seconds, axis=0).T
+    print(f"{name}: slices of {scan.voxel_size_mm[2]:.1f} mm, {n_threads} thread(s), warm, median of {N_RUNS} runs")
+    print(f"  {'slices':>6} {'fitted voxels':>13} {'wall s':>7} {'CPU s':>7} {'us of CPU per fitted voxel':>26}")
+    for n, voxels, w, c in zip(numbers, fitted, wall, cpu, strict=True):
+        print(f"  {n:>6} {voxels:>13,} {w:>7.2f} {c:>7.2f} {1e6 * c / voxels:>26.2f}")
+
+
+def python_with(package, pythons):
+    """The first of the Pythons that imports the package, and why each one before did not."""
+    reasons = []
+    for python in pythons:
+        tried = subprocess.run([python, "-c", f"import {package}"], capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            return python, reasons
+        reasons.append(f"{python}: {(tried.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return None, reasons
+
+
+def peer(package, scan, case, python, n_threads):
     """(PDFF, R2*, field) of the peer, its wall and CPU seconds for the whole volume."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        np.savez(place / "in.npz", signal=scan.signal, t=case.echo_times_s, tesla=case.tesla, sd=scan.noise_sd)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads)}
-        command = [python, str(Path(__file__).with_name("peer.py")), str(place)]
+        np.savez(
+            place / "in.npz",
+            signal=scan.signal,
+            t=case.echo_times_s,
+            tesla=case.tesla,
+            voxel_size_mm=scan.voxel_size_mm,
+            sd=scan.noise_sd,
+        )
+        environment = {**os.environ, **{f"{name}_NUM_THREADS": str(n_threads) for name in ("OMP", "OPENBLAS", "MKL")}}
+        command = [python, str(Path(__file__).with_name("peer.py")), package, str(place)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         with np.load(place / "out.npz") as stored:
             return stored["maps"], float(stored["wall_s"]), float(stored["cpu_s"])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=["A15", "A3", "A15lo"])
-    parser.add_argument("--peer", metavar="PYTHON", help="a Python with pycsemri")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=["A15", "A3", "A15lo"], help=", ".join(CASES))
+    parser.add_argument("--peer", metavar="PYTHON", nargs="+", default=[], help="Pythons that have one of the peers")
+    parser.add_argument("--slices", metavar="N", type=int, nargs="+", help="time over the number of slices, nothing else")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="several: pooled accuracy, no times")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--once", action="store_true", help="no warming run")
     options = parser.parse_args()
+    if options.slices:
+        over_slices(options.cases[0], options.slices, options.threads)
+        return
     for name in options.cases:
         if len(options.seed) > 1:
             pooled(name, options.seed, options.threads)
@@ -170,10 +218,14 @@ def main():
         se = (fit.pdff_se_percent, fit.r2star_se_per_s, fit.field_se_hz)
         report(case, scan, fit.pdff_percent, fit.r2star_per_s, fit.field_hz, scan.labels != LUNG, se, fit.model, fit.censored)
         report_field_errors(field_errors(scan, fit))
-        if options.peer:
-            maps, peer_wall, peer_cpu = pycsemri(scan, case, options.peer, options.threads)
+        for package in PACKAGES if options.peer else ():
+            python, reasons = python_with(package, options.peer)
+            if python is None:
+                print(f" {package}: skipped ({'; '.join(reasons)})")
+                continue
+            maps, peer_wall, peer_cpu = peer(package, scan, case, python, options.threads)
             print(
-                f" pycsemri: {peer_wall:.2f} s wall, {peer_cpu:.2f} s CPU for the volume: {peer_wall / wall:.1f} times ours in wall, {peer_cpu / cpu:.1f} in CPU"
+                f" {package}: {peer_wall:.2f} s wall, {peer_cpu:.2f} s CPU for the volume: {peer_wall / wall:.1f} times ours in wall, {peer_cpu / cpu:.1f} in CPU"
             )
             report(case, scan, *maps, np.isfinite(maps[2]))
 
