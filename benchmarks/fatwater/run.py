@@ -13,6 +13,7 @@ the same volume, warm, with as many threads, and is timed without reading its in
 import argparse
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,9 @@ def python_with(package, pythons):
     """The first of the Pythons that imports the package, and why each one before did not."""
     reasons = []
     for python in pythons:
+        if shutil.which(python) is None:
+            reasons.append(f"{python}: no such program")
+            continue
         tried = subprocess.run([python, "-c", f"import {package}"], capture_output=True, text=True, check=False)
         if tried.returncode == 0:
             return python, reasons
