@@ -206,6 +206,19 @@ def test_without_a_reference_there_is_no_lic_by_hqsm() -> None:
     assert np.isnan([iron.lic_hqsm_mg_g, iron.lic_hqsm_lo, iron.lic_hqsm_hi]).all()
 
 
+def test_the_physical_line_knows_that_fat_is_no_liver_without_iron() -> None:
+    maps, chi, regions = visit()
+    by_muscle, by_fat, by_aorta = (
+        read((maps, replace(chi, chi_ppm=chi.chi_ppm - np.float32(above_ppm), reference_name=name), regions))
+        for name, above_ppm in (("muscle", 0.0), ("fat", 0.6), ("aorta", 0.0))
+    )
+    assert by_fat.lic_hqsm_mg_g == pytest.approx(by_muscle.lic_hqsm_mg_g, rel=1e-5)
+    assert by_aorta.lic_hqsm_mg_g == pytest.approx(by_muscle.lic_hqsm_mg_g, rel=1e-5)
+    half = by_muscle.lic_hqsm_hi - by_muscle.lic_hqsm_mg_g
+    for found, sd_ppm in ((by_fat, 0.3), (by_aorta, 0.05)):
+        assert found.lic_hqsm_hi - found.lic_hqsm_mg_g == pytest.approx(np.hypot(half, 1.96 * sd_ppm / 0.410297), rel=1e-3)
+
+
 def test_a_line_of_ones_own_holds_for_its_reference_and_its_reconstruction() -> None:
     own: dict[str, Any] = {
         "hqsm_calibration": "own",

@@ -163,6 +163,18 @@ def test_the_livers_standard_error_joins_the_posteriors_and_what_it_does_not_kno
     assert np.abs(weights).sum() == pytest.approx(2)
 
 
+@pytest.mark.parametrize("converged", [True, False])
+def test_the_estimate_by_regions_is_no_iteration_but_is_doubted_where_what_leaves_out_its_outliers_did_not_arrive(
+    given: SimpleNamespace, converged: bool
+) -> None:
+    given.converged = converged
+    by = {method: estimated(method=method) for method in ("total-field", "regional")}
+    assert by["total-field"].solutions == {"inversion": (9, 1e-5, converged)}
+    assert by["regional"].solutions == {"inversion": (0, 0.0, True)}
+    for chi in by.values():
+        assert ("CHI_NOT_CONVERGED" in chi.codes) == (not converged)
+
+
 @pytest.mark.parametrize(
     ("source", "specimen", "seen", "unseen_ppm", "doubted"),
     [

@@ -6,6 +6,7 @@ MEANINGS: dict[str, str] = {
     "MASK_AUTOMATIC": "The liver mask was drawn by the program, not by a reader.",
     "LIVER_VOLUME": "The liver's volume is not what the body's size or age lets expect; a reader has to look at its mask.",
     "MASK_NEEDS_READER": "No plausible liver was found automatically; a reader has to draw it.",
+    "MASK_EMPTY": "Nothing of a liver's mask is left to measure within its edge, vessels and body, or readers agree on none of it.",
     "LIC_IMPLAUSIBLE": "Liver iron came out far below zero: the mask, the reference or the field is wrong; it is not reported.",
     "GATING_SINGLE_REPETITION": "One repetition: gated on the scanner or breath-held.",
     "GATING_NO_NAVIGATOR": "Several repetitions but no navigator: all were combined, ungated.",

@@ -20,6 +20,9 @@ LIVER_DENSITY_G_PER_ML = 1.051
 WET_TO_DRY = 3.33
 """Wet over dry weight (70 % water), the in-vivo convention."""
 _KELVIN = 273.15
+_ABOVE_IRON_FREE_LIVER_PPM = {"muscle": (0.0, 0.0), "medium": (0.0, 0.0), "aorta": (0.0, 0.05), "fat": (0.6, 0.3)}
+"""Susceptibility of a reference over that of liver without iron, and its SD: blood changes by -0.04 ppm per 0.1 of haematocrit (Jain
+2012), for fat 0.2 to 1.2 ppm are published. What muscle errs by is in the susceptibility's own error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +155,21 @@ HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
 }
 
 
-def physical_calibration(temperature_celsius: float, scale_sd: float) -> LicCalibration:
-    """LIC from first principles: chi = chi_Fe * density * LIC / k, with Curie's law in the temperature."""
+def physical_calibration(temperature_celsius: float, scale_sd: float, reference_tissue: str = "muscle") -> LicCalibration:
+    """LIC from first principles: chi = chi_Fe * density * LIC / k, with Curie's law in the temperature.
+
+    Against a reference that differs from liver without iron (fat: 0.6 ppm) that difference, and what it is not known by, is in the line.
+    """
     curie = (_KELVIN + BODY_TEMPERATURE_CELSIUS) / (_KELVIN + temperature_celsius)
     ppm_per_mg_g = CHI_IRON_PPM_PER_MG_ML * curie * LIVER_DENSITY_G_PER_ML / WET_TO_DRY
+    reference_ppm, reference_sd_ppm = _ABOVE_IRON_FREE_LIVER_PPM.get(reference_tissue, (0.0, 0.0))
     return LicCalibration(
         name="physical",
         slope=1 / ppm_per_mg_g,
-        intercept=0.0,
+        intercept=reference_ppm / ppm_per_mg_g,
         slope_sd=scale_sd,
+        centre=-reference_ppm,
+        centre_sd_mg_g=reference_sd_ppm / ppm_per_mg_g,
         field_strength_tesla=0,
         highest_mg_g=60,
         source="Schenck 1992 (iron), PMID 3579513 (density), 70 % water (wet to dry)",
@@ -213,7 +222,7 @@ def liver_iron(
         if lic_r2star[0] > calibration.highest_mg_g:
             codes.append("LIC_BEYOND_CALIBRATION")
             lic_r2star = nan3
-    from_chi = hqsm_calibration(params, temperature_celsius)
+    from_chi = hqsm_calibration(params, temperature_celsius, chi.reference_name)
     mismatch = from_chi.mismatch(chi.reference_name, reconstruction_digest)
     codes.extend(mismatch)
     lic_hqsm = nan3
@@ -349,10 +358,10 @@ def _model_rows(maps: WaterFat, regions: Regions) -> list[dict[str, Any]]:
     ]
 
 
-def hqsm_calibration(params: LicParams, temperature_celsius: float) -> LicCalibration:
-    """The line from susceptibility that the configuration names."""
+def hqsm_calibration(params: LicParams, temperature_celsius: float, reference_tissue: str = "muscle") -> LicCalibration:
+    """The line from susceptibility that the configuration names; the physical one for the reference tissue of the map."""
     if params.hqsm_calibration == "physical":
-        return physical_calibration(temperature_celsius, params.physical_scale_sd)
+        return physical_calibration(temperature_celsius, params.physical_scale_sd, reference_tissue)
     if params.hqsm_calibration == "own":
         return LicCalibration(
             name="own",

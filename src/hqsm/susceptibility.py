@@ -81,9 +81,10 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         posterior = inversion.posterior(tolerance=params.tolerance, max_iterations=params.max_iterations)
         if posterior.outlier_share > _MANY_OUTLIERS:
             codes.append("CHI_FIELD_INCONSISTENT")
+        solution = Solution.closed_form(posterior.regional_ppm) if params.method == "regional" else posterior.solution
         chi = posterior.regional_ppm if params.method == "regional" else posterior.chi_ppm
         methods = {"inversion": str(params.method)}
-        solutions = {"inversion": posterior.solution}
+        solutions = {"inversion": solution}
     elif params.method == "tfi":
         solution = tfi.invert(total, magnitude_image(maps), maps.r2star_per_s, params.tfi, padding_mm=params.padding_mm)
         chi = solution.x
@@ -93,7 +94,9 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         chi, known, solutions = two_step.invert(total, magnitude_image(maps), params)
         valid = regions.body & known
         methods = dict(zip(("background_field", "inversion"), params.method.split("+"), strict=True))
-    if not all(solution.converged for solution in solutions.values()):
+    # by regions too, what is left out of the data and the standard error come from the iteration
+    iterations = [*solutions.values(), *([posterior.solution] if posterior else [])]
+    if not all(solution.converged for solution in iterations):
         codes.append("CHI_NOT_CONVERGED")
     levels = {name: _level(chi, mask & valid) for name, mask in regions.references.items()}
     levels = {name: level for name, level in levels.items() if np.isfinite(level)}

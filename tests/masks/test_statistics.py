@@ -214,3 +214,24 @@ def test_what_is_left_out_is_counted_by_cause(visit: Visit) -> None:
     found = find_regions(echoes, replace(maps, censored=censored), {"A": {"liver": whole}}, LiverParams(), specimen="in_vivo")
     assert found.shares["censored"] == pytest.approx(censored.sum() / found.liver_whole.sum(), rel=1e-3)
     assert 0 < found.shares["edge"] < 0.5
+
+
+@pytest.mark.parametrize("case", ["thin", "outside", "apart", "one of two", "as drawn"])
+def test_a_readers_liver_of_which_nothing_is_left_is_never_silent(visit: Visit, case: str) -> None:
+    echoes, maps, labels = visit
+    whole = true_liver(labels)
+    x = np.indices(whole.shape)[0]
+    thin = whole & (x == int(np.median(x[whole])))
+    outside = np.zeros_like(whole)
+    outside[:3, :3, :3] = True
+    third = (x[whole].min() + np.arange(4) * (np.ptp(x[whole]) + 1) / 3).tolist()
+    apart = [whole & (x >= low) & (x < high) for low, high in zip(third[:-1], third[1:], strict=True)]
+    drawn = {"thin": [thin], "outside": [outside], "apart": apart, "one of two": [whole, thin], "as drawn": [whole]}[case]
+    readings = {reader: {"liver": mask} for reader, mask in zip("ABC", drawn, strict=False)}
+    found = find_regions(echoes, maps, readings, LiverParams(), specimen="in_vivo")
+    assert ("MASK_EMPTY" in found.codes) == (case != "as drawn")
+    if case == "thin":
+        iron = liver_iron(maps, chi_of(maps, 1.0), found, LicParams(), temperature_celsius=37)
+        assert np.isnan([iron.chi_hqsm_ppm, iron.r2star_per_s, iron.lic_hqsm_mg_g, iron.lic_r2star_mg_g]).all()
+    if case == "apart":
+        assert not found.liver_whole.any()

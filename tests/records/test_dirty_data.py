@@ -30,7 +30,7 @@ CASES = [
     (TX, "0012,a,2021-03-22,3,mL,58,prbc,,", "ML_OR_UNITS", "warning", "unit"),
     (TX, "0012,a,2021-03-22,600,units,,prbc,,", "UNITS_OR_ML", "warning", "unit"),
     (TX, "0012,a,2021-03-23,600,units,,prbc,,", "AMOUNT_RANGE", "error", "amount"),
-    (TX, "0012,a,2021-03-22,21,units,,prbc,,", "AMOUNT_RANGE", "error", "amount"),
+    (TX, "0012,a,2021-03-24,21,units,,prbc,,", "AMOUNT_RANGE", "error", "amount"),
     (TX, "0012,a,2021-03-22,600,pints,58,prbc,,", "CHOICE_UNKNOWN", "error", "unit"),
     (TX, "0012,a,2021-03-22,600,mL,UNK,prbc,,", "HCT_MISSING", "warning", "hct_pct"),
     (TX, "0012,a,2021-03-22,600,mL,0.58,prbc,,", "HCT_FRACTION", "error", "hct_pct"),

@@ -37,7 +37,8 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
     """Body, liver, vessels and reference tissues.
 
     Readers' masks decide where they exist; the rest is found from the maps. Without a plausible liver the mask is empty,
-    the code ``MASK_NEEDS_READER`` says so and ``Regions.reason`` why.
+    the code ``MASK_NEEDS_READER`` says so and ``Regions.reason`` why; ``MASK_EMPTY`` says that of a mask, or of what readers agree on,
+    nothing is left to measure.
 
     Parameters
     ----------
@@ -81,6 +82,9 @@ def find_regions(echoes: MultiEcho, maps: WaterFat, readings: Mapping[str, Label
 
     cores = {name: usable(drawn[name], spots=name not in whole_organs) for name in drawn}
     core = consensus([cores[name] for name in first]) if cores else usable(whole, spots=False)
+    lost = [name for name, labels in readings.items() if _whole(labels).any() and not (name in cores and cores[name].any())]
+    if lost or not (core.any() or reason):
+        codes.append("MASK_EMPTY")
     gas = near_gas(echoes, body, whole, grid, params.gas_distance_mm) if specimen == "in_vivo" else np.zeros_like(whole)
     references: dict[str, Mask] = {}
     if specimen == "in_vitro":

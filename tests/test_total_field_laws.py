@@ -1,0 +1,105 @@
+"""Both estimates of the total-field inversion: units, size of the world, B0 in another axis of the voxels."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from hqsm.data import TotalField, VoxelGrid
+from hqsm.inversion import reduced, source_model, total_field
+from hqsm.inversion.source_model import Beyond, Organ, Smooth, SourcePrior
+from spheres import sphere
+
+Problem = tuple[TotalField, np.ndarray, SourcePrior]
+
+
+def problem(*, may_hold_lesions: bool = True) -> Problem:
+    """A ball of iron and one of fat in tissue in air, with noise, a swap and surfaces that are not known; no two axes alike."""
+    shape, voxel_mm = (22, 18, 14), 5.0
+    affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
+    affine[:3, 3] = -voxel_mm * (np.array(shape) - 1) / 2
+    grid = VoxelGrid(shape=shape, affine_mm=affine)
+    body, of_air = sphere(grid, 8.5 * voxel_mm, -9.4)
+    iron, of_iron = sphere(grid, 4.0 * voxel_mm, 3.0, (-1.5 * voxel_mm, voxel_mm, 0.0))
+    fat, of_fat = sphere(grid, 2.0 * voxel_mm, 0.6, (5.0 * voxel_mm, 0.0, voxel_mm))
+    field = of_air + of_iron + of_fat + 0.02 * np.random.default_rng(7).standard_normal(shape)
+    mask = body > 0.99
+    field[12:15, 13:15, 5:8] += 3.4
+    total = TotalField(field_ppm=np.where(mask, field, 0).astype(np.float32), weight=mask.astype(np.float32), mask=mask, grid=grid)
+    surface = (body > 0.01) & ~mask
+    prior = SourcePrior(
+        mean_ppm=(9.4 * (1 - body)).astype(np.float32),
+        sd_ppm=np.where(surface, 1.0, 0.05 + 0.15 * (iron > 0)).astype(np.float32),
+        organs=(
+            Organ(share=iron.astype(np.float32), level_sd_ppm=5.0, may_hold_lesions=may_hold_lesions),
+            Organ(share=fat.astype(np.float32), level_sd_ppm=1.0),
+        ),
+        smooth=(Smooth(sd_ppm=(0.3 * mask).astype(np.float32), spacing_mm=4 * voxel_mm),),
+        beyond=Beyond(
+            padding_mm=4 * voxel_mm, spacing_mm=6 * voxel_mm, near_mm=2 * voxel_mm, sd_ppm=0.1, smooth_sd_ppm=0.5, near_sd_ppm=0.3
+        ),
+    )
+    return total, np.where(iron > 0.01, 0.04, 0.02).astype(np.float32), prior
+
+
+def maps_ppm(given: Problem) -> dict[str, np.ndarray]:
+    posterior = total_field.Inversion(*given).posterior(tolerance=1e-5, max_iterations=400)
+    assert posterior.solution.converged
+    assert 0 < posterior.outlier_share < 0.05
+    return {"total-field": posterior.chi_ppm, "regional": posterior.regional_ppm}
+
+
+def changed(part: Any, factor: float, ends: str) -> Any:
+    """A part of the prior with every number whose name ends so times ``factor``."""
+    return replace(part, **{name: np.float32(factor) * value for name, value in vars(part).items() if name.endswith(ends)})
+
+
+def with_every(prior: SourcePrior, factor: float, ends: str) -> SourcePrior:
+    return replace(
+        cast(SourcePrior, changed(prior, factor, ends)),
+        organs=tuple(changed(organ, factor, ends) for organ in prior.organs),
+        smooth=tuple(changed(part, factor, ends) for part in prior.smooth),
+        beyond=changed(prior.beyond, factor, ends),
+    )
+
+
+def test_twice_field_noise_and_expectation_are_twice_the_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half the unit, with what the code itself knows in ppm."""
+    total, noise, prior = problem()
+    once = maps_ppm((total, noise, prior))
+    for module, name in ((source_model, "SURELY_AIR_PPM"), (total_field, "SURELY_AIR_PPM"), (reduced, "_LEAST_SD_PPM")):
+        monkeypatch.setattr(module, name, 2 * getattr(module, name))
+    twice = maps_ppm((replace(total, field_ppm=2 * total.field_ppm), 2 * noise, with_every(prior, 2.0, "_ppm")))
+    for method, chi in once.items():
+        np.testing.assert_allclose(twice[method], 2 * chi, rtol=0, atol=1e-5, err_msg=method)
+
+
+def test_the_maps_do_not_depend_on_the_size_of_the_world() -> None:
+    """On voxels so large that neither is joined; lesions, which have a size of their own, apart."""
+    total, noise, prior = problem(may_hold_lesions=False)
+    double = VoxelGrid(shape=total.grid.shape, affine_mm=total.grid.affine_mm @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    once = maps_ppm((total, noise, prior))
+    other = maps_ppm((replace(total, grid=double), noise, with_every(prior, 2.0, "_mm")))
+    for method, chi in once.items():
+        np.testing.assert_allclose(other[method], chi, rtol=0, atol=1e-4, err_msg=method)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (2, 1, 0)])
+def test_turning_grid_and_b0_together_turns_the_maps(order: tuple[int, int, int]) -> None:
+    total, noise, prior = problem()
+    shape = tuple(total.grid.shape[axis] for axis in order)
+    turned = VoxelGrid(shape=(shape[0], shape[1], shape[2]), affine_mm=total.grid.affine_mm[:, [*order, 3]])
+
+    def of(part: Any) -> Any:
+        return replace(part, **{name: of_volume(value) for name, value in vars(part).items() if isinstance(value, np.ndarray)})
+
+    def of_volume(volume: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.transpose(volume, order))
+
+    turned_prior = replace(of(prior), organs=tuple(map(of, prior.organs)), smooth=tuple(map(of, prior.smooth)))
+    once = maps_ppm((total, noise, prior))
+    other = maps_ppm((replace(of(total), grid=turned), of_volume(noise), turned_prior))
+    # single precision, and steep priors at the surface: 0.004 and 0.0005 ppm
+    for method, atol in (("total-field", 0.01), ("regional", 0.002)):
+        np.testing.assert_allclose(np.transpose(other[method], np.argsort(order)), once[method], rtol=0, atol=atol, err_msg=method)
