@@ -42,7 +42,7 @@ def main() -> None:
             visit = visits.load(case, options.cache)
             start = time.process_time()
             try:
-                chi = estimate(visit.maps, visit.regions, params, specimen="in_vitro" if case.explant else "in_vivo")
+                chi = estimate(visit.maps, visit.regions, params, specimen=case.specimen)
             except ProcessingError as error:
                 print(f"{case.name:<12} {error}")
                 continue

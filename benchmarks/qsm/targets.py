@@ -35,7 +35,7 @@ _NEAR_EDGE_MM = 10.0
 
 def measured(visit: visits.Visit) -> tuple[float, Susceptibility]:
     """The liver [ppm] and its map."""
-    chi = estimate(visit.maps, visit.regions, SusceptibilityParams(), specimen="in_vitro" if visit.case.explant else "in_vivo")
+    chi = estimate(visit.maps, visit.regions, SusceptibilityParams(), specimen=visit.case.specimen)
     return float(np.nanmedian(chi.chi_ppm[visit.regions.liver_for_susceptibility])), chi
 
 

@@ -56,6 +56,11 @@ class Case:
     oversampling: tuple[int, int, int] | None = None
     repeat: int = 0
 
+    @property
+    def specimen(self) -> str:
+        """As an estimate wants it."""
+        return "in_vitro" if self.explant else "in_vivo"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
@@ -73,7 +78,7 @@ class Visit:
 
     def pickled_input(self) -> bytes:
         """Maps, regions and specimen: what an estimate is given, without the truth."""
-        return pickle.dumps((self.maps, self.regions, "in_vitro" if self.case.explant else "in_vivo"))
+        return pickle.dumps((self.maps, self.regions, self.case.specimen))
 
 
 def develop() -> list[Case]:
@@ -303,6 +308,5 @@ def _make(case: Case) -> Visit:
     scan = (simulate_explant if case.explant else simulate_abdomen)(liver, protocol, 7 + case.anatomy + 100_000 * case.repeat, case.anatomy)
     echoes, _ = gate(scan.echoes, None, GatingParams())
     maps = separate(echoes, FatWaterParams(), temperature_celsius=temperature)
-    specimen = "in_vitro" if case.explant else "in_vivo"
-    regions = find_regions(echoes, maps, {}, LiverParams(), specimen=specimen)
+    regions = find_regions(echoes, maps, {}, LiverParams(), specimen=case.specimen)
     return Visit(case=case, maps=maps, regions=regions, truth=scan.truth)
