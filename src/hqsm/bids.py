@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def read_echoes(folder: Path) -> MultiEcho:
     if not sidecars:
         raise InputError(f"No *_part-mag_MEGRE images in {folder}.", remedy="Run the visit again.", code="BIDS_NO_ECHOES")
     entries = sorted(((json.loads(p.read_text(encoding="utf-8")), p) for p in sidecars), key=lambda e: e[0]["EchoTime"])
+    for (one, path), (other, next_path) in pairwise(entries):
+        if one["EchoTime"] == other["EchoTime"]:
+            raise InputError(
+                f"{path.name} and {next_path.name} have the same EchoTime, {one['EchoTime']:g} s.",
+                remedy="Remove what is no longer an echo of the visit, and run it again.",
+                code="ECHO_TIMES",
+            )
     volumes = []
     for _, path in entries:
         magnitude, grid = load_volume(path.with_suffix(".nii.gz"))

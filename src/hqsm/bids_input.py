@@ -120,7 +120,16 @@ def _arranged(chosen: list[BidsImage]) -> _Scan:
     times_s = sorted({image.echo_time_s for image in chosen})
     kinds = {image.part for image in chosen}
     parts = ("real", "imaginary") if {"real", "imaginary"} <= kinds else ("magnitude", "phase")
-    images = {(image.run, image.echo_time_s, image.part): image for image in chosen}
+    images: dict[tuple[int, float, str], BidsImage] = {}
+    for image in chosen:
+        twin = images.setdefault((image.run, image.echo_time_s, image.part), image)
+        if twin is not image:
+            raise InputError(
+                f"Echoes {' and '.join(sorted(str(i.entities.get('echo', '?')) for i in (twin, image)))} ({image.part}) have the same "
+                f"EchoTime, {1e3 * image.echo_time_s:g} ms.",
+                remedy="Correct EchoTime in the JSON beside one of the images, or remove the image that is there twice.",
+                code="ECHO_TIMES",
+            )
     missing = [
         f"{part} of the echo at {1e3 * t:g} ms{f', run {run}' if len(runs) > 1 else ''}"
         for run in runs

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask, read_only
+from hqsm.errors import InputError
 from hqsm.units import DAY_S, mm3_to_ml
 
 
@@ -100,10 +101,17 @@ class VoxelGrid(_Frozen):
 def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
     if echo_times_s.shape != (n_echoes,):
         raise ValueError(f"{n_echoes} echoes in the signal but {echo_times_s.shape} echo times")
+    # not sorted here: the times alone may be out of order, or given twice for want of the right one, and maps would look plausible
     if not (np.diff(echo_times_s) > 0).all() or echo_times_s[0] <= 0:
-        raise ValueError(f"echo times must be positive and strictly increasing: {echo_times_s.tolist()}")
+        raise InputError(
+            f"echo_times_s must be positive and grow from echo to echo, but is {', '.join(f'{t:g}' for t in echo_times_s)} s.",
+            remedy="Give each echo its own time, and the signal's last axis in the order of the times.",
+            code="ECHO_TIMES",
+        )
     if echo_times_s[-1] > 0.5:
-        raise ValueError(f"last echo at {echo_times_s[-1]} s: milliseconds given?")
+        raise InputError(
+            f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these look like milliseconds.", code="ECHO_TIMES"
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

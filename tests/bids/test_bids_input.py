@@ -189,6 +189,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a single echo": (_remove("*echo-[23]*"), "DICOM_ONE_ECHO", "at least two are needed"),
     "no echo times": (_every_sidecar(EchoTime=...), "BIDS_ECHO_TIME", "no EchoTime"),
     "echo times in milliseconds": (_every_sidecar(EchoTime=2.8), "BIDS_ECHO_TIME", "between 0 and 0.5 s"),
+    "two echoes of one time": (
+        _some_sidecars("_echo-3", EchoTime=2.8e-3),
+        "ECHO_TIMES",
+        "Echoes 2 and 3 (magnitude) have the same EchoTime, 2.8 ms.",
+    ),
     "two field strengths": (
         _every_sidecar(MagneticFieldStrength=3, ImagingFrequency=63.9),
         "DICOM_FIELD_STRENGTH",
@@ -246,12 +251,21 @@ def test_parts_of_one_scan_may_state_its_facts_in_other_words_or_not_at_all(anat
     assert read_bids_visit(anat.parent, DicomParams()).echoes.n_repetitions == 2
 
 
+def gated_of(visit: VisitAcquisition) -> MultiEcho:
+    echoes = visit.echoes
+    return MultiEcho(signal=2 * echoes.signal[..., 0], echo_times_s=echoes.echo_times_s, field_strength_tesla=1.5, grid=echoes.grid)
+
+
 def test_gated_echoes_and_repetitions_lie_beside_each_other(anat: Path, from_dicom: VisitAcquisition) -> None:
-    gated = MultiEcho(
-        signal=2 * from_dicom.echoes.signal[..., 0],
-        echo_times_s=from_dicom.echoes.echo_times_s,
-        field_strength_tesla=1.5,
-        grid=from_dicom.echoes.grid,
-    )
+    gated = gated_of(from_dicom)
     write_echoes(anat, PREFIX, gated, from_dicom.info)
     np.testing.assert_allclose(read_echoes(anat).signal, gated.signal, atol=1e-2)
+
+
+def test_gated_echoes_of_one_echo_time_are_refused_by_the_names_of_their_files(anat: Path, from_dicom: VisitAcquisition) -> None:
+    write_echoes(anat, PREFIX, gated_of(from_dicom), from_dicom.info)
+    edit(anat / f"{PREFIX}_echo-3_part-mag_MEGRE.json", EchoTime=2.8e-3)
+    words = r"_echo-2_part-mag_MEGRE\.json and .*_echo-3_part-mag_MEGRE\.json have the same EchoTime, 0\.0028 s"
+    with pytest.raises(InputError, match=words) as caught:
+        read_echoes(anat)
+    assert caught.value.code == "ECHO_TIMES"

@@ -165,8 +165,13 @@ def test_echoes_that_hold_nothing_are_left_out_and_one_that_is_left_is_refused(w
 
 def test_echo_times_that_do_not_grow_are_refused() -> None:
     echoes, _, _ = two_domes()
-    with pytest.raises(ValueError, match="echo"):
-        dataclasses.replace(echoes, echo_times_s=T[::-1].copy())
+    for times_s in (T[::-1], T[[0, 1, 1, 3, 4, 5]], T - T[0]):
+        with pytest.raises(InputError, match=r"echo_times_s must be positive and grow from echo to echo, but is [0-9.]") as caught:
+            dataclasses.replace(echoes, echo_times_s=times_s.copy())
+        assert caught.value.code == "ECHO_TIMES"
+        assert "its own time" in caught.value.remedy
+    with pytest.raises(InputError, match=r"ends at 9\.2 s\. Give seconds"):
+        dataclasses.replace(echoes, echo_times_s=1e3 * T)
 
 
 def test_images_without_phase_give_r2star_alone_by_the_estimator_asked_for() -> None:
