@@ -18,7 +18,7 @@ from simulation import CASES
 from hqsm import r2star
 from hqsm.config.fatwater import FatWaterParams
 
-R2STARS_PER_S = (50, 300, 600, 750)
+R2STARS_PER_S = (50, 300, 600, 750, 1000)
 ESTIMATORS = [e for e in typing.get_args(typing.get_type_hints(FatWaterParams)["r2star_estimator"]) if e != "complex"]
 N_RUNS = 5
 MOST_US, MOST_BIAS_PER_S, ASKED_AT_PER_S = 2.0, 5.0, 600

@@ -88,6 +88,11 @@ def test_an_estimator_is_the_one_that_its_name_says(name: str) -> None:
     np.testing.assert_array_equal(estimate(name, data, T, 1.0), expected)
 
 
+def test_an_estimator_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        estimate("nonsense", noisy(700, 15, 50), T, 1.0)
+
+
 def test_arlo_is_the_published_ratio_of_sums() -> None:
     """T2* = (sum I^2 + dt/3 sum I D) / (dt/3 sum D^2 + sum I D), I Simpson's integral over three echoes and D their difference."""
     magnitude, dt = np.array([9.0, 7.5, 4.0, 4.5, 2.0, 1.9]), 1.6e-3

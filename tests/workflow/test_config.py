@@ -49,6 +49,12 @@ def test_a_window_in_metres_is_refused() -> None:
         load_config({"gating": {"window_mm": 0.005}})
 
 
+def test_a_magnitude_has_at_least_one_coil() -> None:
+    assert load_config({"fatwater": {"coils_in_magnitude": 8}}).fatwater.coils_in_magnitude == 8
+    with pytest.raises(ConfigError, match=r"fatwater\.coils_in_magnitude is 0"):
+        load_config({"fatwater": {"coils_in_magnitude": 0}})
+
+
 def test_where_the_yaml_breaks_is_told_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("gating:\n window_mm: 5\n  widest: 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML in UTF-8 from line 3 on"):

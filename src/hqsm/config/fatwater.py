@@ -29,6 +29,8 @@ class FatWaterParams:
     """Above this standard error even so, fat is given up: R2* and field only."""
     r2star_estimator: Literal["complex", "arlo", "log-linear", "plain", "truncated", "noise-floor"] = "complex"
     """Where R2* comes from: the complex water-fat fit, or a fat-free estimate from the magnitude alone."""
+    coils_in_magnitude: Annotated[int, Field(ge=1, le=64)] = 1
+    """Coils whose sum of squares the magnitude is, for the noise floor: 1 is Rician, more non-central chi."""
     t1_correction: bool = False
     """Correct the fat fraction for the T1 of water and fat by the flip angle and repetition time of the images."""
     water_shift_of_explants: bool = True

@@ -106,14 +106,15 @@ def _variances(jacobian: ComplexArray) -> FloatArray:
     return variances
 
 
-def r2star_limit_per_s(echo_times_s: FloatArray, snr: float, fat: ComplexArray | None = None) -> float:
+def r2star_limit_per_s(echo_times_s: FloatArray, snr: float, fat: ComplexArray | None = None, least_per_s: float = 0.0) -> float:
     """Highest R2* [1/s], at most 2,000, whose standard error is a third of it; ``snr`` is the tissue's at TE = 0.
 
-    With two echoes (``fat`` None) of a decay with unknown amplitude, else of the constrained water-fat model.
+    Of a decay with unknown amplitude (``fat`` None), else of the constrained water-fat model. A lower R2* than ``least_per_s`` may
+    be as uncertain as that.
     """
     raster = np.arange(50.0, R2STAR_RANGE_PER_S + 1, 10.0)
     decay = np.exp(-np.outer(raster, echo_times_s)) + 0j
     columns = [-echo_times_s * decay, decay] if fat is None else [-echo_times_s * decay, 1j * decay, decay, fat * decay]
     error = np.sqrt(_variances(np.stack(columns, axis=-1))[:, 0]) / snr
-    measurable = np.flatnonzero(error <= LARGEST_RELATIVE_SE * raster)
+    measurable = np.flatnonzero(error <= LARGEST_RELATIVE_SE * np.maximum(raster, least_per_s))
     return float(raster[measurable[-1]]) if measurable.size else 0.0

@@ -112,7 +112,13 @@ def as_wished(maps: WaterFat, echoes: MultiEcho, params: FatWaterParams) -> Wate
     if params.r2star_estimator != "complex":
         known = np.isfinite(maps.r2star_per_s)
         alone = np.full(known.shape, np.nan, np.float32)
-        alone[known] = r2star.estimate(params.r2star_estimator, np.abs(echoes.signal[known]), echoes.echo_times_s, echoes.noise_sd)
+        alone[known] = r2star.estimate(
+            params.r2star_estimator,
+            np.abs(echoes.signal[known]),
+            echoes.echo_times_s,
+            echoes.noise_sd,
+            coils=params.coils_in_magnitude,
+        )
         maps = replace(maps, r2star_per_s=alone, codes=(*maps.codes, "R2STAR_FAT_FREE"))
     if params.t1_correction:
         if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):

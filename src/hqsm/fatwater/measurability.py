@@ -292,11 +292,19 @@ def _over_tissues(
 
 
 def measurable(
-    decay: LocalDecay, near: NearTheEnd, expected: ExpectedErrors, limit_per_s: float, most_pdff_se_percent: float, *, with_fat: bool
+    decay: LocalDecay,
+    near: NearTheEnd,
+    expected: ExpectedErrors,
+    limit_per_s: float,
+    most_pdff_se_percent: float,
+    *,
+    with_fat: bool,
+    least_per_s: float = NO_DECAY_PER_S,
 ) -> Measurable:
     """What can be measured of each voxel, by its neighbourhood's decay and near the end of the data by the tissues it may be of.
 
     ``limit_per_s`` is of the whole volume, 0 where the echoes lie so close together that no decay shows.
+    A lower R2* than ``least_per_s`` may be as uncertain as that.
     """
     r2star_per_s = decay.r2star_per_s.copy()
     r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
@@ -306,7 +314,7 @@ def measurable(
         near.strict_r2star_se_per_s,
         near.strict_pdff_se_percent,
     )
-    lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, NO_DECAY_PER_S))
+    lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, least_per_s))
     gone = r2star_per_s > NO_DECAY_PER_S
     return Measurable(
         censored=np.asarray(lost & gone),

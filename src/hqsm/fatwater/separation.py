@@ -23,7 +23,6 @@ from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import as_wished, assemble
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
-from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_echo, with_signal
@@ -71,10 +70,11 @@ def separate(
     noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
-    usable = with_signal(strongest, params.signal_threshold * noise_sd)
+    threshold = params.signal_threshold * noise_sd * (1.0 if has_phase else float(np.sqrt(params.coils_in_magnitude)))
+    usable = with_signal(strongest, threshold)
     if not usable.any():
         raise InputError("No voxel rises above the noise.", remedy="Check that the folder holds images of tissue.", code="NO_SIGNAL")
-    stands = stands_out(signal, usable, params.signal_threshold * noise_sd)
+    stands = stands_out(signal, usable, threshold)
     if stands.sum() < 2:
         late_ms = " ms, ".join(f"{1e3 * t:g}" for t in echoes.echo_times_s[~stands])
         raise InputError(
@@ -102,19 +102,7 @@ def _many_echoes(
     echoes: MultiEcho, usable: Mask, fat_at: Callable[[float], ComplexArray], params: FatWaterParams, *, specimen: bool
 ) -> WaterFat:
     """``fat_at`` gives the signal of fat (echo,) for a shift of water [ppm]."""
-    tissue = Tissue(
-        # rows by their number: three times as fast as by the mask
-        signal=np.take(echoes.signal.reshape(-1, echoes.echo_times_s.size), np.flatnonzero(usable), axis=0).astype(
-            np.complex64, copy=False
-        ),
-        index=numbered(usable),
-        echo_times_s=np.array(echoes.echo_times_s, dtype=np.float64),  # a copy: compiled once, however the echoes were sliced
-        fat=fat_at(0.0),
-        noise_sd=echoes.noise_sd,
-        voxel_size_mm=echoes.grid.voxel_size_mm,
-        b0_direction=echoes.grid.b0_direction,
-        field_strength_tesla=echoes.field_strength_tesla,
-    )
+    tissue = Tissue.of(echoes, usable, fat_at(0.0))
     expected = expected_errors(tissue.echo_times_s, tissue.fat)
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT

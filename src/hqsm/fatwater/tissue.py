@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit, prange
+from hqsm.data import MultiEcho
+from hqsm.fatwater.nodes import numbered
 
 _N_FOR_NOISE, _LEAST_STANDING_OUT = 20_000, 1e-3
 """Voxels looked at, and their share above the threshold, from which on an echo holds more than noise."""
@@ -66,6 +68,23 @@ class Tissue:
     voxel_size_mm: FloatArray
     b0_direction: FloatArray
     field_strength_tesla: float
+
+    @classmethod
+    def of(cls, echoes: MultiEcho, usable: Mask, fat: ComplexArray) -> Tissue:
+        """The ``usable`` voxels (x, y, z) of a scan at whose echoes unit fat has the signal ``fat`` (echo,)."""
+        return cls(
+            # rows by their number: three times as fast as by the mask
+            signal=np.take(echoes.signal.reshape(-1, echoes.echo_times_s.size), np.flatnonzero(usable), axis=0).astype(
+                np.complex64, copy=False
+            ),
+            index=numbered(usable),
+            echo_times_s=np.array(echoes.echo_times_s, dtype=np.float64),  # a copy: compiled once, however the echoes were sliced
+            fat=fat,
+            noise_sd=echoes.noise_sd,
+            voxel_size_mm=echoes.grid.voxel_size_mm,
+            b0_direction=echoes.grid.b0_direction,
+            field_strength_tesla=echoes.field_strength_tesla,
+        )
 
     @property
     def echoes(self) -> Echoes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from hqsm import r2star
 from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
-from hqsm.fatwater.bounds import r2star_limit_per_s
+from hqsm.fatwater.blocks import gather
+from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s
+from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
 from hqsm.fatwater.fit import NO_FAT, TWO_ECHOES
+from hqsm.fatwater.measurability import measurable, near_the_end
+from hqsm.fatwater.tissue import Tissue
+from hqsm.r2star.estimator_errors import estimator_errors
 
 
 def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
@@ -30,24 +36,83 @@ def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
         water = signal[..., 0] * np.exp(r2star * echoes.echo_times_s[0])
     usable = usable & np.isfinite(r2star) & np.isfinite(relative)
     nothing = np.full(usable.shape, np.nan, np.float32)
-    limit = 1.0 / float(echoes.echo_times_s[0])
-    censored = usable & (r2star > limit)
+    decay = _known_decay(echoes, usable)
+    given = usable & ~decay.censored & ~decay.lost
     return WaterFat(
         water=_masked(water, usable, np.complex64),
         fat=nothing.astype(np.complex64),
         pdff_percent=nothing,
-        r2star_per_s=_masked(r2star, usable & ~censored),
+        r2star_per_s=_masked(r2star, given),
         field_hz=_masked(field_hz, usable),
         pdff_se_percent=nothing,
-        r2star_se_per_s=_masked(relative / spacing_s, usable),
+        r2star_se_per_s=_masked(relative / spacing_s, given),
         field_se_hz=_masked(relative / (2 * np.pi * spacing_s), usable),
         residual=_masked(np.zeros(usable.shape), usable),
         model=np.where(usable, TWO_ECHOES, 0).astype(np.uint8),
-        censored=censored,
-        r2star_limit_per_s=limit,
+        censored=decay.censored,
+        r2star_limit_per_s=decay.limit_per_s,
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
         codes=("TWO_ECHOES_NO_FAT", "R2STAR_TWO_ECHOES"),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _KnownDecay:
+    """What the neighbourhoods' echoes tell.
+
+    Attributes
+    ----------
+    snr, r2star_per_s, relative_error
+        (x, y, z) amplitude at TE = 0 over the noise SD of one coil, R2*, and how much more than its local decay's a voxel's error
+        is, which near the end of the data may be of several tissues.
+    censored, lost
+        (x, y, z) where R2* has decayed beyond what the echoes show, and where it is lost for want of brightness.
+    limit_per_s
+        The highest R2* that tissue of the volume's median brightness may have.
+    """
+
+    snr: FloatArray
+    r2star_per_s: FloatArray
+    relative_error: FloatArray
+    censored: Mask
+    lost: Mask
+    limit_per_s: float
+
+
+def _known_decay(echoes: MultiEcho, usable: Mask, coils: int = 1) -> _KnownDecay:
+    """By the power of the neighbourhood's echoes, as of many echoes (:mod:`hqsm.fatwater.measurability`).
+
+    A rule on the voxel's own estimate keeps what noise makes slow, and of severe iron gives a moderate number. Of two echoes no
+    R2* is told that is gone before the first, at 1 / TE1; and as their spacing makes low ones uncertain, not decay, all may be as
+    uncertain as that one.
+    """
+    t = np.asarray(echoes.echo_times_s, float)
+    highest_per_s, least_per_s = (1 / float(t[0]), 1 / float(t[0])) if t.size == 2 else (R2STAR_RANGE_PER_S, NO_DECAY_PER_S)
+    # the noise of a sum of squares has the power of one coil with so much more; its scatter is less, so that this errs towards censoring
+    noisy = replace(echoes, noise_sd=echoes.noise_sd * np.sqrt(coils))
+    tissue = Tissue.of(noisy, usable, -np.ones(t.size, complex))  # no fat is fitted: any that is not water will do
+    blocks, expected = gather(tissue), expected_errors(t, tissue.fat)
+    decay, pools = local_decay(tissue, blocks, expected, with_fat=False)
+    near = near_the_end(decay, pools, blocks, expected, with_fat=False)
+    limit = min(highest_per_s, r2star_limit_per_s(t, float(np.median(decay.snr)), least_per_s=least_per_s))
+    known = measurable(decay, near, expected, limit, np.inf, with_fat=False, least_per_s=least_per_s)
+    r2star_per_s, relative_error = decay.r2star_per_s.copy(), np.ones(decay.snr.size)
+    r2star_per_s[near.which] = near.r2star_per_s
+    relative_error[near.which] = near.errors_of_r2star(np.ones(near.which.size), expected.at(expected.r2star_alone, decay.of(near.which)))
+
+    def volume(values: AnyArray, nothing: float = np.nan) -> AnyArray:
+        whole = np.full(usable.shape, nothing, values.dtype)
+        whole[usable] = values
+        return whole
+
+    return _KnownDecay(
+        snr=volume(decay.snr * np.sqrt(coils)),
+        r2star_per_s=volume(r2star_per_s),
+        relative_error=volume(relative_error),
+        censored=volume(known.censored | (r2star_per_s > highest_per_s), False),
+        lost=volume(known.lost & ~known.censored, False),
+        limit_per_s=limit,
     )
 
 
@@ -60,30 +125,39 @@ def _unwrapped(phase_rad: FloatArray, usable: Mask) -> FloatArray:
 
 
 def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> WaterFat:
-    """R2* alone, by the configured estimator (``complex`` falls to the one with a noise floor): no phase, no field, no fat."""
-    magnitude, noise_sd = np.abs(echoes.signal), echoes.noise_sd
+    """R2* alone, by the configured estimator (``complex`` falls to the one with a noise floor): no phase, no field, no fat.
+
+    Its standard error is the root mean square error of that estimator at the neighbourhood's decay, bias included; where the bias
+    is the larger part no number is given, and R2* is censored like what the echoes do not show.
+    """
+    magnitude, coils = np.abs(echoes.signal), params.coils_in_magnitude
     name = "noise-floor" if params.r2star_estimator == "complex" else params.r2star_estimator
     t = np.asarray(echoes.echo_times_s, float)
     rate = np.full(usable.shape, np.nan)
-    rate[usable] = r2star.estimate(name, magnitude[usable], t, noise_sd)
+    rate[usable] = r2star.estimate(name, magnitude[usable], t, echoes.noise_sd, coils=coils)
     with np.errstate(invalid="ignore", over="ignore"):
         amplitude = magnitude[..., 0] * np.exp(rate * t[0])
-        limit = r2star_limit_per_s(t, float(np.nanmedian(amplitude[usable])) / noise_sd)
-        censored = usable & (rate > limit)
+    decay = _known_decay(echoes, usable, coils)
+    error = estimator_errors(name, t, coils=coils).at(decay.snr[usable], decay.r2star_per_s[usable])
+    se = np.full(usable.shape, np.nan)
+    se[usable] = error.rms_error_per_s * decay.relative_error[usable]
+    censored = decay.censored.copy()
+    censored[usable] |= error.misleads & (decay.r2star_per_s[usable] > NO_DECAY_PER_S)
+    given = usable & ~censored & ~decay.lost & np.isfinite(rate)
     nothing = np.full(usable.shape, np.nan, np.float32)
     return WaterFat(
         water=_masked(amplitude, usable, np.complex64),
         fat=nothing.astype(np.complex64),
         pdff_percent=nothing,
-        r2star_per_s=_masked(rate, usable & ~censored),
+        r2star_per_s=_masked(rate, given),
         field_hz=nothing,
         pdff_se_percent=nothing,
-        r2star_se_per_s=nothing,
+        r2star_se_per_s=_masked(se, given),
         field_se_hz=nothing,
         residual=nothing,
-        model=np.where(usable & np.isfinite(rate), NO_FAT, 0).astype(np.uint8),
+        model=np.where(usable & (np.isfinite(rate) | censored), NO_FAT, 0).astype(np.uint8),
         censored=censored,
-        r2star_limit_per_s=limit,
+        r2star_limit_per_s=decay.limit_per_s,
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
         codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE"),

@@ -1,0 +1,139 @@
+"""Two echoes, and magnitudes alone: R2* is numbered where it can be measured, and severe iron that noise makes look moderate is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conftest import make_grid
+from hqsm import r2star
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho, WaterFat
+from hqsm.errors import InputError
+from hqsm.fatwater.bounds import r2star_limit_per_s
+from hqsm.fatwater.separation import separate
+from hqsm.fatwater.without_fat import magnitude_only, two_echoes
+
+_TWO, _SIX = np.array([1.2e-3, 2.8e-3]), 1.2e-3 + 1.6e-3 * np.arange(6)
+_SNR = 40.0
+_GRID = make_grid("axial", (24, 24, 12))
+_BODY = np.ones(_GRID.shape, bool)
+_IRON = np.zeros(_GRID.shape, bool)
+_IRON[4:20, 4:20, 2:10] = True
+_INSIDE = np.zeros(_GRID.shape, bool)
+_INSIDE[6:18, 6:18, 4:8] = True
+"""Of the iron, two voxels and more from its surface."""
+
+
+def echoes_of(how: str, r2star_per_s: float, *, coils: int = 1, snr: float = _SNR) -> MultiEcho:
+    """A body of 40 1/s with iron in it: two complex echoes, or the magnitude of six; the signal is one coil's."""
+    t = _TWO if how == "two echoes" else _SIX
+    rng = np.random.default_rng(3)
+    rate = np.where(_IRON, r2star_per_s, 40.0)[..., None]
+    signal = snr * np.exp(-rate * t + 0.7j + 40j * np.pi * t)
+    signal = signal + rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape)
+    if how != "two echoes":
+        power = np.abs(signal) ** 2
+        for _ in range(coils - 1):
+            power += rng.standard_normal(signal.shape) ** 2 + rng.standard_normal(signal.shape) ** 2
+        signal = np.sqrt(power)
+    return MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=1.5, grid=_GRID, noise_sd=1.0)
+
+
+def maps_of(how: str, echoes: MultiEcho, *, coils: int = 1) -> WaterFat:
+    if how == "two echoes":
+        return two_echoes(echoes, _BODY)
+    return magnitude_only(echoes, _BODY, FatWaterParams(r2star_estimator=how, coils_in_magnitude=coils))
+
+
+def by_itself(how: str, echoes: MultiEcho) -> np.ndarray:
+    """R2* [1/s] that each voxel's own echoes say."""
+    magnitude = np.abs(echoes.signal).astype(float)
+    if how == "two echoes":
+        return np.log(magnitude[..., 0] / magnitude[..., 1]) / (_TWO[1] - _TWO[0])
+    return r2star.estimate(how, magnitude, _SIX, 1.0)
+
+
+# truncated gives hardly a number beyond 1,200 1/s by itself: the rule would not be seen
+@pytest.mark.parametrize(
+    ("how", "r2star_per_s"),
+    [
+        *((how, rate) for how in ("two echoes", "noise-floor", "arlo", "log-linear", "plain") for rate in (1500.0, 2000.0)),
+        ("truncated", 1200.0),
+    ],
+)
+def test_severe_iron_is_censored_whatever_noise_makes_of_a_voxel(how: str, r2star_per_s: float) -> None:
+    echoes = echoes_of(how, r2star_per_s)
+    maps = maps_of(how, echoes)
+    assert (by_itself(how, echoes)[_INSIDE] < maps.r2star_limit_per_s).mean() > 0.05  # by that rule it would have been given
+    assert maps.censored[_INSIDE].mean() > 0.99
+    assert np.isfinite(maps.r2star_per_s[_INSIDE]).mean() < 0.01
+    assert np.isnan(maps.r2star_se_per_s[~np.isfinite(maps.r2star_per_s)]).all()
+    assert np.isfinite(maps.r2star_per_s[~_IRON]).mean() > 0.99
+
+
+@pytest.mark.parametrize("how", ["two echoes", "noise-floor", "plain", "truncated"])
+@pytest.mark.parametrize("r2star_per_s", [50.0, 400.0, 600.0])
+def test_livers_keep_their_numbers_and_these_scatter_as_they_claim(how: str, r2star_per_s: float) -> None:
+    echoes = echoes_of(how, r2star_per_s)
+    maps = maps_of(how, echoes)
+    assert not maps.censored[_IRON].any()
+    np.testing.assert_allclose(maps.r2star_per_s[_INSIDE], by_itself(how, echoes)[_INSIDE], rtol=1e-3, atol=0.1)
+    error = (maps.r2star_per_s - r2star_per_s)[_INSIDE]
+    assert np.sqrt(np.mean((error / maps.r2star_se_per_s[_INSIDE]) ** 2)) == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize(("share_of_limit", "given"), [(0.85, True), (1.3, False)])
+def test_magnitudes_alone_are_numbered_up_to_the_limit_and_censored_beyond(share_of_limit: float, given: bool) -> None:
+    """Of a place of one tissue; the limit is that of the brightness, which is the same everywhere."""
+    limit = r2star_limit_per_s(_SIX, _SNR)
+    maps = maps_of("noise-floor", echoes_of("noise-floor", share_of_limit * limit))
+    assert maps.r2star_limit_per_s == pytest.approx(limit, rel=0.02)
+    found = maps.r2star_per_s[_INSIDE]
+    if given:
+        assert np.isfinite(found).mean() > 0.9
+        error = found - share_of_limit * limit
+        assert abs(np.nanmean(error)) < 0.1 * np.nanstd(error)
+        assert np.sqrt(np.nanmean((error / maps.r2star_se_per_s[_INSIDE]) ** 2)) == pytest.approx(1, abs=0.12)
+    else:
+        assert maps.censored[_INSIDE].mean() > 0.99
+
+
+@pytest.mark.parametrize("how", ["arlo", "log-linear"])
+def test_an_estimator_that_the_noise_floor_biases_by_more_than_it_scatters_gives_no_number(how: str) -> None:
+    echoes = echoes_of(how, 1000.0)
+    maps = maps_of(how, echoes)
+    assert np.nanmedian(by_itself(how, echoes)[_INSIDE]) < 800
+    assert maps.censored[_INSIDE].mean() > 0.99
+    assert not maps.censored[~_IRON].any()
+
+
+def test_magnitudes_of_several_coils_are_read_by_their_own_floor() -> None:
+    echoes = echoes_of("noise-floor", 400.0, coils=8)
+    wrong, right = (maps_of("noise-floor", echoes, coils=n).r2star_per_s[_INSIDE] for n in (1, 8))
+    assert np.nanmean(wrong) < 350
+    assert np.isfinite(right).mean() > 0.99
+    assert np.mean(right) == pytest.approx(400, abs=8)
+    severe = maps_of("noise-floor", echoes_of("noise-floor", 1500.0, coils=8), coils=8)
+    assert severe.censored[_INSIDE].mean() > 0.99
+
+
+def test_the_configured_number_of_coils_reaches_the_estimator_of_complex_echoes_too() -> None:
+    magnitude = echoes_of("noise-floor", 400.0)
+    echoes = replace(magnitude, signal=magnitude.signal * np.exp(2j * np.pi * 30 * _SIX).astype(np.complex64))
+    found = separate(echoes, FatWaterParams(r2star_estimator="noise-floor", coils_in_magnitude=8)).r2star_per_s[_INSIDE]
+    expected = r2star.estimate("noise-floor", np.abs(echoes.signal[_INSIDE]), _SIX, 1.0, coils=8)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("noise_sd", [1.0, float("nan")])
+@pytest.mark.parametrize("coils", [1, 4])
+def test_magnitudes_of_noise_alone_are_refused(noise_sd: float, coils: int) -> None:
+    rng = np.random.default_rng(8)
+    magnitude = np.sqrt(rng.chisquare(2 * coils, (*_GRID.shape, 6)))
+    echoes = MultiEcho(signal=magnitude.astype(np.complex64), echo_times_s=_SIX, field_strength_tesla=1.5, grid=_GRID, noise_sd=noise_sd)
+    with pytest.raises(InputError, match="rises above the noise") as caught:
+        separate(echoes, FatWaterParams(coils_in_magnitude=coils))
+    assert caught.value.code == "NO_SIGNAL"
