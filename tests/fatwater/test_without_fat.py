@@ -69,6 +69,11 @@ def test_severe_iron_is_censored_whatever_noise_makes_of_a_voxel(how: str, r2sta
     maps = maps_of(how, echoes)
     assert (by_itself(how, echoes)[_INSIDE] < maps.r2star_limit_per_s).mean() > 0.05  # by that rule it would have been given
     assert maps.censored[_INSIDE].mean() > 0.99
+    bound = maps.r2star_lower_bound_per_s
+    assert bound is not None
+    np.testing.assert_array_equal(np.isfinite(bound), maps.censored)
+    assert (bound[_INSIDE] < r2star_per_s).mean() > 0.98
+    assert np.nanmedian(bound[_INSIDE]) > 0.6 * min(maps.r2star_limit_per_s, r2star_per_s)
     assert np.isfinite(maps.r2star_per_s[_INSIDE]).mean() < 0.01
     assert np.isnan(maps.r2star_se_per_s[~np.isfinite(maps.r2star_per_s)]).all()
     assert np.isfinite(maps.r2star_per_s[~_IRON]).mean() > 0.99

@@ -13,7 +13,7 @@ from hqsm.arrays import AnyArray, FloatArray, Mask
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.blocks import gather
-from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s
+from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
 from hqsm.fatwater.fit import NO_FAT, TWO_ECHOES
 from hqsm.fatwater.measurability import measurable, near_the_end
@@ -51,6 +51,7 @@ def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
         model=np.where(usable, TWO_ECHOES, 0).astype(np.uint8),
         censored=decay.censored,
         r2star_limit_per_s=decay.limit_per_s,
+        r2star_lower_bound_per_s=_masked(decay.lower_bound_per_s, decay.censored),
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
         codes=("TWO_ECHOES_NO_FAT", "R2STAR_TWO_ECHOES"),
@@ -68,6 +69,8 @@ class _KnownDecay:
         is, which near the end of the data may be of several tissues.
     censored, lost
         (x, y, z) where R2* has decayed beyond what the echoes show, and where it is lost for want of brightness.
+    lower_bound_per_s
+        (x, y, z) below which R2* does not lie where it is censored.
     limit_per_s
         The highest R2* that tissue of the volume's median brightness may have.
     """
@@ -77,6 +80,7 @@ class _KnownDecay:
     relative_error: FloatArray
     censored: Mask
     lost: Mask
+    lower_bound_per_s: FloatArray
     limit_per_s: float
 
 
@@ -96,7 +100,8 @@ def _known_decay(echoes: MultiEcho, usable: Mask, coils: int = 1) -> _KnownDecay
     decay, pools = local_decay(tissue, blocks, expected, with_fat=False)
     near = near_the_end(decay, pools, blocks, expected, with_fat=False)
     limit = min(highest_per_s, r2star_limit_per_s(t, float(np.median(decay.snr)), least_per_s=least_per_s))
-    known = measurable(decay, near, expected, limit, np.inf, with_fat=False, least_per_s=least_per_s)
+    own_limit = r2star_limits_per_s(t, decay.snr, least_per_s=least_per_s)
+    known = measurable(decay, near, expected, limit, own_limit, np.inf, with_fat=False, least_per_s=least_per_s)
     r2star_per_s, relative_error = decay.r2star_per_s.copy(), np.ones(decay.snr.size)
     r2star_per_s[near.which] = near.r2star_per_s
     relative_error[near.which] = near.errors_of_r2star(np.ones(near.which.size), expected.at(expected.r2star_alone, decay.of(near.which)))
@@ -112,6 +117,7 @@ def _known_decay(echoes: MultiEcho, usable: Mask, coils: int = 1) -> _KnownDecay
         relative_error=volume(relative_error),
         censored=volume(known.censored | (r2star_per_s > highest_per_s), False),
         lost=volume(known.lost & ~known.censored, False),
+        lower_bound_per_s=volume(known.lower_bound_per_s),
         limit_per_s=limit,
     )
 
@@ -158,6 +164,7 @@ def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> W
         model=np.where(usable & (np.isfinite(rate) | censored), NO_FAT, 0).astype(np.uint8),
         censored=censored,
         r2star_limit_per_s=decay.limit_per_s,
+        r2star_lower_bound_per_s=_masked(decay.lower_bound_per_s, censored),
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
         codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE"),
