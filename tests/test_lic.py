@@ -173,8 +173,24 @@ def test_a_liver_beyond_the_measurable_in_more_than_a_quarter_has_a_bound_and_no
     iron = read((replace(maps, **changed), chi, regions))
     assert ("R2STAR_CENSORED" in iron.codes) != given
     assert np.isfinite([iron.r2star_per_s, iron.lic_r2star_mg_g, iron.lic_r2star_lo]).tolist() == [given] * 3
-    assert iron.details["r2star_lower_bound_per_s"] == (None if given else 900.0)
+    # the median liver voxel is one of those that were measured
+    assert iron.details["r2star_lower_bound_per_s"] == (None if given else 200.0)
     assert np.isfinite(iron.lic_hqsm_mg_g)
+
+
+def test_the_bound_of_a_liver_is_its_own_and_nothing_is_known_of_what_was_not_fitted() -> None:
+    maps, chi, regions = visit(float("nan"))
+    rank = np.zeros(maps.grid.shape)
+    rank[regions.liver] = np.arange(240) / 240
+    own = np.where(rank < 0.6, 300.0, 800.0).astype(np.float32)
+
+    def bound(**of_maps: Any) -> float:
+        return float(read((replace(maps, **of_maps), chi, regions)).details["r2star_lower_bound_per_s"])
+
+    assert bound(censored=rank >= 0, r2star_lower_bound_per_s=own) == 300
+    assert bound(censored=rank >= 0) == 900  # maps of one limit for all
+    assert bound(censored=rank >= 0.2, r2star_lower_bound_per_s=own, r2star_per_s=np.where(rank < 0.2, 250, np.nan)) == 300
+    assert bound(censored=rank >= 0.6, r2star_lower_bound_per_s=own, model=np.where(rank < 0.6, 0, 1)) == 0
 
 
 def test_no_lic_beyond_its_calibration_nor_far_below_none_nor_at_another_field_strength_nor_by_two_echoes() -> None:

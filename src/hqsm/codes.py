@@ -29,6 +29,7 @@ MEANINGS: dict[str, str] = {
     "R2STAR_FAT_FREE": "R2* is a fat-free estimate from the magnitude, as the configuration asks; fat biases it.",
     "T1_NOT_CORRECTED": "Flip angle or repetition time are unknown: the fat fraction keeps its T1 weighting.",
     "SWAP_POSSIBLE": "A piece of tissue whose water and fat could as well be exchanged; look at its fat fraction.",
+    "IN_PHASE_NOT_POSSIBLE": "No in-phase echoes tell the first field, as the configuration asks; it was chosen by continuity (graph).",
     "PHASE_SIGN": "The conjugate of the data fits clearly better: the phase runs against the convention, the field has the wrong sign.",
     "FIRST_ECHO_PHASE": "The first echo's phase did not fit the others' (eddy currents); its smooth part was taken off.",
     "WATER_SHIFT_ESTIMATED": "Water of the specimen lies where its own echoes put it, not where the given temperature does.",

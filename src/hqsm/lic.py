@@ -259,12 +259,20 @@ def liver_iron(
             "chi_regional_ppm": chi.liver_regional_ppm,
             "r2star_iqr_per_s": r2star.iqr,
             "censored_share": censored_share,
-            "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
+            "r2star_lower_bound_per_s": r2star_lower_bound_per_s(maps, liver) if "R2STAR_CENSORED" in codes else None,
             "excluded_share": r2star.excluded_share,
             "fit": fit_facts(maps, liver),
             "regions": _region_rows(region_values, regions) + _model_rows(maps, regions),
         },
     )
+
+
+def r2star_lower_bound_per_s(maps: WaterFat, region: Mask) -> float:
+    """What the median R2* [1/s] of a region is at least: of its voxels' values, of bounds where censored, of 0 where nothing is known."""
+    of_maps = maps.r2star_lower_bound_per_s
+    bound = np.where(maps.censored[region], maps.r2star_limit_per_s if of_maps is None else of_maps[region], 0)
+    values = maps.r2star_per_s[region]
+    return float(np.median(np.where(np.isfinite(values), values, bound)))
 
 
 def _total_error(of_region: float, of_inversion: float) -> float:

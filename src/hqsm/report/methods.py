@@ -61,10 +61,13 @@ equivalence with two one-sided tests (margin {statistics["equivalence_margin_mg_
 
 
 def _of_the_scans(scans: Collection[Mapping[str, Any]]) -> str:
-    """How many scans were not gated, whose hand drew the liver, what susceptibility is relative to."""
+    """How many scans were not fitted or gated as wished, whose hand drew the liver, what susceptibility is relative to."""
     if not scans:
         return ""
     sentences = []
+    n = sum("IN_PHASE_NOT_POSSIBLE" in str(scan.get("codes", "")).split() for scan in scans)
+    if n:
+        sentences.append(f"In {n} of {len(scans)} scans no echoes were in phase, and the initialisation was {_FIRST_FIELDS['graph']}.")
     for source, words in _NOT_GATED.items():
         n = sum(scan["gating_source"] == source for scan in scans)
         if n:
