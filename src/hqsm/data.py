@@ -386,7 +386,8 @@ class WaterFat(_Frozen):
     field_hz
         Unwrapped off-resonance of water [Hz]; NaN outside the usable signal.
     pdff_se_percent, r2star_se_per_s, field_se_hz
-        Standard errors from the Fisher information; of R2* by a fat-free estimator its own, fat's bias left out.
+        Standard errors from the Fisher information; of R2* by a fat-free estimator its own root mean square error
+        in tissue without fat.
     residual
         Norm of the fit residual over norm of the signal, 0..1.
     model

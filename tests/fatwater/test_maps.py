@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import make_grid
-from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.fit import CONSTRAINED, FREE, Fit
-from hqsm.fatwater.maps import as_wished, assemble
+from hqsm.fatwater.maps import assemble, without_t1_weight
 from hqsm.fatwater.pdff import without_t1
 from hqsm.fatwater.separation import _unexplained
 from hqsm.fatwater.tissue import Tissue
@@ -168,16 +167,14 @@ def test_a_fraction_and_its_error_are_freed_of_t1_alike() -> None:
     )
     cosine = np.cos(np.radians(20))
     gained = [(1 - np.exp(-0.015 / t1)) / (1 - np.exp(-0.015 / t1) * cosine) for t1 in (0.586, 0.343)]
-    found = as_wished(maps, echoes, FatWaterParams(t1_correction=True))
+    found = without_t1_weight(maps, echoes)
     true = found.pdff_percent[0, 0, 0] / 100
     assert true < 0.2
     # what is seen of it with fat's gain
     seen = true * gained[1] / (true * gained[1] + (1 - true) * gained[0])
     assert seen == pytest.approx(0.2, rel=1e-4)
     assert found.pdff_se_percent[0, 0, 0] == pytest.approx(2 * without_t1(np.array([20.0]), gained[1] / gained[0])[1][0], rel=1e-4)
-    silent = as_wished(
-        maps, MultiEcho(signal=echoes.signal, echo_times_s=_T[:2], field_strength_tesla=1.5, grid=grid), FatWaterParams(t1_correction=True)
-    )
+    silent = without_t1_weight(maps, MultiEcho(signal=echoes.signal, echo_times_s=_T[:2], field_strength_tesla=1.5, grid=grid))
     assert silent.codes == ("T1_NOT_CORRECTED",)
 
 

@@ -115,6 +115,21 @@ def test_an_estimator_that_the_noise_floor_biases_by_more_than_it_scatters_gives
     assert not maps.censored[~_IRON].any()
 
 
+@pytest.mark.parametrize(("how", "given"), [("log-linear", False), ("noise-floor", True)])
+def test_of_complex_echoes_too_such_an_estimator_gives_no_number(how: str, given: bool) -> None:
+    magnitude = echoes_of(how, 850.0)
+    echoes = replace(magnitude, signal=magnitude.signal * np.exp(2j * np.pi * 30 * _SIX).astype(np.complex64))
+    maps = separate(echoes, FatWaterParams(r2star_estimator=how))
+    assert np.isfinite(separate(echoes, FatWaterParams()).r2star_per_s[_INSIDE]).mean() > 0.9
+    assert np.isfinite(maps.r2star_per_s[_INSIDE]).mean() == pytest.approx(given, abs=0.1)
+    bound = maps.r2star_lower_bound_per_s
+    assert bound is not None
+    np.testing.assert_array_equal(np.isfinite(bound), maps.censored)
+    np.testing.assert_array_equal(np.isfinite(maps.r2star_se_per_s), np.isfinite(maps.r2star_per_s))
+    if not given:
+        assert np.nanmax(bound[_INSIDE]) < 900
+
+
 def test_magnitudes_of_several_coils_are_read_by_their_own_floor() -> None:
     echoes = echoes_of("noise-floor", 400.0, coils=8)
     wrong, right = (maps_of("noise-floor", echoes, coils=n).r2star_per_s[_INSIDE] for n in (1, 8))

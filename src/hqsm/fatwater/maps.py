@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from hqsm import r2star
-from hqsm.arrays import AnyArray, FloatArray
+from hqsm.arrays import AnyArray, FloatArray, IntArray
 from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
-from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S
+from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, LocalDecay
+from hqsm.fatwater.decay import NO_DECAY_PER_S
 from hqsm.fatwater.fit import CONSTRAINED, Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.measurability import Measurable
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.tissue import Tissue
+from hqsm.r2star.estimator_errors import estimator_errors
 
 _LARGEST_PDFF_SE_PERCENT = 50.0
 _FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
@@ -108,19 +110,40 @@ def _placed(
     return volume.reshape(shape)
 
 
-def as_wished(maps: WaterFat, echoes: MultiEcho, params: FatWaterParams) -> WaterFat:
-    """The maps with the configured estimator of R2* and correction of the fat fraction; what is unknown stays unknown."""
-    if params.r2star_estimator != "complex":
-        known = np.isfinite(maps.r2star_per_s)
-        alone, error = np.full((2, *known.shape), np.nan, np.float32)
-        of_magnitude = params.r2star_estimator, np.abs(echoes.signal[known]), echoes.echo_times_s, echoes.noise_sd
-        alone[known] = r2star.estimate(*of_magnitude, coils=params.coils_in_magnitude)
-        error[known] = r2star.standard_error(*of_magnitude, coils=params.coils_in_magnitude)
-        maps = replace(maps, r2star_per_s=alone, r2star_se_per_s=error, codes=(*maps.codes, "R2STAR_FAT_FREE"))
-    if params.t1_correction:
-        if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
-            return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))
-        weight = t1_weight_of_fat(echoes.flip_angle_degrees, echoes.repetition_time_s, echoes.field_strength_tesla)
-        pdff, factor = without_t1(maps.pdff_percent, weight)
-        maps = replace(maps, pdff_percent=pdff.astype(np.float32), pdff_se_percent=(maps.pdff_se_percent * factor).astype(np.float32))
-    return maps
+def by_magnitude(
+    maps: WaterFat, echoes: MultiEcho, params: FatWaterParams, places: IntArray, decay: LocalDecay, lower_bound_per_s: FloatArray
+) -> WaterFat:
+    """The maps with R2* by the configured estimator where the complex fit knows one, and censored where that estimator misleads.
+
+    ``places`` (voxel,) in the raster of the volume have the neighbourhood's ``decay`` and R2* is not below ``lower_bound_per_s``.
+    The standard error is the estimator's root mean square error there, bias included, fat not.
+    """
+    name, t, coils = params.r2star_estimator, echoes.echo_times_s, params.coils_in_magnitude
+    known = np.isfinite(maps.r2star_per_s)
+    which = np.flatnonzero(known.reshape(-1)[places])
+    there = decay.of(which)
+    error = estimator_errors(name, t, coils=coils).at(there.snr, there.r2star_per_s)
+    misleads = error.misleads & (there.r2star_per_s > NO_DECAY_PER_S)
+    alone, se, bound = np.full((3, *known.shape), np.nan, np.float32)
+    censored = np.zeros(known.shape, bool)
+    rate = r2star.estimate(name, np.abs(echoes.signal[known]), t, echoes.noise_sd, coils=coils)
+    given = ~misleads & np.isfinite(rate)
+    alone[known], se[known] = np.where(given, rate, np.nan), np.where(given, error.rms_error_per_s, np.nan)
+    censored[known], bound[known] = misleads, np.where(misleads, lower_bound_per_s[which], np.nan)
+    return replace(
+        maps,
+        r2star_per_s=alone,
+        r2star_se_per_s=se,
+        censored=maps.censored | censored,
+        r2star_lower_bound_per_s=np.where(censored, bound, maps.r2star_lower_bound_per_s),
+        codes=(*maps.codes, "R2STAR_FAT_FREE"),
+    )
+
+
+def without_t1_weight(maps: WaterFat, echoes: MultiEcho) -> WaterFat:
+    """The maps with a fat fraction that T1 does not weigh; ``T1_NOT_CORRECTED`` where the excitation is unknown."""
+    if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
+        return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))
+    weight = t1_weight_of_fat(echoes.flip_angle_degrees, echoes.repetition_time_s, echoes.field_strength_tesla)
+    pdff, factor = without_t1(maps.pdff_percent, weight)
+    return replace(maps, pdff_percent=pdff.astype(np.float32), pdff_se_percent=(maps.pdff_se_percent * factor).astype(np.float32))

@@ -57,6 +57,12 @@ class NearTheEnd:
     pdff_se_percent: FloatArray
     strict_pdff_se_percent: FloatArray
 
+    def decay(self, local: LocalDecay) -> LocalDecay:
+        """The ``local`` decay (voxel,), near the end of the data the mean over the tissues."""
+        r2star_per_s = local.r2star_per_s.copy()
+        r2star_per_s[self.which] = self.r2star_per_s
+        return LocalDecay(snr=local.snr, r2star_per_s=r2star_per_s)
+
     def errors_of_r2star(self, own: FloatArray, of_local_decay: FloatArray) -> FloatArray:
         """Root mean square of the fit's ``own`` standard errors, which are those of the local decay, and of what the voxel may be.
 
@@ -310,14 +316,10 @@ def measurable(
     ``limit_per_s`` is of the whole volume, 0 where the echoes lie so close together that no decay shows; ``own_limit_per_s``
     (voxel,) of each one's local brightness. A lower R2* than ``least_per_s`` may be as uncertain as that.
     """
-    r2star_per_s = decay.r2star_per_s.copy()
+    r2star_per_s = near.decay(decay).r2star_per_s
     r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
     pdff_se = expected.at(expected.pdff_constrained, decay)
-    r2star_per_s[near.which], r2star_se[near.which], pdff_se[near.which] = (
-        near.r2star_per_s,
-        near.strict_r2star_se_per_s,
-        near.strict_pdff_se_percent,
-    )
+    r2star_se[near.which], pdff_se[near.which] = near.strict_r2star_se_per_s, near.strict_pdff_se_percent
     lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, least_per_s))
     gone = r2star_per_s > NO_DECAY_PER_S
     return Measurable(

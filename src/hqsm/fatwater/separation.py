@@ -20,7 +20,7 @@ from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.leads import far_off_hz, lead_back
 from hqsm.fatwater.lower_order import lower_order
-from hqsm.fatwater.maps import as_wished, assemble
+from hqsm.fatwater.maps import assemble, by_magnitude, without_t1_weight
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
@@ -143,7 +143,9 @@ def _many_echoes(
     known = measurable(decay, near, expected, limit, own_limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
     maps = assemble(echoes, tissue, fit, of_mixtures, far_off, start, known, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
-    return as_wished(maps, echoes, params)
+    if params.r2star_estimator != "complex":
+        maps = by_magnitude(maps, echoes, params, tissue.places, near.decay(decay), known.lower_bound_per_s)
+    return without_t1_weight(maps, echoes) if params.t1_correction else maps
 
 
 def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tuple[InitialField, Fit]:

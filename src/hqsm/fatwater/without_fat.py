@@ -102,8 +102,7 @@ def _known_decay(echoes: MultiEcho, usable: Mask, coils: int = 1) -> _KnownDecay
     limit = min(highest_per_s, r2star_limit_per_s(t, float(np.median(decay.snr)), least_per_s=least_per_s))
     own_limit = r2star_limits_per_s(t, decay.snr, least_per_s=least_per_s)
     known = measurable(decay, near, expected, limit, own_limit, np.inf, with_fat=False, least_per_s=least_per_s)
-    r2star_per_s, relative_error = decay.r2star_per_s.copy(), np.ones(decay.snr.size)
-    r2star_per_s[near.which] = near.r2star_per_s
+    r2star_per_s, relative_error = near.decay(decay).r2star_per_s, np.ones(decay.snr.size)
     relative_error[near.which] = near.errors_of_r2star(np.ones(near.which.size), expected.at(expected.r2star_alone, decay.of(near.which)))
 
     def volume(values: AnyArray, nothing: float = np.nan) -> AnyArray:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hqsm.config.lic import LicParams
 from hqsm.gating.gate import SINGLE
 from hqsm.lic import HQSM_CALIBRATIONS, LicCalibration, physical_calibration, r2star_calibration
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
@@ -38,7 +39,7 @@ Susceptibility was estimated by the method "{chi["method"]}" and referenced to {
 ## Liver iron concentration
 
 {_calibrations(parameters["lic"], _field_strengths_tesla(scans))}
-Values are per gram of dry tissue; their 95 % intervals hold the uncertainty of the calibration's slope.
+Values are per gram of dry tissue; their 95 % intervals hold the uncertainty of the calibration.
 
 ## Exposure
 
@@ -110,8 +111,12 @@ def _from_chi(lic: Mapping[str, Any]) -> str:
     if lic["hqsm_calibration"] in HQSM_CALIBRATIONS:
         line = HQSM_CALIBRATIONS[lic["hqsm_calibration"]]
         return f"{_equation(line, 'susceptibility', 'ppm')} ({line.source})"
-    line = physical_calibration(BODY_TEMPERATURE_CELSIUS, lic["physical_scale_sd"])
-    return f"{_equation(line, 'susceptibility', 'ppm')} in vivo, with Curie's law for the temperature of explants ({line.source})"
+    params = LicParams(**lic)
+    line = physical_calibration(BODY_TEMPERATURE_CELSIUS, params)
+    return (
+        f"{_equation(line, 'susceptibility', 'ppm')} in vivo, with Curie's law for the temperature of explants ({line.source}); its slope is\n"
+        f"known to {100 * line.slope_sd:g} % and the susceptibility of liver without iron to {params.iron_free_liver_sd_ppm:g} ppm (1 SD)"
+    )
 
 
 def _equation(line: LicCalibration, name: str, unit: str) -> str:
