@@ -121,7 +121,7 @@ def test_of_complex_echoes_too_such_an_estimator_gives_no_number(how: str, given
     echoes = replace(magnitude, signal=magnitude.signal * np.exp(2j * np.pi * 30 * _SIX).astype(np.complex64))
     maps = separate(echoes, FatWaterParams(r2star_estimator=how))
     assert np.isfinite(separate(echoes, FatWaterParams()).r2star_per_s[_INSIDE]).mean() > 0.9
-    assert np.isfinite(maps.r2star_per_s[_INSIDE]).mean() == pytest.approx(given, abs=0.1)
+    assert np.isfinite(maps.r2star_per_s[_INSIDE]).mean() == pytest.approx(float(given), abs=0.1)
     bound = maps.r2star_lower_bound_per_s
     assert bound is not None
     np.testing.assert_array_equal(np.isfinite(bound), maps.censored)
