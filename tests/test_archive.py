@@ -23,7 +23,17 @@ def volume() -> np.ndarray:
 
 @pytest.fixture
 def fit() -> WaterFat:
-    names = ("pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "r2star_se_per_s", "field_se_hz", "residual", "swap_margin")
+    names = (
+        "pdff_percent",
+        "r2star_per_s",
+        "field_hz",
+        "pdff_se_percent",
+        "r2star_se_per_s",
+        "field_se_hz",
+        "residual",
+        "swap_margin",
+        "r2star_lower_bound_per_s",
+    )
     water = (volume() + 1j * volume()).astype(np.complex64)
     return WaterFat(
         water=water,
@@ -67,6 +77,14 @@ def test_a_volume_that_is_a_map_already_is_read_from_there(fit: WaterFat, tmp_pa
     (moved / "maps" / "R2starmap.nii.gz").unlink()
     with pytest.raises(InputError, match=r"R2starmap.nii.gz was removed.*Remove .*fit.json, too"):
         load_noun(moved / "work" / "fit.npz", WaterFat)
+
+
+def test_an_archive_that_is_older_than_a_field_holds_its_default(fit: WaterFat, tmp_path: Path) -> None:
+    newer = dataclasses.make_dataclass("Newer", [("quality", str, dataclasses.field(default="unknown"))], bases=(WaterFat,), frozen=True)
+    save_noun(tmp_path / "fit.npz", fit)
+    found = load_noun(tmp_path / "fit.npz", newer)
+    assert found.quality == "unknown"
+    assert_same(fit, found)
 
 
 def test_a_map_of_another_precision_is_not_left_to_its_file(fit: WaterFat, tmp_path: Path) -> None:

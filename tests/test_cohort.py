@@ -47,6 +47,15 @@ def test_an_implausible_volume_turns_a_visit_into_a_warning_that_a_decision_can_
     assert visit_row("sub-1", "ses-1", statuses, child, decision)["status"] == "ok"
 
 
+@pytest.mark.parametrize(("volume_ml", "doubted"), [(0.0, True), (None, False), (1300.0, False)])
+def test_a_liver_of_no_volume_is_no_unknown_volume(volume_ml: float | None, doubted: bool) -> None:
+    why = {"no_liver_because": "nothing is dark"} if volume_ml == 0 else {}
+    statuses = {"liver_iron": {"row": {"liver_volume_ml": volume_ml}}, "regions": {"mask_source": "automatic", **why}}
+    row = visit_row("sub-1", "ses-1", statuses, {"weight_kg": 60.0, "age_years": 30.0}, None)
+    assert ("LIVER_VOLUME" in row["codes"]) == doubted
+    assert ("No automatic liver: nothing is dark." in row["reason"]) == doubted
+
+
 def test_a_folder_that_was_filed_twice_is_a_warning_that_names_the_other() -> None:
     digests = {("1", "1"): "aa", ("1", "2"): "bb", ("2", "1"): "aa", ("3", "1"): "", ("3", "2"): ""}
     twins = same_images({visit: {"failed": False, "images_sha256": digest} for visit, digest in digests.items()})

@@ -11,6 +11,7 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Susceptibility, VoxelGrid, WaterFat
 from hqsm.dipole import forward_field_ppm
 from hqsm.errors import ProcessingError
+from hqsm.finite_maps import finite
 from hqsm.susceptibility import estimate
 from hqsm.units import ppm_to_hz
 from spheres import sphere
@@ -117,6 +118,69 @@ def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_
     got, chi = measured(replace(maps, field_hz=field, field_se_hz=se, r2star_per_s=r2star), regions)
     assert got == pytest.approx(_LIVER_PPM, rel=0.05)
     assert np.isfinite(chi.chi_ppm[regions.body]).all()
+
+
+_READ_FROM = ("water", "fat", "pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "field_se_hz")
+_NOT_READ = ("r2star_se_per_s", "residual")
+
+
+def spoilt(maps: WaterFat, name: str, number: float, share: float) -> WaterFat:
+    values = getattr(maps, name).copy()
+    values[np.random.default_rng(5).random(values.shape) < share] = number
+    return replace(maps, **{name: values})
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", _READ_FROM)
+def test_numbers_that_are_none_in_places_of_any_map_move_the_liver_hardly_and_never_narrow_its_interval(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], name: str, number: float
+) -> None:
+    """A twelfth of the voxels. A fit may leave as many without field, fat fraction or errors: these are no fault."""
+    maps, regions, value, whole = plain
+    got, chi = measured(spoilt(maps, name, number, 0.08), regions)
+    assert got == pytest.approx(value, abs=0.01)
+    assert np.isfinite(chi.chi_ppm[regions.body]).all()
+    assert chi.liver_se_ppm > 0.9999 * whole.liver_se_ppm
+    may_be_unknown = name.endswith(("se_percent", "se_hz")) or (np.isnan(number) and name in ("fat", "pdff_percent", "field_hz"))
+    assert ("CHI_MAPS_NOT_FINITE" in chi.codes) == (not may_be_unknown)
+    if not may_be_unknown:
+        assert chi.liver_se_ppm**2 > whole.liver_se_ppm**2 + 0.9 * 0.05**2
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("name", "said"), [("water", "signal"), ("r2star_per_s", "decay"), ("field_hz", "field"), ("field_se_hz", "field")]
+)
+def test_a_map_without_any_number_that_the_liver_cannot_be_measured_without_is_an_error(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], name: str, said: str, number: float
+) -> None:
+    maps, regions, _, _ = plain
+    with pytest.raises(ProcessingError, match=said):
+        measured(spoilt(maps, name, number, 1.1), regions)
+
+
+@pytest.mark.parametrize(("name", "share"), [("pdff_percent", 1.1), ("pdff_se_percent", 1.1), ("field_hz", 0.2), ("field_se_hz", 0.2)])
+def test_maps_that_lack_more_than_a_fit_leaves_unknown_are_flagged_and_widen_the_interval(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], name: str, share: float
+) -> None:
+    maps, regions, value, whole = plain
+    got, chi = measured(spoilt(maps, name, np.nan, share), regions)
+    assert "CHI_MAPS_NOT_FINITE" in chi.codes
+    assert got == pytest.approx(value, abs=0.02)
+    assert chi.liver_se_ppm**2 > whole.liver_se_ppm**2 + 0.9 * 0.05**2
+
+
+def test_maps_that_lack_no_number_or_no_more_than_a_fit_leaves_unknown_stay_as_they_are(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, _, _ = plain
+    assert finite(maps, regions.body) == (maps, False)
+    for name, number in (("r2star_per_s", np.nan), ("field_hz", np.nan), ("pdff_percent", np.nan)):
+        few = spoilt(maps, name, number, 0.01)
+        assert finite(few, regions.body) == (few, False)
+    for name in _NOT_READ:
+        spoiled = spoilt(maps, name, np.nan, 1.1)
+        assert finite(spoiled, regions.body) == (spoiled, False)
 
 
 def test_a_body_without_a_finite_field_is_an_error_that_says_where_to_look(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:

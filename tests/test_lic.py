@@ -41,16 +41,33 @@ def test_a_calibration_without_a_line_for_the_field_strength_is_not_stretched() 
 
 def test_the_physical_calibration_follows_from_its_constants() -> None:
     # 1.30 ppm per mg/mL * 1.051 g/mL / 3.33 = 0.4103 ppm per mg/g
-    assert 1 / physical_calibration(37.0, 0.1).slope == pytest.approx(0.41030, abs=1e-4)
-    assert physical_calibration(37.0, 0.1).slope / physical_calibration(20.0, 0.1).slope == pytest.approx(310.15 / 293.15)
+    assert 1 / physical_calibration(37.0, LicParams()).slope == pytest.approx(0.41030, abs=1e-4)
+    assert physical_calibration(37.0, LicParams()).slope / physical_calibration(20.0, LicParams()).slope == pytest.approx(310.15 / 293.15)
 
 
-def test_the_interval_carries_the_scale_and_the_measurement() -> None:
-    lic, lo, hi = apply_calibration(physical_calibration(37.0, 0.1), 2.0, 0.05)
+def test_the_interval_carries_the_scale_liver_without_iron_and_the_measurement() -> None:
+    lic, lo, hi = apply_calibration(physical_calibration(37.0, LicParams()), 2.0, 0.05)
     slope = 1 / 0.410297
     assert lic == pytest.approx(2 * slope, rel=1e-4)
-    assert hi - lic == pytest.approx(1.96 * np.hypot(slope * 0.05, 2 * slope * 0.1), rel=1e-3)
+    # the scale is known to 20 %, liver without iron to 0.1 ppm
+    assert hi - lic == pytest.approx(1.96 * slope * np.sqrt(0.05**2 + (2 * 0.2) ** 2 + 0.1**2), rel=1e-3)
     assert lic - lo == pytest.approx(hi - lic)
+
+
+def test_the_interval_of_a_liver_without_iron_reaches_what_is_published_of_it() -> None:
+    # -8.8 to -9.05 ppm, water -9.05, muscle -9.0: 0 to 0.2 ppm above the one, -0.05 to 0.2 above the other
+    for chi_ppm in (-0.05, 0.0, 0.19):
+        _, lo, hi = apply_calibration(physical_calibration(37.0, LicParams()), chi_ppm, 0.0)
+        assert lo < 0 < hi
+    assert apply_calibration(physical_calibration(37.0, LicParams()), 0.25, 0.0)[1] > 0
+
+
+def test_a_studys_own_liver_without_iron_is_taken_off_by_every_reference() -> None:
+    own = LicParams(iron_free_liver_ppm=0.08, iron_free_liver_sd_ppm=0.02)
+    for reference, above_ppm, sd_ppm in (("muscle", 0.0, 0.0), ("medium", 0.0, 0.0), ("aorta", 0.0, 0.05), ("fat", 0.6, 0.3)):
+        lic, lo, _ = apply_calibration(physical_calibration(37.0, own, reference), 0.08 - above_ppm, 0.0)
+        assert lic == pytest.approx(0, abs=1e-9)
+        assert lic - lo == pytest.approx(1.96 * np.hypot(0.02, sd_ppm) / 0.410297, rel=1e-3)
 
 
 def test_vessels_and_failed_voxels_barely_move_the_median_inside_tukeys_fences() -> None:
@@ -150,7 +167,7 @@ def test_a_visits_two_lic_by_hand() -> None:
     assert iron.codes == ()
     assert iron.lic_r2star_mg_g == pytest.approx(0.02603 * 200 - 0.16)
     assert iron.lic_hqsm_mg_g == pytest.approx(1 / 0.4103, rel=1e-3)
-    assert iron.lic_hqsm_hi - iron.lic_hqsm_mg_g == pytest.approx(1.96 * np.hypot(0.05, 0.10) / 0.4103, rel=1e-3)
+    assert iron.lic_hqsm_hi - iron.lic_hqsm_mg_g == pytest.approx(1.96 * np.sqrt(0.05**2 + 0.20**2 + 0.1**2) / 0.4103, rel=1e-3)
     assert iron.chi_liver_ppm == pytest.approx(1.25)
     assert iron.details["chi_se_ppm"] == pytest.approx(0.05)
     assert iron.liver_volume_ml == pytest.approx(320 * 0.024)
@@ -173,8 +190,24 @@ def test_a_liver_beyond_the_measurable_in_more_than_a_quarter_has_a_bound_and_no
     iron = read((replace(maps, **changed), chi, regions))
     assert ("R2STAR_CENSORED" in iron.codes) != given
     assert np.isfinite([iron.r2star_per_s, iron.lic_r2star_mg_g, iron.lic_r2star_lo]).tolist() == [given] * 3
-    assert iron.details["r2star_lower_bound_per_s"] == (None if given else 900.0)
+    # the median liver voxel is one of those that were measured
+    assert iron.details["r2star_lower_bound_per_s"] == (None if given else 200.0)
     assert np.isfinite(iron.lic_hqsm_mg_g)
+
+
+def test_the_bound_of_a_liver_is_its_own_and_nothing_is_known_of_what_was_not_fitted() -> None:
+    maps, chi, regions = visit(float("nan"))
+    rank = np.zeros(maps.grid.shape)
+    rank[regions.liver] = np.arange(240) / 240
+    own = np.where(rank < 0.6, 300.0, 800.0).astype(np.float32)
+
+    def bound(**of_maps: Any) -> float:
+        return float(read((replace(maps, **of_maps), chi, regions)).details["r2star_lower_bound_per_s"])
+
+    assert bound(censored=rank >= 0, r2star_lower_bound_per_s=own) == 300
+    assert bound(censored=rank >= 0) == 900  # maps of one limit for all
+    assert bound(censored=rank >= 0.2, r2star_lower_bound_per_s=own, r2star_per_s=np.where(rank < 0.2, 250, np.nan)) == 300
+    assert bound(censored=rank >= 0.6, r2star_lower_bound_per_s=own, model=np.where(rank < 0.6, 0, 1)) == 0
 
 
 def test_no_lic_beyond_its_calibration_nor_far_below_none_nor_at_another_field_strength_nor_by_two_echoes() -> None:
@@ -237,7 +270,18 @@ def test_a_line_of_ones_own_holds_for_its_reference_and_its_reconstruction() -> 
     fat = read(visit(), digest="ab", own_reference_tissue="fat", own_reconstruction_digest="ab", **own)
     assert fat.codes == ("CALIBRATION_OTHER_REFERENCE",)
     assert np.isnan(fat.lic_hqsm_mg_g)
-    assert "CALIBRATION_OTHER_RECONSTRUCTION" in read(visit(), digest="ab", hqsm_calibration="buelo2025").codes
+    silent = read(visit(), digest="ab", own_reconstruction_digest="ab", **own)
+    assert silent.codes == ("CALIBRATION_REFERENCE_UNKNOWN",)
+    assert silent.lic_hqsm_mg_g == pytest.approx(2.5)
+    assert read(visit(), digest="ab", hqsm_calibration="buelo2025").codes == (
+        "CALIBRATION_REFERENCE_UNKNOWN",
+        "CALIBRATION_OTHER_RECONSTRUCTION",
+    )
+
+
+def test_every_published_line_of_susceptibility_says_its_reference_or_that_it_is_not_known() -> None:
+    for line in HQSM_CALIBRATIONS.values():
+        assert line.reference_tissue or "names no reference" in line.source
 
 
 @pytest.mark.parametrize("tesla", [1.5, 3.0])

@@ -14,9 +14,13 @@ from spheres import sphere
 Problem = tuple[TotalField, np.ndarray, SourcePrior]
 
 
-def problem(*, may_hold_lesions: bool = True) -> Problem:
+LARGE_MM, SMALL_MM = 5.0, 2.0
+"""Voxels that are solved for as they are, and such as are joined first and then refined."""
+
+
+def problem(voxel_mm: float) -> Problem:
     """A ball of iron and one of fat in tissue in air, with noise, a swap and surfaces that are not known; no two axes alike."""
-    shape, voxel_mm = (22, 18, 14), 5.0
+    shape = (22, 18, 14)
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     affine[:3, 3] = -voxel_mm * (np.array(shape) - 1) / 2
     grid = VoxelGrid(shape=shape, affine_mm=affine)
@@ -32,7 +36,7 @@ def problem(*, may_hold_lesions: bool = True) -> Problem:
         mean_ppm=(9.4 * (1 - body)).astype(np.float32),
         sd_ppm=np.where(surface, 1.0, 0.05 + 0.15 * (iron > 0)).astype(np.float32),
         organs=(
-            Organ(share=iron.astype(np.float32), level_sd_ppm=5.0, may_hold_lesions=may_hold_lesions),
+            Organ(share=iron.astype(np.float32), level_sd_ppm=5.0, may_hold_lesions=True),
             Organ(share=fat.astype(np.float32), level_sd_ppm=1.0),
         ),
         smooth=(Smooth(sd_ppm=(0.3 * mask).astype(np.float32), spacing_mm=4 * voxel_mm),),
@@ -44,7 +48,7 @@ def problem(*, may_hold_lesions: bool = True) -> Problem:
 
 
 def maps_ppm(given: Problem) -> dict[str, np.ndarray]:
-    posterior = total_field.Inversion(*given).posterior(tolerance=1e-5, max_iterations=400)
+    posterior = total_field.Inversion(*given).posterior(tolerance=1e-6, max_iterations=400)
     assert posterior.solution.converged
     assert 0 < posterior.outlier_share < 0.05
     return {"total-field": posterior.chi_ppm, "regional": posterior.regional_ppm}
@@ -64,9 +68,10 @@ def with_every(prior: SourcePrior, factor: float, ends: str) -> SourcePrior:
     )
 
 
-def test_twice_field_noise_and_expectation_are_twice_the_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("voxel_mm", [LARGE_MM, SMALL_MM])
+def test_twice_field_noise_and_expectation_are_twice_the_maps(monkeypatch: pytest.MonkeyPatch, voxel_mm: float) -> None:
     """In half the unit, with what the code itself knows in ppm."""
-    total, noise, prior = problem()
+    total, noise, prior = problem(voxel_mm)
     once = maps_ppm((total, noise, prior))
     for module, name in ((source_model, "SURELY_AIR_PPM"), (total_field, "SURELY_AIR_PPM"), (reduced, "_LEAST_SD_PPM")):
         monkeypatch.setattr(module, name, 2 * getattr(module, name))
@@ -75,19 +80,29 @@ def test_twice_field_noise_and_expectation_are_twice_the_maps(monkeypatch: pytes
         np.testing.assert_allclose(twice[method], 2 * chi, rtol=0, atol=1e-5, err_msg=method)
 
 
-def test_the_maps_do_not_depend_on_the_size_of_the_world() -> None:
-    """On voxels so large that neither is joined; lesions, which have a size of their own, apart."""
-    total, noise, prior = problem(may_hold_lesions=False)
+_IN_MM = ((total_field, "_COARSE_MM"), (total_field, "_LOCAL_MM"), (total_field, "_LESION_BLUR_MM"), (reduced, "_SIZES_MM"),
+          (source_model, "_TOGETHER_MM"), (source_model, "_APART_MM"))  # fmt: skip
+
+
+@pytest.mark.parametrize("voxel_mm", [LARGE_MM, SMALL_MM])
+def test_the_maps_do_not_depend_on_the_size_of_the_world(monkeypatch: pytest.MonkeyPatch, voxel_mm: float) -> None:
+    """With what the code itself knows in mm."""
+    total, noise, prior = problem(voxel_mm)
     double = VoxelGrid(shape=total.grid.shape, affine_mm=total.grid.affine_mm @ np.diag([2.0, 2.0, 2.0, 1.0]))
     once = maps_ppm((total, noise, prior))
+    for module, name in _IN_MM:
+        monkeypatch.setattr(module, name, 2 * np.array(getattr(module, name)))
     other = maps_ppm((replace(total, grid=double), noise, with_every(prior, 2.0, "_mm")))
     for method, chi in once.items():
         np.testing.assert_allclose(other[method], chi, rtol=0, atol=1e-4, err_msg=method)
 
 
+@pytest.mark.parametrize("voxel_mm", [LARGE_MM, SMALL_MM])
 @pytest.mark.parametrize("order", [(0, 2, 1), (2, 1, 0)])
-def test_turning_grid_and_b0_together_turns_the_maps(order: tuple[int, int, int]) -> None:
-    total, noise, prior = problem()
+def test_turning_grid_and_b0_together_turns_the_maps(order: tuple[int, int, int], voxel_mm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are data: surfaces are nearly free. The reduced problem, which joins voxels in plane alone, joins none."""
+    monkeypatch.setattr(reduced, "_SIZES_MM", (voxel_mm,))
+    total, noise, prior = problem(voxel_mm)
     shape = tuple(total.grid.shape[axis] for axis in order)
     turned = VoxelGrid(shape=(shape[0], shape[1], shape[2]), affine_mm=total.grid.affine_mm[:, [*order, 3]])
 
@@ -100,6 +115,7 @@ def test_turning_grid_and_b0_together_turns_the_maps(order: tuple[int, int, int]
     turned_prior = replace(of(prior), organs=tuple(map(of, prior.organs)), smooth=tuple(map(of, prior.smooth)))
     once = maps_ppm((total, noise, prior))
     other = maps_ppm((replace(of(total), grid=turned), of_volume(noise), turned_prior))
-    # single precision, and steep priors at the surface: 0.004 and 0.0005 ppm
-    for method, atol in (("total-field", 0.01), ("regional", 0.002)):
-        np.testing.assert_allclose(np.transpose(other[method], np.argsort(order)), once[method], rtol=0, atol=atol, err_msg=method)
+    # single precision: 0.0024 and 0.0011 ppm
+    for method, chi in once.items():
+        there = np.transpose(other[method], np.argsort(order))
+        np.testing.assert_allclose(there[total.mask], chi[total.mask], rtol=0, atol=0.006, err_msg=method)

@@ -75,7 +75,7 @@ def load_noun(path: Path, kind: type[_Noun]) -> _Noun:
                 values[name] = _numbers(stored[name], plain[f"{name}@type"], plain[f"{name}@shape"])
             elif f"{name}@shape" in plain:
                 values[name] = _unpack(stored[name], plain[f"{name}@shape"])
-            else:
+            elif name in plain:  # else the archive is older than the field, whose default holds
                 value = plain[name]
                 values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

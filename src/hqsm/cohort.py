@@ -100,7 +100,8 @@ def visit_row(
     failed = next((facts for facts in statuses.values() if facts.get("failed")), None)
     codes = list(dict.fromkeys(code for facts in statuses.values() for code in facts.get("codes", [])))
     of_page = frozenset(codes)
-    volume_ml = float(statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml") or "nan")
+    volume = statuses.get("liver_iron", {}).get("row", {}).get("liver_volume_ml")
+    volume_ml = float("nan") if volume is None else float(volume)
     weight_kg, age_years = float(record.get("weight_kg", "nan")), float(record.get("age_years", "nan"))
     regions = statuses.get("regions", {})
     doubt = volume_doubt(volume_ml, weight_kg, age_years, float(regions.get("liver_covered_share", 1.0)))
@@ -122,7 +123,7 @@ def visit_row(
     elif doubts:
         status, reason = "warning", _flagged(doubts, of_page)
         why = regions.get("no_liver_because")
-        if refused:
+        if refused and not why:
             expected_ml = expected_liver_volume_ml(weight_kg, age_years)
             why = f"it has {volume_ml:.0f} mL, where this body's size lets expect about {expected_ml:.0f} mL"
         if why:

@@ -378,7 +378,7 @@ class WaterFat(_Frozen):
     field_hz
         Unwrapped off-resonance of water [Hz]; NaN outside the usable signal.
     pdff_se_percent, r2star_se_per_s, field_se_hz
-        Standard errors from the Fisher information.
+        Standard errors from the Fisher information; of R2* by a fat-free estimator its own, fat's bias left out.
     residual
         Norm of the fit residual over norm of the signal, 0..1.
     model
@@ -387,6 +387,9 @@ class WaterFat(_Frozen):
         True where R2* lies beyond what the echo times can measure; ``r2star_per_s`` is NaN there.
     r2star_limit_per_s
         The bound that tissue of the volume's median brightness has [1/s]; ``censored`` follows each place's own.
+    r2star_lower_bound_per_s
+        Below which R2* does not lie where it is censored, by each place's own brightness [1/s]; NaN elsewhere. None where the
+        limit serves.
     swap_margin
         How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
     field_difference_hz
@@ -411,6 +414,7 @@ class WaterFat(_Frozen):
     r2star_limit_per_s: float
     field_strength_tesla: float
     grid: VoxelGrid
+    r2star_lower_bound_per_s: FloatArray | None = None
     swap_margin: FloatArray | None = None
     field_difference_hz: FloatArray | None = None
     first_echo_phase_rad: float = 0.0
@@ -653,5 +657,5 @@ class LiverIron:
         """The columns of ``lic.tsv`` that the images decide."""
         columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         del columns["codes"], columns["details"]
-        spread = {name: self.details.get(name) for name in ("chi_iqr_ppm", "chi_se_ppm", "chi_regional_ppm", "r2star_iqr_per_s")}
-        return columns | spread
+        more = ("chi_iqr_ppm", "chi_se_ppm", "chi_regional_ppm", "r2star_iqr_per_s", "r2star_lower_bound_per_s")
+        return columns | {name: self.details.get(name) for name in more}

@@ -11,7 +11,7 @@ from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
 from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
-from hqsm.liver.references import shows_the_back, trunk_position_mm
+from hqsm.liver.references.trunk import shows_the_back, trunk_position_mm
 from hqsm.liver.sides import FAT_IN_PART
 from hqsm.liver_share import REACH_VOXELS, liver_share, moved, not_fat
 from hqsm.other_iron import iron_elsewhere

@@ -14,15 +14,15 @@ from hqsm.roi import mean_of_readers, roi_statistics
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
 
 CHI_IRON_PPM_PER_MG_ML = 1.30
-"""Susceptibility of ferritin and haemosiderin iron at 37 degrees Celsius: Curie, 3.78 Bohr magnetons (Schenck 1992)."""
+"""Susceptibility of ferritin and haemosiderin iron at 37 degrees Celsius: Curie, 3.78 Bohr magnetons (Schenck 1992); SQUID takes 1.6."""
 LIVER_DENSITY_G_PER_ML = 1.051
 """21 livers, cirrhotic ones included: 1.051 +- 0.013 g/mL."""
 WET_TO_DRY = 3.33
 """Wet over dry weight (70 % water), the in-vivo convention."""
 _KELVIN = 273.15
-_ABOVE_IRON_FREE_LIVER_PPM = {"muscle": (0.0, 0.0), "medium": (0.0, 0.0), "aorta": (0.0, 0.05), "fat": (0.6, 0.3)}
-"""Susceptibility of a reference over that of liver without iron, and its SD: blood changes by -0.04 ppm per 0.1 of haematocrit (Jain
-2012), for fat 0.2 to 1.2 ppm are published. What muscle errs by is in the susceptibility's own error."""
+_OVER_SOFT_TISSUE_PPM = {"muscle": (0.0, 0.0), "medium": (0.0, 0.0), "aorta": (0.0, 0.05), "fat": (0.6, 0.3)}
+"""Susceptibility of a reference over water-like tissue, and its SD: oxygenated blood has -0.04 ppm per 0.1 of haematocrit (Jain et al.,
+MRM 2012;68:863), for fat 0.2 to 1.2 ppm are published. What the measured level of muscle errs by is in the susceptibility's own error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class LicCalibration:
     turns about it: 0 and 0 where nothing but the slope's error is known. ``field_strength_tesla`` is 0 where the calibration
     holds at any; ``highest_mg_g`` ends its range.
     A line from susceptibility belongs to the maps that it was made with: to their ``reference_tissue`` (empty: not known) and
-    ``reconstruction_digest`` (empty: another program's or not known; None: it holds for any map that is right).
+    ``reconstruction_digest`` (empty: another program's or not known; None: it holds for any map that is right, whose reference
+    tissue is in the line).
     """
 
     name: str
@@ -50,10 +51,14 @@ class LicCalibration:
 
     def mismatch(self, reference_tissue: str, reconstruction_digest: str) -> tuple[str, ...]:
         """Codes of what a susceptibility map is that this line was not made for."""
+        if self.reconstruction_digest is None:
+            return ()
         codes = []
-        if self.reference_tissue and reference_tissue != self.reference_tissue:
+        if not self.reference_tissue:
+            codes.append("CALIBRATION_REFERENCE_UNKNOWN")
+        elif reference_tissue != self.reference_tissue:
             codes.append("CALIBRATION_OTHER_REFERENCE")
-        if self.reconstruction_digest is not None and reconstruction_digest and reconstruction_digest != self.reconstruction_digest:
+        if reconstruction_digest and reconstruction_digest != self.reconstruction_digest:
             codes.append("CALIBRATION_OTHER_RECONSTRUCTION")
         return tuple(codes)
 
@@ -124,6 +129,9 @@ R2STAR_CALIBRATIONS: tuple[LicCalibration, ...] = (
     ),
 )
 
+# What their susceptibility is relative to stands in none of the three abstracts, which is all that was read: the fat of the skin may be
+# bound in the first (Velikina et al., MRM 2023;90:385), muscle is what the third's group referenced its field maps to (Taylor et al., JMRI
+# 2012;35:1125). A guess would make a LIC of the wrong maps; without one every LIC by them says that it is not known.
 HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
     "buelo2025": LicCalibration(
         name="buelo2025",
@@ -132,7 +140,7 @@ HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
         slope_sd=0.09,
         field_strength_tesla=0,
         highest_mg_g=40,
-        source="Buelo et al., MRM 2025;93:330: 0.102-0.123 ppm per mg/g between centres, another reconstruction",
+        source="Buelo et al., MRM 2025;93:330: 0.102-0.123 ppm per mg/g by centre, another reconstruction; abstract names no reference",
     ),
     "lin2018": LicCalibration(
         name="lin2018",
@@ -141,7 +149,7 @@ HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
         slope_sd=0.1,
         field_strength_tesla=0,
         highest_mg_g=25,
-        source="Lin et al. 2018, PMC6030453: line through its four cut-offs, another reconstruction",
+        source="Lin et al. 2018, PMC6030453: line through its four cut-offs, another reconstruction; abstract names no reference",
     ),
     "tipirneni2021": LicCalibration(
         name="tipirneni2021",
@@ -150,29 +158,30 @@ HQSM_CALIBRATIONS: dict[str, LicCalibration] = {
         slope_sd=0.1,
         field_strength_tesla=1.5,
         highest_mg_g=30,
-        source="Tipirneni-Sajja et al. 2021, 48 patients, ARMA-QSM, another reconstruction",
+        source="Tipirneni-Sajja et al. 2021, 48 patients, ARMA-QSM, another reconstruction; abstract names no reference",
     ),
 }
 
 
-def physical_calibration(temperature_celsius: float, scale_sd: float, reference_tissue: str = "muscle") -> LicCalibration:
-    """LIC from first principles: chi = chi_Fe * density * LIC / k, with Curie's law in the temperature.
+def physical_calibration(temperature_celsius: float, params: LicParams, reference_tissue: str = "muscle") -> LicCalibration:
+    """LIC from first principles: chi = chi_0 + chi_Fe * density * LIC / k, with Curie's law in the temperature.
 
-    Against a reference that differs from liver without iron (fat: 0.6 ppm) that difference, and what it is not known by, is in the line.
+    chi_0 is what liver without iron has over the reference, and what neither is known by: for fat -0.6 ppm.
     """
     curie = (_KELVIN + BODY_TEMPERATURE_CELSIUS) / (_KELVIN + temperature_celsius)
     ppm_per_mg_g = CHI_IRON_PPM_PER_MG_ML * curie * LIVER_DENSITY_G_PER_ML / WET_TO_DRY
-    reference_ppm, reference_sd_ppm = _ABOVE_IRON_FREE_LIVER_PPM.get(reference_tissue, (0.0, 0.0))
+    reference_ppm, reference_sd_ppm = _OVER_SOFT_TISSUE_PPM.get(reference_tissue, (0.0, 0.0))
+    no_iron_ppm = params.iron_free_liver_ppm - reference_ppm
     return LicCalibration(
         name="physical",
         slope=1 / ppm_per_mg_g,
-        intercept=reference_ppm / ppm_per_mg_g,
-        slope_sd=scale_sd,
-        centre=-reference_ppm,
-        centre_sd_mg_g=reference_sd_ppm / ppm_per_mg_g,
+        intercept=-no_iron_ppm / ppm_per_mg_g,
+        slope_sd=params.physical_scale_sd,
+        centre=no_iron_ppm,
+        centre_sd_mg_g=float(np.hypot(params.iron_free_liver_sd_ppm, reference_sd_ppm)) / ppm_per_mg_g,
         field_strength_tesla=0,
         highest_mg_g=60,
-        source="Schenck 1992 (iron), PMID 3579513 (density), 70 % water (wet to dry)",
+        source="Schenck 1992 (iron), PMID 3579513 (density), 70 % water (wet to dry); liver without iron: Schenck 1996",
         reconstruction_digest=None,
     )
 
@@ -259,12 +268,20 @@ def liver_iron(
             "chi_regional_ppm": chi.liver_regional_ppm,
             "r2star_iqr_per_s": r2star.iqr,
             "censored_share": censored_share,
-            "r2star_lower_bound_per_s": maps.r2star_limit_per_s if "R2STAR_CENSORED" in codes else None,
+            "r2star_lower_bound_per_s": r2star_lower_bound_per_s(maps, liver) if "R2STAR_CENSORED" in codes else None,
             "excluded_share": r2star.excluded_share,
             "fit": fit_facts(maps, liver),
             "regions": _region_rows(region_values, regions) + _model_rows(maps, regions),
         },
     )
+
+
+def r2star_lower_bound_per_s(maps: WaterFat, region: Mask) -> float:
+    """What the median R2* [1/s] of a region is at least: of its voxels' values, of bounds where censored, of 0 where nothing is known."""
+    of_maps = maps.r2star_lower_bound_per_s
+    bound = np.where(maps.censored[region], maps.r2star_limit_per_s if of_maps is None else of_maps[region], 0)
+    values = maps.r2star_per_s[region]
+    return float(np.median(np.where(np.isfinite(values), values, bound)))
 
 
 def _total_error(of_region: float, of_inversion: float) -> float:
@@ -361,7 +378,7 @@ def _model_rows(maps: WaterFat, regions: Regions) -> list[dict[str, Any]]:
 def hqsm_calibration(params: LicParams, temperature_celsius: float, reference_tissue: str = "muscle") -> LicCalibration:
     """The line from susceptibility that the configuration names; the physical one for the reference tissue of the map."""
     if params.hqsm_calibration == "physical":
-        return physical_calibration(temperature_celsius, params.physical_scale_sd, reference_tissue)
+        return physical_calibration(temperature_celsius, params, reference_tissue)
     if params.hqsm_calibration == "own":
         return LicCalibration(
             name="own",

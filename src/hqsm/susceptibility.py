@@ -12,6 +12,7 @@ from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Solution, Susceptibility, TotalField, WaterFat
 from hqsm.errors import ProcessingError
 from hqsm.expected_sources import expected_sources
+from hqsm.finite_maps import finite
 from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
@@ -26,7 +27,13 @@ _MODEL_ERROR_PPM = {"in_vivo": 0.03, "in_vitro": 0.0125}
 _UNSEEN_EDGE_PPM = 0.03
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _SEEN = 0.5
-_DOUBT_PPM = {"CHI_LIVER_CUT": 0.025, "CHI_BODY_CUT": 0.05, "CHI_FIELD_INCONSISTENT": 0.05, "CHI_NOT_CONVERGED": 0.05}
+_DOUBT_PPM = {
+    "CHI_LIVER_CUT": 0.025,
+    "CHI_BODY_CUT": 0.05,
+    "CHI_FIELD_INCONSISTENT": 0.05,
+    "CHI_NOT_CONVERGED": 0.05,
+    "CHI_MAPS_NOT_FINITE": 0.05,
+}
 """Added to the standard error for each code; of all but the first too few visits are simulated to measure it."""
 _LIVER_CUT_SHARE = 0.4
 """Section of the liver at an end of the slab over its largest one, beyond which much of it lies outside."""
@@ -54,10 +61,11 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     Raises
     ------
     ProcessingError
-        Without a body, or without a single voxel whose field is known.
+        Without a body, or without a single voxel whose signal, decay and field are known.
     """
+    maps, lacking_numbers = finite(maps, regions.body)
     total, noise_ppm = total_field_of(maps, regions, params)
-    codes: list[str] = []
+    codes = ["CHI_MAPS_NOT_FINITE"] if lacking_numbers else []
     valid = regions.body
     if _cut_by_the_images(regions.body):
         codes.append("CHI_BODY_CUT")

@@ -97,6 +97,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("chi_se_ppm", "number", "ppm", "Standard error of chi_hqsm_ppm: noise, null space, masks, model"),
         ("chi_regional_ppm", "number", "ppm", "Liver minus reference by regions alone: a second opinion from the same data"),
         ("r2star_iqr_per_s", "number", "1/s", "Interquartile range of R2* in the liver"),
+        ("r2star_lower_bound_per_s", "number", "1/s", "Where R2* is censored, what its median in the liver is at least"),
         ("reconstruction_digest", "text", "", "Digest of code and parameters that made the susceptibility map"),
         ("gating_window_mm", "number", "mm", "Full width of the acceptance window around end-expiration"),
         ("gating_residual_sd_mm", "number", "mm", "SD of the displacement of the combined repetitions"),

@@ -50,6 +50,15 @@ def test_the_in_phase_pairs_of_the_study_s_own_spacing_are_every_other_echo() ->
     assert set(in_phase_pairs(t, fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5))) == {(2, 0), (3, 1), (4, 2), (5, 3)}
 
 
+@pytest.mark.parametrize(("n_echoes", "method", "told"), [(3, "in-phase", True), (3, "graph", False), (6, "in-phase", False)])
+def test_where_no_echoes_are_in_phase_the_maps_say_that_the_graph_took_their_place(n_echoes: int, method: str, told: bool) -> None:
+    t = T[:n_echoes]
+    assert bool(in_phase_pairs(t, fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5))) == (n_echoes == 6)
+    codes = separate(two_domes(t=t)[0], FatWaterParams(field_initialisation=method)).codes
+    assert "FAT_NOT_SEPARABLE" not in codes
+    assert ("IN_PHASE_NOT_POSSIBLE" in codes) == told
+
+
 def test_a_reversed_phase_is_reported_and_the_right_one_is_not() -> None:
     echoes, _, _ = two_domes()
     assert "PHASE_SIGN" not in separate(echoes, FatWaterParams()).codes
@@ -179,6 +188,11 @@ def test_images_without_phase_give_r2star_alone_by_the_estimator_asked_for() -> 
         assert np.nanmedian(fit.r2star_per_s[tissue]) == pytest.approx(40, abs=2)
     both = separate(echoes, FatWaterParams(r2star_estimator="log-linear"))
     assert "R2STAR_FAT_FREE" in both.codes
+    given = np.isfinite(both.r2star_per_s)
+    assert given[tissue].mean() > 0.99
+    # the complex fit's error is less than half of a log-linear line's
+    assert np.std(((both.r2star_per_s - 40) / both.r2star_se_per_s)[tissue & given]) == pytest.approx(1, abs=0.05)
+    np.testing.assert_array_equal(np.isfinite(both.r2star_se_per_s), given)
     assert np.isfinite(both.field_hz[tissue]).all()
 
 

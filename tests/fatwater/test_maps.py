@@ -57,7 +57,7 @@ def maps_of(
         model=np.full(n, model, np.int8),
     )
     start: Any = SimpleNamespace(swap_margin=np.full(n, 9.0), difference_hz=np.zeros(n), codes=())
-    facts = {"censored": False, "lost": False, "fat": True, **known}
+    facts = {"censored": False, "lost": False, "fat": True, "lower_bound_per_s": 700.0, **known}
     measurable: Any = SimpleNamespace(**{name: np.full(n, value) for name, value in facts.items()}, r2star_limit_per_s=900.0)
     echoes = MultiEcho(signal=signal.reshape(*_SHAPE, -1), echo_times_s=_T, field_strength_tesla=1.5, grid=grid)
     maps = assemble(echoes, tissue, fit, np.tile(of_mixtures, (n, 1)), np.full(n, far_off_hz), start, measurable, separable=True)
@@ -130,6 +130,7 @@ def test_a_censored_decay_is_no_number_and_leaves_the_field(voxel: dict[str, Any
     found = maps_of(**voxel)
     assert found["censored"] == censored
     assert np.isfinite(found["r2star_per_s"]) == np.isfinite(found["r2star_se_per_s"]) == (not censored)
+    assert found["r2star_lower_bound_per_s"] == pytest.approx(700 if censored else np.nan, nan_ok=True)
     assert np.isfinite(found["field_hz"])
 
 

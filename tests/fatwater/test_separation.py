@@ -13,6 +13,7 @@ from hqsm.fatwater.bounds import r2star_limit_per_s
 from hqsm.fatwater.measurability import NearTheEnd
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.lic import r2star_lower_bound_per_s
 
 SHAPE = (48, 40, 12)
 
@@ -100,20 +101,39 @@ def test_the_limit_of_r2star_is_where_two_echoes_know_it_to_a_third_of_its_size(
     assert error == pytest.approx(0.35 * limit, rel=0.03)
 
 
-def liver_in_muscle(r2star: float, tesla: float, t: np.ndarray, snr: float, pdff: float = 0.05) -> tuple[MultiEcho, np.ndarray]:
+def liver_in_muscle(
+    r2star: float, tesla: float, t: np.ndarray, snr: float, pdff: float = 0.05, brightness: float = 1.0
+) -> tuple[MultiEcho, np.ndarray]:
     """One liver of uniform iron inside muscle, a field across both; and where the liver is, away from its edge."""
     grid = make_grid("axial", (56, 48, 8))
     rng = np.random.default_rng(11)
     i, j, k = np.indices(grid.shape)
     liver = (i > 12) & (i < 44) & (j > 10) & (j < 38)
     rate, fraction = np.where(liver, r2star, 35.0), np.where(liver, pdff, 0.02)
+    amplitude = np.where(liver, 100 * brightness, 100.0)[..., None]
     field = tesla / 1.5 * (60 * np.sin(i / 12) + 30 * np.cos(j / 9) + 4 * k)
     fat = fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
-    signal = 100 * (1 - fraction[..., None] * (1 - fat)) * np.exp((2j * np.pi * field - rate)[..., None] * t)
+    signal = amplitude * (1 - fraction[..., None] * (1 - fat)) * np.exp((2j * np.pi * field - rate)[..., None] * t)
     sd = 100 / snr
     signal = signal + sd * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
     echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=tesla, grid=grid, noise_sd=sd)
     return echoes, ndimage.binary_erosion(liver, iterations=3)
+
+
+@pytest.mark.parametrize(("brightness", "r2star"), [(0.3, 700.0), (0.5, 900.0), (1.0, 1200.0)])
+def test_the_bound_of_a_censored_liver_is_that_of_its_own_brightness_and_true(brightness: float, r2star: float) -> None:
+    t = 1.2e-3 + 1.6e-3 * np.arange(6)
+    echoes, liver = liver_in_muscle(r2star, 1.5, t, snr=40, brightness=brightness)
+    fit = separate(echoes, FatWaterParams())
+    assert fit.r2star_limit_per_s > 1100  # of the whole volume: true of the brightest liver alone
+    assert fit.censored[liver].mean() > 0.95
+    bound = fit.r2star_lower_bound_per_s
+    assert bound is not None
+    np.testing.assert_array_equal(np.isfinite(bound), fit.censored)
+    assert np.mean(bound[liver & fit.censored] > r2star) < 0.01  # the local decay alone: 45 %
+    assert r2star_lower_bound_per_s(fit, liver) == pytest.approx(
+        r2star_limit_per_s(t, 40 * brightness, fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5)), rel=0.03
+    )
 
 
 @pytest.mark.parametrize("r2star", [1400.0, 1850.0, 2600.0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hqsm.errors import InputError
-from hqsm.r2star import arlo, estimate, log_linear, noise_floor, plain, truncated
+from hqsm.r2star import arlo, estimate, log_linear, noise_floor, plain, standard_error, truncated
 
 T = 1.2e-3 + 1.6e-3 * np.arange(6)
 
@@ -98,3 +98,12 @@ def test_arlo_is_the_published_ratio_of_sums() -> None:
         squares, products, differences = squares + integral**2, products + integral * difference, differences + difference**2
     expected = (dt / 3 * differences + products) / (squares + dt / 3 * products)
     assert arlo.estimate(magnitude[None], T)[0] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["arlo", "log-linear", "plain", "truncated", "noise-floor"])
+@pytest.mark.parametrize(("r2star", "snr"), [(30.0, 20.0), (100.0, 40.0), (200.0, 40.0)])
+def test_the_standard_error_of_every_estimator_is_what_it_scatters_by(name: str, r2star: float, snr: float) -> None:
+    data = noisy(r2star, snr)
+    found, error = estimate(name, data, T, 1.0), standard_error(name, data, T, 1.0)
+    assert np.isfinite(error[np.isfinite(found)]).all()
+    assert np.nanstd((found - np.nanmean(found)) / error) == pytest.approx(1, abs=0.05)

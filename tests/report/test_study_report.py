@@ -208,6 +208,9 @@ def test_the_methods_text_says_what_was_not_done_in_every_scan(data: ReportData)
     assert "Scans by who outlined the liver: readers 3, the program 2." in text
     assert "Scans by what the susceptibility is relative to: muscle 4, nothing, for no tissue was found, 1." in text
     assert "cans " not in methods_text(data.parameters, {}, [])
+    assert "in phase" not in text
+    text = methods_text(data.parameters, {}, [{**usual, "codes": "MASK_AUTOMATIC IN_PHASE_NOT_POSSIBLE"}, {**usual, "codes": ""}])
+    assert "In 1 of 2 scans no echoes were in phase, and the initialisation was a global, swap-free" in text
     tables = {**data.tables, "lic": data.tables["lic"].assign(gating_source="prospective-or-breath-hold")}
     files = render_study_report(ReportData(tables=tables, parameters=data.parameters))
     assert "In 23 of 23 scans one repetition" in files["methods.md"].decode()

@@ -69,3 +69,11 @@ def test_the_signal_to_noise_of_the_index_does_not_follow_the_livers_iron(visit:
     dim = replace(measured, magnitude=0.5 * visit.magnitude)
     assert body_snr(dim) == pytest.approx(0.5 * body_snr(measured))
     assert np.isnan(body_snr(replace(visit, acquisition={})))
+
+
+def test_a_censored_r2star_is_shown_by_its_bound(visit: VisitPage) -> None:
+    for iron, shown in (
+        ({"r2star_per_s": 214.4}, "214 1/s"),
+        ({"r2star_per_s": np.nan, "r2star_lower_bound_per_s": 643.6}, "over 644 1/s"),
+    ):
+        assert shown in render_visit_page(replace(visit, iron=iron, fit=None, regions=None), ReportParams())

@@ -378,5 +378,5 @@ def test_the_ratio_of_errors_of_a_calibration_needs_five_pairs_of_scans(study: P
 def test_a_calibration_of_another_or_an_unknown_reconstruction_is_flagged_and_the_physical_one_holds_for_any() -> None:
     for name in ("own", "buelo2025", "lin2018", "tipirneni2021"):
         calibration = hqsm_calibration(load_config({"lic": {"hqsm_calibration": name}}).lic, 37.0)
-        assert calibration.mismatch("muscle", "abc") == ("CALIBRATION_OTHER_RECONSTRUCTION",), name
+        assert calibration.mismatch("muscle", "abc") == ("CALIBRATION_REFERENCE_UNKNOWN", "CALIBRATION_OTHER_RECONSTRUCTION"), name
     assert hqsm_calibration(load_config({}).lic, 37.0).mismatch("muscle", "abc") == ()

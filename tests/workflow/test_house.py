@@ -176,3 +176,27 @@ def test_the_command_line_and_a_jobs_own_process_import_no_library_before_there_
     loaded = set(said.stderr.split())
     assert "hqsm" in loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("background_field/lbv", "background_field/pdf", "background_field/vsharp"),
+        *("inversion/tkd", "inversion/tikhonov", "inversion/medi", "inversion/tfi"),
+        *("liver/references/subcutaneous_fat", "liver/references/muscle", "liver/references/aorta"),
+    ],
+)
+def test_every_published_method_cites_its_paper_and_says_its_numbers_in_one_place(path: str) -> None:
+    tree = ast.parse((SOURCE / f"{path}.py").read_text(encoding="utf-8"))
+    assert re.search(r"[A-Z][a-z]+ et al\.[^)]{0,30}\d{4};\d+:\d+", (ast.get_docstring(tree) or "").replace("\n", " "))
+    if path.startswith("liver"):
+        inside = [
+            node.value
+            for function in tree.body
+            if isinstance(function, ast.FunctionDef)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Constant)
+        ]
+        numbers = {abs(value) for value in inside if isinstance(value, int | float) and not isinstance(value, bool)}
+        # indices, what stands for a missing value, tesla and the percentile that leaves out a stray voxel
+        assert numbers <= {0, 1, 2, 1e-6, 1e3, 1.5, 99}, numbers

@@ -35,7 +35,11 @@ class LicParams:
     """What it was made from."""
     largest_censored_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Above this share of liver voxels with R2* beyond the measurable, LIC by R2* is censored."""
-    physical_scale_sd: Annotated[float, Field(ge=0, lt=1)] = 0.10
-    """Relative uncertainty (1 SD) of the physical scale: susceptibility of iron, density and wet-to-dry ratio."""
+    physical_scale_sd: Annotated[float, Field(ge=0, lt=1)] = 0.20
+    """Relative uncertainty (1 SD) of the physical scale: susceptibility of iron (1.3 to 1.6 ppm per mg/mL), density, wet-to-dry ratio."""
+    iron_free_liver_ppm: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """Liver without iron over muscle and water, for the physical scale: from the study's healthy controls, where it has fitted it."""
+    iron_free_liver_sd_ppm: Annotated[float, Field(ge=0)] = 0.1
+    """Its uncertainty (1 SD): published are 0 to +0.2 ppm over water (Schenck, Med Phys 1996;23:815; muscle is at 0 to +0.05)."""
     lowest_plausible_mg_g: Annotated[float, Field(le=0)] = -3.0
     """A liver iron below this is no measurement error but a wrong mask, reference or field: it is not reported."""

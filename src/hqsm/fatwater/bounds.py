@@ -107,13 +107,19 @@ def _variances(jacobian: ComplexArray) -> FloatArray:
 
 
 def r2star_limit_per_s(echo_times_s: FloatArray, snr: float, fat: ComplexArray | None = None) -> float:
-    """Highest R2* [1/s], at most 2,000, whose standard error is a third of it; ``snr`` is the tissue's at TE = 0.
+    """Highest R2* [1/s] of one tissue, as :func:`r2star_limits_per_s`."""
+    return float(r2star_limits_per_s(echo_times_s, np.array([snr]), fat)[0])
+
+
+def r2star_limits_per_s(echo_times_s: FloatArray, snr: FloatArray, fat: ComplexArray | None = None) -> FloatArray:
+    """(tissue,) highest R2* [1/s], at most 2,000, whose standard error is a third of it, 0 if none; ``snr`` (tissue,) is at TE = 0.
 
     With two echoes (``fat`` None) of a decay with unknown amplitude, else of the constrained water-fat model.
     """
     raster = np.arange(50.0, R2STAR_RANGE_PER_S + 1, 10.0)
     decay = np.exp(-np.outer(raster, echo_times_s)) + 0j
     columns = [-echo_times_s * decay, decay] if fat is None else [-echo_times_s * decay, 1j * decay, decay, fat * decay]
-    error = np.sqrt(_variances(np.stack(columns, axis=-1))[:, 0]) / snr
-    measurable = np.flatnonzero(error <= LARGEST_RELATIVE_SE * raster)
-    return float(raster[measurable[-1]]) if measurable.size else 0.0
+    needed_snr = np.sqrt(_variances(np.stack(columns, axis=-1))[:, 0]) / (LARGEST_RELATIVE_SE * raster)
+    of_this_or_higher = np.minimum.accumulate(needed_snr[::-1])[::-1]
+    limits: FloatArray = np.append(0, raster).astype(np.float32)[np.searchsorted(of_this_or_higher, np.nan_to_num(snr), side="right")]
+    return limits

@@ -65,7 +65,7 @@ class InitialField:
     typical_misfit
         Misfit per degree of freedom that half of the volume's energy stays below, at least 1: what counts as noise.
     codes
-        ``SWAP_POSSIBLE``, ``PHASE_SIGN``.
+        ``SWAP_POSSIBLE``, ``PHASE_SIGN``, ``IN_PHASE_NOT_POSSIBLE``.
     blocks
         The blocks that the voxels were gathered to.
     tissue_share
@@ -105,6 +105,8 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
         field_hz, difference_hz = other_hz, -difference_hz
         r2star = found.r2star_per_s[rows, nearest.argmin(axis=1)]
     codes = []
+    if method == "in-phase" and other_hz is None:
+        codes.append("IN_PHASE_NOT_POSSIBLE")
     bright = _bright(trusts, blocks)
     if _is_low(piece, energy, bright, blocks).any() or steps_often(
         graph_hz, found.r2star_per_s[rows, chosen], table, bright, blocks.size_mm, period_hz, field_strength_tesla

@@ -86,6 +86,7 @@ def assemble(
         residual=volume(relative, fitted),
         model=_placed(fit.model.astype(np.uint8), fitted, tissue.places, tissue.index.shape, np.uint8(0)),
         censored=_placed(censored, fitted, tissue.places, tissue.index.shape, np.False_),
+        r2star_lower_bound_per_s=volume(measurable.lower_bound_per_s, censored),
         swap_margin=volume(start.swap_margin, fitted),
         field_difference_hz=volume(start.difference_hz, fitted),
         r2star_limit_per_s=measurable.r2star_limit_per_s,
@@ -111,9 +112,10 @@ def as_wished(maps: WaterFat, echoes: MultiEcho, params: FatWaterParams) -> Wate
     """The maps with the configured estimator of R2* and correction of the fat fraction; what is unknown stays unknown."""
     if params.r2star_estimator != "complex":
         known = np.isfinite(maps.r2star_per_s)
-        alone = np.full(known.shape, np.nan, np.float32)
-        alone[known] = r2star.estimate(params.r2star_estimator, np.abs(echoes.signal[known]), echoes.echo_times_s, echoes.noise_sd)
-        maps = replace(maps, r2star_per_s=alone, codes=(*maps.codes, "R2STAR_FAT_FREE"))
+        alone, error = np.full((2, *known.shape), np.nan, np.float32)
+        of_magnitude = params.r2star_estimator, np.abs(echoes.signal[known]), echoes.echo_times_s, echoes.noise_sd
+        alone[known], error[known] = r2star.estimate(*of_magnitude), r2star.standard_error(*of_magnitude)
+        maps = replace(maps, r2star_per_s=alone, r2star_se_per_s=error, codes=(*maps.codes, "R2STAR_FAT_FREE"))
     if params.t1_correction:
         if not (np.isfinite(echoes.flip_angle_degrees) and np.isfinite(echoes.repetition_time_s)):
             return replace(maps, codes=(*maps.codes, "T1_NOT_CORRECTED"))

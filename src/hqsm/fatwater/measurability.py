@@ -93,6 +93,8 @@ class Measurable:
         (voxel,) where R2* has decayed beyond what the echoes show, and where it is lost for want of brightness.
     fat
         (voxel,) whether a fat fraction can be told.
+    lower_bound_per_s
+        (voxel,) below which R2* does not lie where it is censored.
     r2star_limit_per_s
         The highest R2* that tissue of the volume's median brightness may have.
     """
@@ -100,6 +102,7 @@ class Measurable:
     censored: Mask
     lost: Mask
     fat: Mask
+    lower_bound_per_s: FloatArray
     r2star_limit_per_s: float
 
 
@@ -292,11 +295,19 @@ def _over_tissues(
 
 
 def measurable(
-    decay: LocalDecay, near: NearTheEnd, expected: ExpectedErrors, limit_per_s: float, most_pdff_se_percent: float, *, with_fat: bool
+    decay: LocalDecay,
+    near: NearTheEnd,
+    expected: ExpectedErrors,
+    limit_per_s: float,
+    own_limit_per_s: FloatArray,
+    most_pdff_se_percent: float,
+    *,
+    with_fat: bool,
 ) -> Measurable:
     """What can be measured of each voxel, by its neighbourhood's decay and near the end of the data by the tissues it may be of.
 
-    ``limit_per_s`` is of the whole volume, 0 where the echoes lie so close together that no decay shows.
+    ``limit_per_s`` is of the whole volume, 0 where the echoes lie so close together that no decay shows; ``own_limit_per_s``
+    (voxel,) of each one's local brightness.
     """
     r2star_per_s = decay.r2star_per_s.copy()
     r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
@@ -312,5 +323,7 @@ def measurable(
         censored=np.asarray(lost & gone),
         lost=np.asarray((lost | (limit_per_s == 0)) & ~(lost & gone)),
         fat=np.asarray(pdff_se <= most_pdff_se_percent),
+        # the decision hears what is hardly measurable, and censors some tissue below its own limit
+        lower_bound_per_s=np.minimum(r2star_per_s, own_limit_per_s),
         r2star_limit_per_s=limit_per_s,
     )

@@ -12,7 +12,7 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, Mask
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
-from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s
+from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import FREE, NO_FAT, Fit
@@ -149,8 +149,10 @@ def _many_echoes(
         of_mixtures = errors_of_mixtures(fit, tissue)
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
         fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2], fit.nonlinear[near.which, 1], expected)
-    limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), tissue.fat if separable else None)
-    known = measurable(decay, near, expected, limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
+    fat = tissue.fat if separable else None
+    limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), fat)
+    own_limit = r2star_limits_per_s(tissue.echo_times_s, decay.snr, fat)
+    known = measurable(decay, near, expected, limit, own_limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
     maps = assemble(echoes, tissue, fit, of_mixtures, far_off, start, known, separable=separable)
     maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
     return as_wished(maps, echoes, params)

@@ -30,6 +30,8 @@ _LOCAL_MM = 12.0
 _LOCAL_TOLERANCE = 0.03
 _LOCAL_ITERATIONS = 30
 """Of the images' own voxels, after the coarse ones: what is left is local, and a few steps find it."""
+_LOCAL_HARMONICS = 0.05
+"""What is left of shim and far body then, over what was expected of them."""
 _OUTLIER_SD = 8.0
 _FEW_OUTLIERS, _MANY_OUTLIERS = 0.001, 0.01
 _MORE_PASSES = 3
@@ -175,7 +177,7 @@ class Inversion:
         self._library = library
         self._mean_ppm, self._box = prior.mean_ppm, _box_of_tissue(prior)
         self._total, self._noise_ppm, prior = _cropped(total, noise_ppm, prior, self._box)
-        self._sd_ppm = prior.sd_ppm
+        self._sd_ppm, self._beyond = prior.sd_ppm, prior.beyond
         self._larger = CoarseGrid(self._total.grid, _COARSE_MM)
         self._coarse_total, self._coarse_noise_ppm, prior = _on_larger_voxels(self._total, self._noise_ppm, prior, self._larger)
         self._model = SourceModel(self._coarse_total, self._coarse_noise_ppm, prior)
@@ -224,7 +226,8 @@ class Inversion:
             mask=total.mask & larger.nearest(model.weight2 > 0),
             grid=total.grid,
         )
-        around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, near_sd_ppm=0.0, harmonic_sd_ppm=0.1)
+        harmonic_sd_ppm = _LOCAL_HARMONICS * self._beyond.harmonic_sd_ppm
+        around = Beyond(padding_mm=_LOCAL_MM, sd_ppm=0.0, smooth_sd_ppm=0.0, near_sd_ppm=0.0, harmonic_sd_ppm=harmonic_sd_ppm)
         # as much wider as the coarse prior has become
         wider = larger.nearest(model.sd_ppm[model.inside] / np.maximum(larger.mean(self._sd_ppm), np.finfo(np.float32).tiny))
         sd_ppm = self._sd_ppm * np.maximum(wider, 1)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hqsm.config.lic import LicParams
 from hqsm.gating.gate import SINGLE
 from hqsm.lic import HQSM_CALIBRATIONS, LicCalibration, physical_calibration, r2star_calibration
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
@@ -38,7 +39,7 @@ Susceptibility was estimated by the method "{chi["method"]}" and referenced to {
 ## Liver iron concentration
 
 {_calibrations(parameters["lic"], _field_strengths_tesla(scans))}
-Values are per gram of dry tissue; their 95 % intervals hold the uncertainty of the calibration's slope.
+Values are per gram of dry tissue; their 95 % intervals hold the uncertainty of the calibration.
 
 ## Exposure
 
@@ -61,10 +62,13 @@ equivalence with two one-sided tests (margin {statistics["equivalence_margin_mg_
 
 
 def _of_the_scans(scans: Collection[Mapping[str, Any]]) -> str:
-    """How many scans were not gated, whose hand drew the liver, what susceptibility is relative to."""
+    """How many scans were not fitted or gated as wished, whose hand drew the liver, what susceptibility is relative to."""
     if not scans:
         return ""
     sentences = []
+    n = sum("IN_PHASE_NOT_POSSIBLE" in str(scan.get("codes", "")).split() for scan in scans)
+    if n:
+        sentences.append(f"In {n} of {len(scans)} scans no echoes were in phase, and the initialisation was {_FIRST_FIELDS['graph']}.")
     for source, words in _NOT_GATED.items():
         n = sum(scan["gating_source"] == source for scan in scans)
         if n:
@@ -107,8 +111,12 @@ def _from_chi(lic: Mapping[str, Any]) -> str:
     if lic["hqsm_calibration"] in HQSM_CALIBRATIONS:
         line = HQSM_CALIBRATIONS[lic["hqsm_calibration"]]
         return f"{_equation(line, 'susceptibility', 'ppm')} ({line.source})"
-    line = physical_calibration(BODY_TEMPERATURE_CELSIUS, lic["physical_scale_sd"])
-    return f"{_equation(line, 'susceptibility', 'ppm')} in vivo, with Curie's law for the temperature of explants ({line.source})"
+    params = LicParams(**lic)
+    line = physical_calibration(BODY_TEMPERATURE_CELSIUS, params)
+    return (
+        f"{_equation(line, 'susceptibility', 'ppm')} in vivo, with Curie's law for the temperature of explants ({line.source}); its slope is\n"
+        f"known to {100 * line.slope_sd:g} % and the susceptibility of liver without iron to {params.iron_free_liver_sd_ppm:g} ppm (1 SD)"
+    )
 
 
 def _equation(line: LicCalibration, name: str, unit: str) -> str:

@@ -179,10 +179,15 @@ def _headline(visit: VisitPage) -> str:
             f"{number(iron.get('chi_hqsm_ppm'), 2)} ppm",
             f"SE {number(iron.get('chi_se_ppm'), 2)}, by regions {number(iron.get('chi_regional_ppm'), 2)}",
         ),
-        ("R2*", f"{number(iron.get('r2star_per_s'), 0)} 1/s", f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
+        ("R2*", _r2star(iron), f"IQR {number(iron.get('r2star_iqr_per_s'), 0)}"),
         ("Fat fraction", f"{number(iron.get('pdff_percent'), 1)} %", f"IQR {number(fat_iqr, 1)}"),
         ("Liver", f"{number(iron.get('liver_volume_ml'), 0)} mL", f"{number(iron.get('n_voxels'), 0)} voxels read"),
     )
+
+
+def _r2star(iron: Mapping[str, Any]) -> str:
+    bound = iron.get("r2star_lower_bound_per_s")
+    return f"{number(iron.get('r2star_per_s'), 0)} 1/s" if bound is None else f"over {number(bound, 0)} 1/s"
 
 
 def _mask(mask: Mapping[str, Any]) -> str:
