@@ -19,13 +19,13 @@ from hqsm.inversion.edges import diffusivity, divergence, gradient
 from hqsm.inversion.reduced import Preconditioner, Reduced
 from hqsm.inversion.source_model import SourceModel
 from hqsm.solvers import conjugate_gradient
-from test_total_field_laws import problem
+from test_total_field_laws import LARGE_MM, SMALL_MM, problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*array API standard.*:UserWarning")
 
 
 def test_the_adjoint_of_the_forward_model_is_its_adjoint_there_too() -> None:
-    total, noise, prior = problem()
+    total, noise, prior = problem(LARGE_MM)
     model = SourceModel(total, noise, prior)
     rng = np.random.default_rng(3)
     unknowns = rng.standard_normal(model.n_unknowns).astype(np.float32)
@@ -37,9 +37,10 @@ def test_the_adjoint_of_the_forward_model_is_its_adjoint_there_too() -> None:
     np.testing.assert_allclose(to_numpy(back), model._adjoint(field), atol=1e-4)
 
 
-def test_the_posterior_found_there_is_that_found_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Levels, voxels, lesions, outliers and the standard error: all iterations of an estimate."""
-    given, libraries = problem(), list[str]()
+@pytest.mark.parametrize("voxel_mm", [LARGE_MM, SMALL_MM])
+def test_the_posterior_found_there_is_that_found_by_numpy(monkeypatch: pytest.MonkeyPatch, voxel_mm: float) -> None:
+    """Levels, voxels, lesions, outliers, the images' own voxels where they are small, and the standard error: all iterations."""
+    given, libraries = problem(voxel_mm), list[str]()
 
     def normal(self: SourceModel, unknowns: FloatArray) -> FloatArray:
         applied = as_it_is(self, unknowns)
@@ -63,7 +64,7 @@ def test_the_posterior_found_there_is_that_found_by_numpy(monkeypatch: pytest.Mo
 
 
 def test_the_preconditioner_leaves_what_the_reduced_problem_has_not_as_it_is() -> None:
-    total, noise, prior = problem()
+    total, noise, prior = problem(LARGE_MM)
     model = SourceModel(total, noise, prior)
     reduced = Reduced(model)
     residual = np.random.default_rng(4).standard_normal(model.n_unknowns).astype(np.float32)
