@@ -125,17 +125,18 @@ def by_magnitude(
     error = estimator_errors(name, t, coils=coils).at(there.snr, there.r2star_per_s)
     misleads = error.misleads & (there.r2star_per_s > NO_DECAY_PER_S)
     alone, se, bound = np.full((3, *known.shape), np.nan, np.float32)
-    censored = np.zeros(known.shape, bool)
+    bound[:] = np.nan if maps.r2star_lower_bound_per_s is None else maps.r2star_lower_bound_per_s
+    censored = maps.censored.copy()
     rate = r2star.estimate(name, np.abs(echoes.signal[known]), t, echoes.noise_sd, coils=coils)
     given = ~misleads & np.isfinite(rate)
     alone[known], se[known] = np.where(given, rate, np.nan), np.where(given, error.rms_error_per_s, np.nan)
-    censored[known], bound[known] = misleads, np.where(misleads, lower_bound_per_s[which], np.nan)
+    censored[known], bound[known] = misleads, np.where(misleads, lower_bound_per_s[which], np.nan)  # what is known was not censored
     return replace(
         maps,
         r2star_per_s=alone,
         r2star_se_per_s=se,
-        censored=maps.censored | censored,
-        r2star_lower_bound_per_s=np.where(censored, bound, maps.r2star_lower_bound_per_s),
+        censored=censored,
+        r2star_lower_bound_per_s=bound,
         codes=(*maps.codes, "R2STAR_FAT_FREE"),
     )
 
