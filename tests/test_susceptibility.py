@@ -279,7 +279,7 @@ def test_voxels_that_a_background_method_gives_up_are_nan() -> None:
 def test_a_published_methods_error_is_assumed_and_said_and_wider_where_the_body_is_cut(method: str) -> None:
     """It knows of none itself: without this the interval of its iron was that of the liver's texture."""
     share, ppm = {"tfi": (0.05, 0.3), "v-sharp+tkd": (3.5, 0.25)}[method]
-    maps, regions = visit()
+    _, regions = visit()
     cut = regions.body.copy()
     cut[:1] = True
     found = {

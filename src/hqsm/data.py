@@ -594,7 +594,7 @@ class Susceptibility(_Frozen):
     codes
         Quality codes, e.g. ``CHI_NOT_CONVERGED``.
     liver_se_ppm
-        Standard error of liver minus reference [ppm], null space, masks and model included; NaN where the method has none.
+        Standard error of liver minus reference [ppm], null space, masks and model included; assumed for published methods.
     liver_regional_ppm
         Liver minus reference by the estimate of regions alone [ppm], a second opinion; NaN where the method has none.
     """

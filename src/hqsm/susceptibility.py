@@ -38,8 +38,8 @@ _DOUBT_PPM = {
 _LIVER_CUT_SHARE = 0.4
 """Section of the liver at an end of the slab over its largest one, beyond which much of it lies outside."""
 _ASSUMED_ERROR = {"tfi": (0.05, 0.3), "two steps": (3.5, 0.25)}
-"""What published methods err by, over what they find and in ppm: they do not say themselves, and what is lost is not noise. By
-simulated visits, of which methods in two steps leave an eighth to a half of the liver's susceptibility (docs/susceptibility_accuracy.md)."""
+"""What published methods err by, over what they find and in ppm: they do not say themselves, and what is lost is not noise. By simulated
+visits, of which methods in two steps leave an eighth to a half of the liver's susceptibility (docs/susceptibility.md)."""
 _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
