@@ -9,7 +9,7 @@ import pytest
 
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
-from hqsm.liver import _shares, consensus
+from hqsm.liver import _shares, consensus, find_body
 from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, solidity
 from hqsm.liver.plausibility import not_a_body
 from hqsm.liver.references import medium, reference_tissues
@@ -117,6 +117,16 @@ def trunk() -> tuple[WaterFat, np.ndarray, np.ndarray]:
     )
     liver = (x > 50) & (y > -40) & (y < 40) & lean
     return maps, volume(body, bool), volume(liver, bool)
+
+
+def test_of_bodies_that_do_not_touch_the_largest_is_the_body() -> None:
+    maps, body, _ = trunk()
+    arm, line = np.zeros_like(body), np.zeros_like(body)
+    arm[:6, :6], line[6:32, 5] = True, True  # a ghost's line, a voxel wide, leads from the arm to the skin
+    for what in (arm, arm | line):
+        found = find_body(replace(maps, model=(body | what).astype(np.uint8)))
+        assert not (found & arm).any()
+        assert (found & body).sum() > 0.99 * body.sum()
 
 
 def test_reference_tissues_lie_under_the_skin_beside_the_spine_and_left_of_the_midline() -> None:
