@@ -1,4 +1,4 @@
-"""Our methods and those of others on the same field maps and masks: accuracy, time and memory in one table.
+"""Our methods and those of others on the same field maps and masks: slope, scatter, errors, time and memory in one table (table.md).
 
 python benchmarks/qsm/peers.py --qsm-rs PATH/QSM.rs --medi-toolbox PATH/MEDI_toolbox --tissue-tables PATH
 
@@ -39,7 +39,9 @@ HERE = Path(__file__).parent
 PEER_PACKAGES = ("qsm-forward==0.32", "qsm-ci==0.6.2")
 OURS = ("total-field", "regional", "tfi", "pdf+tikhonov", "pdf+medi", "lbv+tkd", "lbv+medi", "v-sharp+tkd")
 QSM_RS = ("lbv+tkd", "lbv+rts", "lbv+tv", "lbv+ilsqr", "vsharp+rts", "pdf+rts")
-CASES = ("c2", "c7", "c11", "c13", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
+CASES = ("c1", "c5", "c7", "c9", "c11", "c13", "c15", "c17", "t0", "t1", "t2", "f0.5", "f1.5", "f3")
+"""Of our simulator eight from 0 to 6 ppm, so that the scatter about their line means something."""
+SETS = ("our simulator", "tissue tables", "qsm-forward")
 _NO_SOURCE = (2, 4, 8, 14, 15, 16)
 """Labels of our phantoms whose susceptibility is zero: muscle, bowel, kidney, stomach, heart, gel."""
 
@@ -73,9 +75,10 @@ def main() -> None:
         done = {(row["case"], row["pipeline"]) for row in new}
         rows = [row for row in rows if (row["case"], row["pipeline"]) not in done] + new
         pd.DataFrame(rows).to_csv(record, sep="\t", index=False, float_format="%.4g")
-    table = summary(pd.DataFrame(rows))
-    table.to_csv(options.out / "table.tsv", sep="\t", index=False, float_format="%.4g")
-    sys.stdout.write(table.to_string(index=False, float_format=lambda v: f"{v:.2f}") + "\n")
+    summary(pd.DataFrame(rows)).to_csv(options.out / "table.tsv", sep="\t", index=False, float_format="%.4g")
+    table = one_table(pd.DataFrame(rows))
+    (options.out / "table.md").write_text(table)
+    sys.stdout.write(table)
 
 
 def peer_environment(cache: Path) -> Path | None:
@@ -159,16 +162,16 @@ def all_visits(options: argparse.Namespace, peer_python: Path | None) -> Iterato
     """Every field map with its truth, by where it comes from."""
     for case in visits.confirm():
         if case.name in options.cases:
-            yield "our simulator", visits.load(case, options.cache)
+            yield SETS[0], visits.load(case, options.cache)
     if options.tissue_tables:
         for case in visits.tissue_tables(options.tissue_tables):
             if case.name in options.cases:
-                yield "tissue tables", visits.load(case, options.cache)
+                yield SETS[1], visits.load(case, options.cache)
     else:
         sys.stderr.write("without the digital abdomen: --tissue-tables not given\n")
     if peer_python:
         for name in (name for name in options.cases if name.startswith("f")):
-            yield "qsm-forward", visits.forward_phantom(float(name[1:]), peer_python, options.cache)
+            yield SETS[2], visits.forward_phantom(float(name[1:]), peer_python, options.cache)
 
 
 def judged(
@@ -285,6 +288,33 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         line["memory_mb"] = known.memory_mb.max()
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def one_table(rows: pd.DataFrame) -> str:
+    """One line per pipeline, in Markdown: per set the line of measured on true and the scatter about it (RMSE), over all maps their
+    error (RMS) and means of the rest; time (mean) and memory (largest) are those of the first set.
+    """
+    lines = summary(rows).set_index(["phantom", "pipeline"])
+    sets = [name for name in SETS if name in lines.index.get_level_values("phantom")]
+    titles = [f"{name}: slope, intercept, scatter [ppm]" for name in sets]
+    titles += ["error [ppm]", "SD in the liver", "SD where nothing is", "xsim / NRMSE % / HFEN %", "wall s", "CPU s", "MB"]
+    text = [f"| pipeline | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for pipeline, maps in rows.groupby("pipeline", sort=False):
+        fitted = {name: lines.loc[name, pipeline] for name in sets if (name, pipeline) in lines.index}
+        if sets[0] not in fitted:
+            continue
+        cells = ["no map"] * len(sets)
+        for place, name in enumerate(sets):
+            if name in fitted:
+                line = fitted[name]
+                cells[place] = f"{line.slope:.2f}, {line.intercept_ppm:+.2f}, {line.scatter_ppm:.2f}"
+        cells.append(f"{np.sqrt(((maps.liver_ppm - maps.true_ppm) ** 2).mean()):.2f}")
+        mean = maps.reindex(columns=["liver_sd_ppm", "streak_sd_ppm", "xsim", "nrmse_percent", "hfen_percent"]).mean()
+        cells += [f"{mean.liver_sd_ppm:.2f}", f"{mean.streak_sd_ppm:.2f}"]
+        cells.append(f"{mean.xsim:.2f} / {mean.nrmse_percent:.0f} / {mean.hfen_percent:.0f}")
+        cells += [f"{fitted[sets[0]].wall_s:.1f}", f"{fitted[sets[0]].cpu_s:.1f}", f"{fitted[sets[0]].memory_mb:.0f}"]
+        text.append(f"| `{pipeline}` | {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm import fourier
+from hqsm.array_library import Operator
 from hqsm.arrays import Box, FloatArray
 
 
@@ -47,7 +48,7 @@ def dipole_kernel(shape: fourier.Shape, voxel_size_mm: FloatArray, b0_direction:
     return kernel.astype(np.float32)
 
 
-class DipoleOperator:
+class DipoleOperator(Operator):
     """Susceptibility [ppm] to relative field [ppm] on one periodic grid; self-adjoint."""
 
     def __init__(self, shape: fourier.Shape, voxel_size_mm: FloatArray, b0_direction: FloatArray) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from array_api_compat import array_namespace
 
+from hqsm.array_library import inner_product
 from hqsm.arrays import FloatArray
 from hqsm.data import Solution
 
@@ -50,27 +52,28 @@ def conjugate_gradient(
         Iterations at most.
     """
     b = right_hand_side
+    xp = array_namespace(b)
     near_inverse = precondition if precondition is not None else lambda residual: residual
-    x = np.zeros_like(b) if start is None else start.astype(b.dtype, copy=True)
-    r = b - apply(x) if start is not None else b.copy()
+    x = xp.zeros_like(b) if start is None else xp.astype(start, b.dtype, copy=True)
+    r = b - apply(x) if start is not None else xp.asarray(b, copy=True)
     z = near_inverse(r)
-    p = z.copy()
-    rz = _inner(r, z)
-    bb = _inner(b, near_inverse(b))
+    p = xp.asarray(z, copy=True)
+    rz = inner_product(r, z)
+    bb = inner_product(b, near_inverse(b))
     if bb == 0:
         return Solution(x=x, n_iterations=0, relative_residual=0.0, converged=True)
     iteration, gains, settled = 0, list[float](), False
     while rz > 0 and not settled and iteration < max_iterations and (rz > tolerance**2 * bb or iteration < min_iterations):
         del z  # what is not needed is not held while the operator works
         ap = apply(p)
-        step = rz / _inner(p, ap)
-        x += b.dtype.type(step) * p
-        ap *= b.dtype.type(step)
+        step = rz / inner_product(p, ap)
+        x += step * p
+        ap *= step
         r -= ap
         del ap
         z = near_inverse(r)
-        new = _inner(r, z)
-        p *= b.dtype.type(new / rz)
+        new = inner_product(r, z)
+        p *= new / rz
         p += z
         iteration += 1
         gains.append(step * rz)
@@ -80,8 +83,3 @@ def conjugate_gradient(
         rz = new
     relative = float(np.sqrt(rz / bb))
     return Solution(x=x, n_iterations=iteration, relative_residual=relative, converged=settled or relative <= tolerance)
-
-
-def _inner(a: FloatArray, b: FloatArray) -> float:
-    # in double precision: a million single-precision squares lose three digits, and MEDI's steps need them
-    return float(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64))

@@ -87,3 +87,32 @@ def test_the_table_has_the_line_of_measured_on_true_per_pipeline() -> None:
     np.testing.assert_allclose(table.slope, [1.0, 0.5])
     np.testing.assert_allclose(table.intercept_ppm, [0.0, 0.1], atol=1e-9)
     assert table.memory_mb.tolist() == [8.0, 8.0]
+
+
+def test_slope_scatter_time_and_memory_stand_in_one_table() -> None:
+    """Worked by hand: values 0.1 above, below, below and above 1 + 0.5 x lie on that line with a scatter of 0.1."""
+    rows = [
+        {
+            "group": group,
+            "case": str(true),
+            "pipeline": "p",
+            "whose": "x",
+            "true_ppm": true,
+            "liver_ppm": 1 + 0.5 * true + sign * 0.1,
+            "liver_sd_ppm": 0.3,
+            "streak_sd_ppm": 0.2,
+            "cpu_s": 2.0 + true,
+            "wall_s": 7.0 + true,
+            "memory_mb": 50.0 + true + 1000 * (group == "tissue tables"),
+        }
+        for group in ("our simulator", "tissue tables")
+        for true, sign in zip((0.0, 1.0, 2.0, 3.0), (1, -1, -1, 1), strict=True)
+    ]
+    head, _, line = peers.one_table(pd.DataFrame(rows)).splitlines()
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["our simulator: slope, intercept, scatter [ppm]"] == "0.50, +1.00, 0.10"
+    assert cells["wall s"] == "8.5"
+    assert cells["CPU s"] == "3.5"
+    assert cells["MB |"] == "53 |"
+    # 1.1, 0.4, -0.1 and -0.4 above the truth
+    assert cells["error [ppm]"] == "0.62"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from hqsm.arrays import FloatArray, Mask
 
@@ -12,21 +13,22 @@ _SMOOTHING = 1e-6
 
 def gradient(volume: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
     """(3, x, y, z) forward differences [per mm]; 0 beyond the last voxel."""
-    parts = np.zeros((3, *volume.shape), np.float32)
-    parts[0, :-1] = np.diff(volume, axis=0) / np.float32(voxel_size_mm[0])
-    parts[1, :, :-1] = np.diff(volume, axis=1) / np.float32(voxel_size_mm[1])
-    parts[2, :, :, :-1] = np.diff(volume, axis=2) / np.float32(voxel_size_mm[2])
+    xp = array_namespace(volume)
+    parts: FloatArray = xp.zeros((3, *volume.shape), dtype=volume.dtype, device=device(volume))
+    parts[0, :-1, :, :] = xp.diff(volume, axis=0) / float(voxel_size_mm[0])
+    parts[1, :, :-1, :] = xp.diff(volume, axis=1) / float(voxel_size_mm[1])
+    parts[2, :, :, :-1] = xp.diff(volume, axis=2) / float(voxel_size_mm[2])
     return parts
 
 
 def divergence(parts: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
     """Adjoint of :func:`gradient`: minus the divergence, (x, y, z)."""
-    volume = np.zeros(parts.shape[1:], np.float32)
+    volume: FloatArray = array_namespace(parts).zeros(parts.shape[1:], dtype=parts.dtype, device=device(parts))
     for axis, size_mm in enumerate(voxel_size_mm):
-        flow = np.moveaxis(parts[axis], axis, 0)[:-1] / np.float32(size_mm)
-        along = np.moveaxis(volume, axis, 0)
-        along[:-1] -= flow
-        along[1:] += flow
+        before, after = (tuple(part if a == axis else slice(None) for a in range(3)) for part in (slice(None, -1), slice(1, None)))
+        flow = parts[(axis, *before)] / float(size_mm)
+        volume[before] -= flow
+        volume[after] += flow
     return volume
 
 
@@ -43,4 +45,6 @@ def gradient_mask(magnitude: FloatArray, mask: Mask, voxel_size_mm: FloatArray, 
 
 def diffusivity(volume: FloatArray, smooth_here: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
     """(3, x, y, z) lagged weights of the gradients: M / sqrt((M grad)^2 + smoothing), so that the norm's derivative is linear."""
-    return np.asarray(smooth_here / np.sqrt((smooth_here * gradient(volume, voxel_size_mm)) ** 2 + np.float32(_SMOOTHING)))
+    sqrt = array_namespace(volume).sqrt
+    weights: FloatArray = smooth_here / sqrt((smooth_here * gradient(volume, voxel_size_mm)) ** 2 + _SMOOTHING)
+    return weights

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from itertools import compress, groupby, pairwise
 
 import numpy as np
+from array_api_compat import array_namespace
 from scipy import linalg
 
 from hqsm import fourier
+from hqsm.array_library import Operator
 from hqsm.arrays import FloatArray, IntArray, Mask, box_around
 from hqsm.inversion.slice_fields import SliceFields, Source
 from hqsm.inversion.source_model import SourceModel
@@ -260,7 +262,7 @@ def _change(inverse: FloatArray, fields: FloatArray, weight2: FloatArray) -> Non
         inverse[start : start + _ROWS] -= moved[start : start + _ROWS] @ change
 
 
-class Preconditioner:
+class Preconditioner(Operator):
     """Approximate inverse of the normal operator: its diagonal for voxels, the reduced problem's inverse for all others.
 
     A voxel's own column is its dipole field; the sum over voxels i of (w_i d_ij)^2 is a convolution of w^2 with d^2.
@@ -272,12 +274,17 @@ class Preconditioner:
         spectrum = fourier.forward(model.dipole(impulse) ** 2) * fourier.forward(model.padded(model.weight2))
         energy = np.maximum(fourier.inverse(spectrum, model.shape), 0)
         self._diagonal = 1 / (1 + model.sd_ppm**2 * energy).ravel()
-        self._places = model.n_voxels + reduced.places
+        self._places = reduced.places
+        self._others = np.setdiff1d(np.arange(model.n_unknowns - model.n_voxels), reduced.places)
+        self._in_order = np.argsort(np.concatenate([self._places, self._others]))
         self._inverse = reduced.inverse.astype(np.float32)
 
     def __call__(self, residual: FloatArray) -> FloatArray:
         """Near-inverse of the normal operator applied."""
-        out = residual.copy()
-        out[: self._diagonal.size] *= self._diagonal
-        out[self._places] = self._inverse @ residual[self._places]
+        xp, n_voxels = array_namespace(residual), self._diagonal.shape[0]
+        out: FloatArray = xp.asarray(residual, copy=True)
+        out[:n_voxels] *= self._diagonal
+        few = residual[n_voxels:]
+        solved = self._inverse @ xp.take(few, self._places)
+        out[n_voxels:] = xp.take(xp.concat([solved, xp.take(few, self._others)]), self._in_order)
         return out

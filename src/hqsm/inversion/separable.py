@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from array_api_compat import array_namespace
 
+from hqsm.array_library import Operator
 from hqsm.arrays import FloatArray
 
 _DEGREE = 3
@@ -29,7 +31,7 @@ _SOLID_HARMONICS: tuple[Polynomial, ...] = (
 """Coefficients of u^i v^j w^k by their exponents."""
 
 
-class Separable:
+class Separable(Operator):
     """A volume from a table (i, j, k) by one matrix per axis, (x, i), (y, j) and (z, k), and the transpose; float32."""
 
     def __init__(self, matrices: tuple[FloatArray, FloatArray, FloatArray]) -> None:
@@ -41,20 +43,24 @@ class Separable:
         """(x, y, z) of a table, which may be flat."""
         mx, my, mz = self.matrices
         cx, cy, cz = self.shape
-        along_x = (mx @ table.reshape(cx, cy * cz)).reshape(-1, cy, cz)
-        along_xy = np.matmul(my, along_x)
-        return np.asarray((along_xy.reshape(-1, cz) @ mz.T).reshape(len(mx), len(my), len(mz)))
+        reshape = array_namespace(table).reshape
+        along_x = reshape(mx @ reshape(table, (cx, cy * cz)), (-1, cy, cz))
+        along_xy = my @ along_x
+        volume: FloatArray = reshape(reshape(along_xy, (-1, cz)) @ mz.T, (mx.shape[0], my.shape[0], mz.shape[0]))
+        return volume
 
     def transposed(self, volume: FloatArray) -> FloatArray:
         """The flat table of a volume (x, y, z)."""
         mx, my, mz = self.matrices
         _, cy, cz = self.shape
-        along_z = (volume.reshape(-1, len(mz)) @ mz).reshape(len(mx), len(my), cz)
-        along_yz = np.matmul(my.T, along_z)
-        return np.asarray((mx.T @ along_yz.reshape(-1, cy * cz)).ravel())
+        reshape = array_namespace(volume).reshape
+        along_z = reshape(reshape(volume, (-1, mz.shape[0])) @ mz, (mx.shape[0], my.shape[0], cz))
+        along_yz = my.T @ along_z
+        table: FloatArray = reshape(mx.T @ reshape(along_yz, (-1, cy * cz)), (-1,))
+        return table
 
 
-class SolidHarmonics:
+class SolidHarmonics(Operator):
     """The sixteen solid harmonics up to third order around the images' centre, about 1 at their ends, each times ``sd_ppm``.
 
     A shim makes those up to second order; the body that goes on far beyond the modelled volume makes the third as well.
@@ -83,7 +89,8 @@ class SolidHarmonics:
 
     def transposed(self, field: FloatArray) -> FloatArray:
         """(size,) sum over the voxels of each times ``field``."""
-        return np.asarray(self._coefficients @ self._powers.transposed(field))
+        sums: FloatArray = self._coefficients @ self._powers.transposed(field)
+        return sums
 
     def each(self, means: tuple[FloatArray, ...] | None = None) -> list[FloatArray]:
         """Every one of them (x, y, z), or its means over larger voxels by one matrix per axis, (larger, n)."""

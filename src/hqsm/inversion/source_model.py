@@ -17,9 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from scipy import ndimage
 
 from hqsm import fourier
+from hqsm.array_library import Operator, inner_product
 from hqsm.arrays import FloatArray, Mask, box_around
 from hqsm.data import TotalField
 from hqsm.inversion.separable import Separable, SolidHarmonics
@@ -148,21 +150,21 @@ class SourcePrior:
     beyond: Beyond = Beyond()
 
 
-class _Column:
+class _Column(Operator):
     """A volume that one unknown moves, in the box where it is not zero."""
 
     def __init__(self, volume: FloatArray) -> None:
         self.box = box_around(volume != 0)
         self.values = np.ascontiguousarray(volume[self.box])
 
-    def add_to(self, chi_ppm: FloatArray, unknown: np.float32) -> None:
+    def add_to(self, chi_ppm: FloatArray, unknown: FloatArray) -> None:
         chi_ppm[self.box] += unknown * self.values
 
     def transposed(self, chi_ppm: FloatArray) -> float:
-        return float(np.einsum("ijk,ijk->", self.values, chi_ppm[self.box]))
+        return inner_product(self.values, chi_ppm[self.box], dtype="float32")
 
 
-class _Nodes:
+class _Nodes(Operator):
     """Interpolation between nodes times a standard deviation, and its transpose, in the box where there is any.
 
     Attributes
@@ -200,7 +202,7 @@ def _hats(n: int, d_mm: float, spacing_mm: float) -> FloatArray:
     return hats
 
 
-class SharedInPart:
+class SharedInPart(Operator):
     """K = 1 + d (1.5 (G - F) - 0.6) d, symmetric: deep voxels (d = 1) deviate alone and with their neighbours, through Gaussian means.
 
     To independent voxels the waves of a lesion, most of its contrast, are as unlikely as noise is. By K they have up to 1.5
@@ -219,8 +221,8 @@ class SharedInPart:
         deep = self._deep * within
         change = self._near.volume(deep)
         change -= self._far.volume(deep)
-        change *= np.float32(_TOGETHER)
-        change -= np.float32(1 - _ALONE) * within
+        change *= _TOGETHER
+        change -= (1 - _ALONE) * within
         change *= self._deep
         return change
 
@@ -235,7 +237,7 @@ def _gaussian_means(shape: tuple[int, ...], voxel_size_mm: FloatArray, sigma_mm:
     return Separable((means[0], means[1], means[2]))
 
 
-class SourceModel:
+class SourceModel(Operator):
     """The model as an operator from its unknowns to the field, on a padded grid.
 
     The unknowns, all of standard deviation one, are one vector: voxels, organs, nodes, harmonics.
@@ -287,7 +289,9 @@ class SourceModel:
 
     def susceptibility_ppm(self, unknowns: FloatArray) -> FloatArray:
         """Susceptibility [ppm] of the images' voxels (x, y, z)."""
-        return np.ascontiguousarray((self.mean_ppm + self._deviation(unknowns))[self.inside])
+        chi = self._deviation(unknowns)
+        chi += self.mean_ppm
+        return np.ascontiguousarray(chi[self.inside])
 
     def residual_ppm(self, unknowns: FloatArray) -> FloatArray:
         """Measured minus modelled field [ppm] on the images' grid."""
@@ -313,17 +317,17 @@ class SourceModel:
 
     def _field(self, unknowns: FloatArray) -> FloatArray:
         field = self.dipole.between(self._deviation(unknowns), target=self.inside)
-        return np.add(field, self.harmonics.field(unknowns[-self.harmonics.size :]))
+        return field + self.harmonics.field(unknowns[-self.harmonics.size :])
 
     def _adjoint(self, field: FloatArray) -> FloatArray:
-        out = np.empty(self.n_unknowns, np.float32)
+        out: FloatArray = array_namespace(field).empty(self.n_unknowns, dtype=field.dtype, device=device(field))
         self._deviation_adjoint(self.dipole.between(field, source=self.inside), out)
         out[-self.harmonics.size :] = self.harmonics.transposed(field)
         return out
 
     def of_voxels_ppm(self, unknowns: FloatArray) -> FloatArray:
         """What the voxels of the padded grid deviate by, organs and nodes apart."""
-        voxels, box = unknowns[: self.n_voxels].reshape(self.shape), self._in_part.box
+        voxels, box = array_namespace(unknowns).reshape(unknowns[: self.n_voxels], self.shape), self._in_part.box
         chi: FloatArray = self.sd_ppm * voxels
         chi[box] += self.sd_ppm[box] * self._in_part.added(voxels)
         return chi
@@ -342,8 +346,9 @@ class SourceModel:
     def _deviation_adjoint(self, chi: FloatArray, out: FloatArray) -> None:
         """Into ``out``, all but the harmonics."""
         k = self.n_voxels
-        of_voxels = out[:k].reshape(self.shape)
-        np.multiply(self.sd_ppm, chi, out=of_voxels)
+        of_voxels = array_namespace(out).reshape(out[:k], self.shape)  # a view
+        of_voxels[...] = chi
+        of_voxels *= self.sd_ppm
         of_voxels[self._in_part.box] += self._in_part.added(of_voxels)
         for column in self.organs:
             out[k] = column.transposed(chi)

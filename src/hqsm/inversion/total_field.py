@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from hqsm.array_library import ToLibrary, to_numpy
 from hqsm.arrays import FloatArray, box_around
 from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import Solution, TotalField
@@ -47,23 +49,32 @@ that the last ten steps added to the whole variance. It grows with the steps: th
 
 
 class _Problem:
-    """The model with its reduced problem and preconditioner."""
+    """The model with its reduced problem and preconditioner, which are numpy's, and the library that they are solved in."""
 
-    def __init__(self, total: TotalField, noise_ppm: FloatArray, model: SourceModel) -> None:
-        self.total, self.noise_ppm, self.model = total, noise_ppm, model
+    def __init__(self, total: TotalField, noise_ppm: FloatArray, model: SourceModel, library: ToLibrary = np.asarray) -> None:
+        self.total, self.noise_ppm, self.model, self.library = total, noise_ppm, model, library
         self.reduced = Reduced(self.model)
         self.precondition = Preconditioner(self.model, self.reduced)
 
     def solve(self, start: FloatArray, tolerance: float, max_iterations: int, min_iterations: int = 0) -> Solution:
-        return conjugate_gradient(
-            self.model.normal,
+        return self._solved(
             self.model.right_hand_side(),
-            start=start,
-            precondition=self.precondition,
+            start=self.library(start),
             tolerance=tolerance,
             min_iterations=min_iterations,
             max_iterations=max_iterations,
         )
+
+    def solve_for_variance(self, functional: FloatArray, beside_ppm2: float) -> Solution:
+        """What the variance of a sum of voxels is computed from; it will be added to ``beside_ppm2``."""
+        return self._solved(
+            functional, tolerance=_VARIANCE_TOLERANCE, energy_tolerance=_VARIANCE_GAIN, energy_beside=beside_ppm2, max_iterations=200
+        )
+
+    def _solved(self, right_hand_side: FloatArray, **settings: Any) -> Solution:
+        model, precondition = self.model.to(self.library), self.precondition.to(self.library)
+        found = conjugate_gradient(model.normal, self.library(right_hand_side), precondition=precondition, **settings)
+        return replace(found, x=to_numpy(found.x))
 
     def leave_out_outliers(self, unknowns: FloatArray) -> float:
         """Leave out what is more than 8 standard errors from the model; the share of the data that it is."""
@@ -143,15 +154,7 @@ class Posterior:
         ``beside_ppm`` is an independent error that it will be joined with: the sum of both is what is computed to a few per cent.
         """
         functional = self._coarse.model.functional(self._larger.sum(weights[self._box]))
-        solved = conjugate_gradient(
-            self._coarse.model.normal,
-            functional,
-            precondition=self._coarse.precondition,
-            tolerance=_VARIANCE_TOLERANCE,
-            energy_tolerance=_VARIANCE_GAIN,
-            energy_beside=beside_ppm**2,
-            max_iterations=200,
-        )
+        solved = self._coarse.solve_for_variance(functional, beside_ppm**2)
         return float(np.sqrt(max(float(np.vdot(functional, solved.x)), 0.0)))
 
 
@@ -166,9 +169,12 @@ class Inversion:
         (x, y, z) standard error of the field [ppm]; used inside ``total.mask``.
     prior
         Expected sources.
+    library
+        Makes arrays of the library that iterates.
     """
 
-    def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior) -> None:
+    def __init__(self, total: TotalField, noise_ppm: FloatArray, prior: SourcePrior, library: ToLibrary = np.asarray) -> None:
+        self._library = library
         self._mean_ppm, self._box = prior.mean_ppm, _box_of_tissue(prior)
         self._total, self._noise_ppm, prior = _cropped(total, noise_ppm, prior, self._box)
         self._sd_ppm, self._beyond = prior.sd_ppm, prior.beyond
@@ -178,7 +184,7 @@ class Inversion:
 
     def posterior(self, *, tolerance: float, max_iterations: int) -> Posterior:
         """Posterior of the sources' susceptibility, given the field; the arguments are those of the conjugate gradients."""
-        coarse = _Problem(self._coarse_total, self._coarse_noise_ppm, self._model)
+        coarse = _Problem(self._coarse_total, self._coarse_noise_ppm, self._model, self._library)
         solution = coarse.solve(coarse.reduced.solve(), tolerance, max_iterations)
         unknowns = np.asarray(solution.x)
         outlier_share = coarse.leave_out_outliers(unknowns)
@@ -226,7 +232,7 @@ class Inversion:
         wider = larger.nearest(model.sd_ppm[model.inside] / np.maximum(larger.mean(self._sd_ppm), np.finfo(np.float32).tiny))
         sd_ppm = self._sd_ppm * np.maximum(wider, 1)
         prior = SourcePrior(mean_ppm=np.zeros_like(sd_ppm), sd_ppm=sd_ppm, beyond=around)
-        local = _Problem(left, self._noise_ppm, SourceModel(left, self._noise_ppm, prior))
+        local = _Problem(left, self._noise_ppm, SourceModel(left, self._noise_ppm, prior), self._library)
         solution = local.solve(np.zeros(local.model.n_unknowns, np.float32), _LOCAL_TOLERANCE, _LOCAL_ITERATIONS)
         correction = local.model.susceptibility_ppm(np.asarray(solution.x))
         return np.asarray(larger.interpolated(model.susceptibility_ppm(unknowns)) + correction, np.float32)
