@@ -200,7 +200,11 @@ def test_each_cause_has_its_share_of_the_whole_liver() -> None:
     gas |= ~liver & (np.indices(liver.shape)[0] > 60)
     residual, model = np.zeros(liver.shape, np.float32), np.ones(liver.shape, np.uint8)
     residual[tuple(places[::20].T)], model[tuple(places[::10].T)] = 0.4, 0
-    shares = _shares(replace(maps, censored=censored, residual=residual, model=model), liver, core, vessel, gas, maps.grid, LiverParams())
+    convergence = np.ones(liver.shape, np.uint8)
+    convergence[tuple(places[::25].T)], convergence[tuple(places[1::50].T)] = 2, 3
+    fitted = replace(maps, censored=censored, residual=residual, model=model, convergence=convergence)
+    shares = _shares(fitted, liver, core, vessel, gas, maps.grid, LiverParams())
+    assert shares["not_converged"] == pytest.approx(0.06, abs=0.001)
     assert shares["near_gas"] == pytest.approx((gas & core & liver).sum() / n)
     assert shares["near_gas"] == pytest.approx(0.1, abs=0.001)
     assert shares["vessel"] == pytest.approx(0.25, abs=0.001)
