@@ -87,7 +87,7 @@ def test_what_the_published_iterations_apply_runs_there() -> None:
 
     def found(dipole: DipoleOperator, volume: FloatArray) -> FloatArray:
         field = padded.pad(volume)
-        conducts = diffusivity(field, field * 0 + 1, grid.voxel_size_mm)
+        conducts = diffusivity(field, field * 0 + 1, grid.voxel_size_mm, 1e-3)
 
         def normal(x: FloatArray) -> FloatArray:
             return divergence(conducts * gradient(x, grid.voxel_size_mm), grid.voxel_size_mm) + dipole(dipole(x))

@@ -178,6 +178,8 @@ def test_maps_that_lack_no_number_or_no_more_than_a_fit_leaves_unknown_stay_as_t
     for name, number in (("r2star_per_s", np.nan), ("field_hz", np.nan), ("pdff_percent", np.nan)):
         few = spoilt(maps, name, number, 0.01)
         assert finite(few, regions.body) == (few, False)
+    for name in ("water", "fat", "r2star_per_s", "field_hz", "pdff_percent"):  # no fit leaves an infinite one
+        assert finite(spoilt(maps, name, np.inf, 0.001), regions.body)[1]
     for name in _NOT_READ:
         spoiled = spoilt(maps, name, np.nan, 1.1)
         assert finite(spoiled, regions.body) == (spoiled, False)
@@ -286,6 +288,7 @@ def test_a_second_body_in_the_images_does_not_change_the_liver() -> None:
     maps, regions = visit(second_body=True)
     value, chi = measured(maps, regions)
     assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
+    assert abs(np.median(chi.chi_ppm[regions.body & ~_largest(regions.body)])) < 1  # tissue, not the air around both
     alone, single = measured(maps, replace(regions, body=regions.body & _largest(regions.body)))
     # whether the arm is part of the body or not
     assert abs(alone - _LIVER_PPM) < 1.96 * single.liver_se_ppm

@@ -273,3 +273,22 @@ def test_voxels_that_a_background_method_gives_up_are_nan() -> None:
     chi = estimated(method="lbv+tkd", padding_mm=20.0).chi_ppm
     assert np.isnan(chi[2, 8, 5])
     assert np.isfinite(chi[8, 8, 5])
+
+
+@pytest.mark.parametrize("method", ["tfi", "v-sharp+tkd"])
+def test_a_published_methods_error_is_assumed_and_said_and_wider_where_the_body_is_cut(method: str) -> None:
+    """It knows of none itself: without this the interval of its iron was that of the liver's texture."""
+    share, ppm = {"tfi": (0.05, 0.3), "v-sharp+tkd": (3.5, 0.25)}[method]
+    _, regions = visit()
+    cut = regions.body.copy()
+    cut[:1] = True
+    found = {
+        name: estimated(replace(regions, body=body), method=method, padding_mm=20.0)
+        for name, body in (("whole", regions.body), ("cut", cut))
+    }
+    for name, chi in found.items():
+        assert "CHI_ERROR_ASSUMED" in chi.codes
+        doubts = 0.05**2 * sum(code in chi.codes for code in ("CHI_NOT_CONVERGED", "CHI_BODY_CUT"))
+        value = float(np.median(chi.chi_ppm[regions.liver]))
+        assert chi.liver_se_ppm == pytest.approx(np.sqrt((share * value) ** 2 + ppm**2 + doubts)), name
+        assert ("CHI_BODY_CUT" in chi.codes) == (name == "cut")

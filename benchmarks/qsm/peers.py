@@ -294,7 +294,10 @@ def one_table(rows: pd.DataFrame) -> str:
     """One line per pipeline, in Markdown: per set the line of measured on true and the scatter about it (RMSE), over all maps their
     error (RMS) and means of the rest; time (mean) and memory (largest) are those of the first set.
     """
-    lines = summary(rows).set_index(["phantom", "pipeline"])
+    lines = summary(rows)
+    if lines.empty:
+        return "Too few maps for a line.\n"
+    lines = lines.set_index(["phantom", "pipeline"])
     sets = [name for name in SETS if name in lines.index.get_level_values("phantom")]
     titles = [f"{name}: slope, intercept, scatter [ppm]" for name in sets]
     titles += ["error [ppm]", "SD in the liver", "SD where nothing is", "xsim / NRMSE % / HFEN %", "wall s", "CPU s", "MB"]

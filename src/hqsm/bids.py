@@ -19,7 +19,7 @@ from hqsm.nifti import load_volume, save_volume
 BIDS_VERSION = "1.10.0"
 UNGATED = "ungated"
 """Label (acq-) of repetitions that were not gated; its runs are repetitions of one scan."""
-_NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*")
+_NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*", "*_desc-residual.*")
 """Files of the contract for which BIDS has no suffix; listed in .bidsignore so that a validator passes."""
 
 
@@ -137,7 +137,8 @@ def write_dataset_descriptions(raw: Path, derivative: Path, name: str) -> None:
     )
     (derivative / "README").write_text(
         f"{name}: R2*, susceptibility, fat fraction and field maps with masks, written by hqsm.\n"
-        "Chimap ppm, R2starmap 1/s, T2starmap s, PDFF percent, fieldmap Hz; NaN where there is no valid estimate.\n",
+        "Chimap ppm, R2starmap 1/s, T2starmap s, PDFF percent, fieldmap Hz; NaN where there is no valid estimate.\n"
+        "desc-se: their standard errors; the other sidecars say what each map holds.\n",
         encoding="utf-8",
     )
     (derivative / ".bidsignore").write_text("\n".join(_NOT_IN_BIDS) + "\n", encoding="utf-8")

@@ -40,6 +40,7 @@ MEANINGS: dict[str, str] = {
     "CALIBRATION_REFERENCE_UNKNOWN": "The calibration from susceptibility does not say for which reference tissue it is.",
     "CALIBRATION_OTHER_RECONSTRUCTION": "The calibration was made with another reconstruction, or does not say with which.",
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
+    "CHI_ERROR_ASSUMED": "The method gives no standard error; the interval is as wide as it errs in simulated visits, by a loss of iron.",
     "CHI_FIELD_INCONSISTENT": "Part of the field map cannot be the field of any body (swaps, wraps); it was left out.",
     "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
     "CHI_LIVER_DARK": "The liver's own field is hardly measurable; its susceptibility is mostly what its surroundings show.",

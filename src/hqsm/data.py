@@ -395,10 +395,14 @@ class WaterFat(_Frozen):
     censored
         True where R2* lies beyond what the echo times can measure; ``r2star_per_s`` is NaN there.
     r2star_limit_per_s
-        The bound that tissue of the volume's median brightness has [1/s]; ``censored`` follows each place's own.
+        The bound that tissue of the volume's median brightness has [1/s]; ``censored`` follows each place's own. Where R2* is only known
+        to be fast it stands for it: one number for all, so that places compare.
     r2star_lower_bound_per_s
         Below which R2* does not lie where it is censored, by each place's own brightness [1/s]; NaN elsewhere. None where the
         limit serves.
+    convergence
+        uint8: 0 no usable signal, 1 the fit converged, 2 it ended more than a tenth of a standard error away, 3 no fit was reached
+        (no number is given). None where nothing was fitted by steps.
     swap_margin
         How much worse the other choice of water and fat would be [log-likelihood per block of 5 mm]; None if not known.
     field_difference_hz
@@ -424,6 +428,7 @@ class WaterFat(_Frozen):
     field_strength_tesla: float
     grid: VoxelGrid
     r2star_lower_bound_per_s: FloatArray | None = None
+    convergence: IntArray | None = None
     swap_margin: FloatArray | None = None
     field_difference_hz: FloatArray | None = None
     first_echo_phase_rad: float = 0.0
@@ -436,6 +441,14 @@ class WaterFat(_Frozen):
             if isinstance(value, np.ndarray) and value.shape != self.grid.shape:
                 raise ValueError(f"{entry.name} is {value.shape}, the grid {self.grid.shape}")
         self._freeze()
+
+    @property
+    def r2star_bound_per_s(self) -> FloatArray:
+        """(x, y, z) lower bound of R2* [1/s] where it is censored, the limit where no other is known; NaN elsewhere."""
+        if self.r2star_lower_bound_per_s is not None:
+            return self.r2star_lower_bound_per_s
+        bound: FloatArray = np.where(self.censored, self.r2star_limit_per_s, np.nan).astype(np.float32)
+        return bound
 
     @property
     def amplitude(self) -> FloatArray:
@@ -603,7 +616,7 @@ class Susceptibility(_Frozen):
     codes
         Quality codes, e.g. ``CHI_NOT_CONVERGED``.
     liver_se_ppm
-        Standard error of liver minus reference [ppm], null space, masks and model included; NaN where the method has none.
+        Standard error of liver minus reference [ppm], null space, masks and model included; assumed for published methods.
     liver_regional_ppm
         Liver minus reference by the estimate of regions alone [ppm], a second opinion; NaN where the method has none.
     """

@@ -110,19 +110,51 @@ def write_gating(path: Path, report: GatingReport) -> Facts:
 
 
 def write_water_fat_maps(output: Any, fit: WaterFat, provenance: Mapping[str, Any]) -> None:
-    """Write R2*, T2*, PDFF and the field map in the units of the contract; NaN where there is no valid estimate."""
-    t2star_s = np.full(fit.grid.shape, np.nan, np.float32)
+    """Write R2*, T2*, PDFF and the field map in the units of the contract, NaN where there is no valid estimate, with their standard
+    errors, the lower bound of censored R2*, and how each voxel was fitted.
+    """
+    t2star_s, t2star_se_s = np.full((2, *fit.grid.shape), np.nan, np.float32)
     decays = np.isfinite(fit.r2star_per_s) & (fit.r2star_per_s > 0)
     t2star_s[decays] = 1 / fit.r2star_per_s[decays]
+    t2star_se_s[decays] = fit.r2star_se_per_s[decays] * t2star_s[decays] ** 2
     for path, volume, units, meaning in (
         (output.r2star, fit.r2star_per_s, "1/s", "Confounder-corrected R2*; NaN where not measurable or censored"),
         (output.t2star, t2star_s, "s", "1/R2* where R2* is positive"),
         (output.pdff, fit.pdff_percent, "percent", "Proton density fat fraction, noise-bias corrected"),
         (output.field, fit.field_hz, "Hz", "Off-resonance of water, positive where the local field exceeds B0"),
+        (output.r2star_se, fit.r2star_se_per_s, "1/s", "Standard error of R2*"),
+        (output.t2star_se, t2star_se_s, "s", "Standard error of T2*: that of R2* times T2* squared"),
+        (output.pdff_se, fit.pdff_se_percent, "percent", "Standard error of the fat fraction"),
+        (output.field_se, fit.field_se_hz, "Hz", "Standard error of the field"),
+        (output.r2star_bound, fit.r2star_bound_per_s, "1/s", "What R2* is at least where it is censored; NaN elsewhere"),
+        (output.residual, fit.residual, "1", "Norm of the fit residual over norm of the signal"),
     ):
         sidecar = {**provenance, "Units": units, "Description": meaning}
+        # of tissue of the volume's median brightness; each place's own bound is a map
         sidecar["R2starLimitPerSecond"] = fit.r2star_limit_per_s
         write_map(Path(path), volume, fit.grid, sidecar)
+    nothing = np.zeros(fit.grid.shape, np.uint8)
+    for path, labels, meaning, levels in (
+        (output.model, fit.model, "Order of the model that was fitted", FIT_ORDERS),
+        (output.convergence, nothing if fit.convergence is None else fit.convergence, "Whether the fit converged", CONVERGENCE),
+    ):
+        sidecar = {**provenance, "Description": meaning, "Levels": {str(number): text for number, text in levels.items()}}
+        write_map(Path(path), labels, fit.grid, sidecar)
+
+
+FIT_ORDERS = {
+    0: "no fit",
+    1: "water and fat, complex and independent",
+    2: "water and fat of one phase, field and R2* with priors",
+    3: "no fat: R2* and field only",
+    4: "two echoes: field, and an R2* that fat confounds",
+}
+CONVERGENCE = {
+    0: "no usable signal, or nothing that is fitted by steps (two echoes, magnitude alone)",
+    1: "converged",
+    2: "ended more than a tenth of a standard error away",
+    3: "no fit was reached, no number is given",
+}
 
 
 def write_masks(output: Any, regions: Regions, provenance: Mapping[str, Any]) -> None:

@@ -278,10 +278,8 @@ def liver_iron(
 
 def r2star_lower_bound_per_s(maps: WaterFat, region: Mask) -> float:
     """What the median R2* [1/s] of a region is at least: of its voxels' values, of bounds where censored, of 0 where nothing is known."""
-    of_maps = maps.r2star_lower_bound_per_s
-    bound = np.where(maps.censored[region], maps.r2star_limit_per_s if of_maps is None else of_maps[region], 0)
     values = maps.r2star_per_s[region]
-    return float(np.median(np.where(np.isfinite(values), values, bound)))
+    return float(np.median(np.where(np.isfinite(values), values, np.nan_to_num(maps.r2star_bound_per_s[region]))))
 
 
 def _total_error(of_region: float, of_inversion: float) -> float:
@@ -293,6 +291,8 @@ def fit_facts(maps: WaterFat, region: Mask) -> dict[str, float]:
     """How a region's voxels were fitted: share of each model, of low swap margin, and of two first fields that disagree."""
     n = max(int(region.sum()), 1)
     facts = {f"model_{name}": float((maps.model[region] == number).sum() / n) for name, number in MODELS.items()}
+    if maps.convergence is not None:
+        facts["not_converged"] = float((maps.convergence[region] > 1).sum() / n)
     if maps.swap_margin is not None:
         facts["swap_margin_low"] = float((maps.swap_margin[region] < _LOW_SWAP_MARGIN).sum() / n)
     if maps.field_difference_hz is not None and np.isfinite(maps.field_difference_hz[region]).any():

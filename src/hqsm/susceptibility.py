@@ -37,6 +37,9 @@ _DOUBT_PPM = {
 """Added to the standard error for each code; of all but the first too few visits are simulated to measure it."""
 _LIVER_CUT_SHARE = 0.4
 """Section of the liver at an end of the slab over its largest one, beyond which much of it lies outside."""
+_ASSUMED_ERROR = {"tfi": (0.05, 0.3), "two steps": (3.5, 0.25)}
+"""What published methods err by, over what they find and in ppm: they do not say themselves, and what is lost is not noise. By simulated
+visits, of which methods in two steps leave an eighth to a half of the liver's susceptibility (docs/susceptibility.md)."""
 _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
@@ -71,7 +74,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         codes.append("CHI_BODY_CUT")
     if _liver_is_cut(regions.liver_whole):
         codes.append("CHI_LIVER_CUT")
-    posterior, mask_ppm, liver_error = None, 0.0, _LIVER_ERROR
+    posterior, mask_ppm, liver_error, model_error_ppm = None, 0.0, _LIVER_ERROR, _MODEL_ERROR_PPM[specimen]
     if params.method in ("total-field", "regional"):
         expected = expected_sources(maps, regions, params, specimen=specimen)
         inversion = total_field.Inversion(
@@ -94,7 +97,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         methods = {"inversion": str(params.method)}
         solutions = {"inversion": solution}
     elif params.method == "tfi":
-        solution = tfi.invert(total, magnitude_image(maps), maps.r2star_per_s, params.tfi, padding_mm=params.padding_mm)
+        strong = tfi.strong_zone(maps, regions.liver_whole, params.tfi)
+        solution = tfi.invert(total, magnitude_image(maps), strong, params.tfi, padding_mm=params.padding_mm)
         chi = solution.x
         methods = {"inversion": "tfi"}
         solutions = {"inversion": solution}
@@ -102,6 +106,9 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         chi, known, solutions = two_step.invert(total, magnitude_image(maps), params)
         valid = regions.body & known
         methods = dict(zip(("background_field", "inversion"), params.method.split("+"), strict=True))
+    if posterior is None:
+        codes.append("CHI_ERROR_ASSUMED")
+        liver_error, model_error_ppm = _ASSUMED_ERROR["tfi" if params.method == "tfi" else "two steps"]
     # by regions too, what is left out of the data and the standard error come from the iteration
     iterations = [*solutions.values(), *([posterior.solution] if posterior else [])]
     if not all(solution.converged for solution in iterations):
@@ -111,8 +118,8 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     name, reference_codes = _chosen_reference(levels, params, specimen)
     reference_ppm = levels.get(name, 0.0)
     doubts_ppm2 = sum(_DOUBT_PPM.get(code, 0.0) ** 2 for code in codes)
-    lacking_ppm = float(np.sqrt(_MODEL_ERROR_PPM[specimen] ** 2 + doubts_ppm2 + mask_ppm**2))
-    opinion = _second_opinion(posterior, chi, regions, name, lacking_ppm, liver_error) if posterior else {}
+    lacking_ppm = float(np.sqrt(model_error_ppm**2 + doubts_ppm2 + mask_ppm**2))
+    opinion = _second_opinion(posterior, np.where(valid, chi, np.nan), regions, name, lacking_ppm, liver_error)
     return Susceptibility(
         chi_ppm=np.where(valid, chi - np.float32(reference_ppm), np.nan).astype(np.float32),
         reference_name=name,
@@ -138,19 +145,21 @@ def _chosen_reference(levels: dict[str, float], params: SusceptibilityParams, sp
 
 
 def _second_opinion(
-    posterior: total_field.Posterior, chi: FloatArray, regions: Regions, reference: str, lacking_ppm: float, lacking_share: float
+    posterior: total_field.Posterior | None, chi: FloatArray, regions: Regions, reference: str, lacking_ppm: float, lacking_share: float
 ) -> dict[str, float]:
     """Standard error of liver minus reference, and the same difference by regions alone.
 
-    ``lacking_ppm`` and ``lacking_share`` (of the difference) are errors that the posterior does not know of.
+    ``lacking_ppm`` and ``lacking_share`` (of the difference) are errors that the posterior does not know of; without one they are all.
     """
     liver = regions.liver_for_susceptibility
     if not liver.any() or reference == "none":
         return {}
     tissue = regions.references[reference]
-    weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     difference = _level(chi, liver) - _level(chi, tissue)
     lacking = float(np.hypot(lacking_share * difference, lacking_ppm))
+    if posterior is None:
+        return {"liver_se_ppm": lacking}
+    weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     error = np.hypot(posterior.standard_deviation_ppm(weights, beside_ppm=lacking), lacking)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
     return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
@@ -158,7 +167,7 @@ def _second_opinion(
 
 def _disagreement(opinion: dict[str, float]) -> list[str]:
     """The code of a liver whose two estimates differ by more than the coarser one's accuracy."""
-    if not opinion or not np.isfinite(opinion["liver_regional_ppm"]):
+    if not np.isfinite(opinion.get("liver_regional_ppm", np.nan)):
         return []
     difference = abs(opinion["liver_regional_ppm"] - opinion["liver_ppm"])
     return ["CHI_ESTIMATES_DIFFER"] if difference > _REGIONAL_PPM + _REGIONAL_SHARE * abs(opinion["liver_ppm"]) else []

@@ -31,7 +31,7 @@ def constrained(r2star: float, share: float, snr: float) -> tuple[np.ndarray, ..
     echoes = Echoes(draws(r2star, share, snr), T, FAT, 1 / snr)
     start = Start(field, rate, np.full((N, 2), np.nan + 0j, np.complex64))
     priors = Priors(field, np.full(N, 1 / 9), rate, np.full(N, r2star))
-    linear, nonlinear, errors, _ = fit_constrained(np.arange(N), echoes, start, priors, np.zeros(N, bool))
+    linear, nonlinear, errors, _, _ = fit_constrained(np.arange(N), echoes, start, priors, np.zeros(N, bool))
     pdff = 100 * (linear[:, 1] / linear.sum(axis=1)).real
     return nonlinear[:, 1] - r2star, pdff - 100 * share, errors[:, 1], errors[:, 2]
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
+from hqsm.fatwater import constrained_step as lane
 from hqsm.fatwater import without_fat
 from hqsm.fatwater.bounds import LocalDecay, expected_errors, r2star_limit_per_s
 from hqsm.fatwater.constrained_fit import Priors, fit_constrained
@@ -139,6 +140,7 @@ def test_the_free_fits_errors_are_the_inverse_information_at_what_it_finds(share
     slope = [(pdff(np.array(at) + 1e-5 * unit) - pdff(np.array(at) - 1e-5 * unit)) / 2e-5 for unit in np.eye(6)]
     expected = [*np.sqrt(np.diag(covariance)[:2]), np.sqrt(slope @ covariance @ slope)]
     np.testing.assert_allclose(found.errors[0], expected, rtol=2e-3)
+    assert found.step[0] < 0.01
 
 
 @pytest.mark.parametrize("field_sd_hz", [1e-3, 0.1, 1e5])
@@ -167,6 +169,29 @@ def test_the_constrained_fits_errors_are_the_inverse_information_less_half_of_wh
     scatter = covariance - 0.5 * field_sd_hz**-2.0 * np.outer(covariance[:, 0], covariance[:, 0])
     expected = [np.sqrt(covariance[0, 0]), np.sqrt(scatter[1, 1]), np.nan if no_fat else 100 * np.sqrt(scatter[4, 4])]
     np.testing.assert_allclose(found.errors[0], expected, rtol=3e-3)
+    assert found.step[0] < 0.01
+
+
+@pytest.mark.parametrize("with_fat", [True, False])
+def test_the_step_that_is_left_is_as_long_as_the_information_makes_it(with_fat: bool) -> None:
+    """g^T N^-1 g of five unknowns, or of four, field and phase apart from R2* and amplitude."""
+    rng = np.random.default_rng(8)
+    columns = rng.standard_normal((12, 5))
+    information, slopes = columns.T @ columns, rng.standard_normal(5)
+    for i, j in ((0, 1), (0, 3), (2, 1), (2, 3)):
+        information[i, j] = information[j, i] = 0
+    state, given = np.zeros((lane.N_STATES, 8)), np.zeros((lane.N_GIVEN, 8))
+    places = {"FF": (0, 0), "FP": (0, 2), "PP": (2, 2), "RR": (1, 1), "RA": (1, 3), "AA": (3, 3)}
+    places |= {"FS": (0, 4), "PS": (2, 4), "RS": (1, 4), "SA": (4, 3), "AS": (3, 4), "SS": (4, 4)}
+    for name, at in places.items():
+        if hasattr(lane, f"N_{name}"):
+            state[getattr(lane, f"N_{name}"), 3] = information[at]
+    for name, value in zip("FRPAS", slopes, strict=True):
+        state[getattr(lane, f"G_{name}"), 3] = value
+    given[lane.SHARE_FREE, 3] = 1.0 if with_fat else 0.0
+    n = 5 if with_fat else 4
+    wanted = slopes[:n] @ np.linalg.solve(information[:n, :n], slopes[:n])
+    assert lane.gain_left(state, given, 3) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_field_may_step_by_the_iron_beside_it_and_a_fifth_of_that_within_it() -> None:

@@ -31,6 +31,7 @@ def maps_of(
     relative_residual: float = 0.05,
     of_mixtures: tuple[float, float, float] = (0.0, 0.0, 0.0),
     far_off_hz: float = 0.0,
+    step: float = 0.005,
     **known: bool,
 ) -> dict[str, Any]:
     """One voxel's numbers, all sixteen being alike; its echoes have one magnitude."""
@@ -53,6 +54,7 @@ def maps_of(
         nonlinear=np.tile([[25.0, r2star_per_s]], (n, 1)),
         errors=np.tile([[1.5, 4.0, pdff_se_percent]], (n, 1)),
         residual=np.full(n, relative_residual**2 * energy),
+        step=np.full(n, step, np.float32),
         model=np.full(n, model, np.int8),
     )
     start: Any = SimpleNamespace(swap_margin=np.full(n, 9.0), difference_hz=np.zeros(n), codes=())
@@ -184,3 +186,13 @@ def test_what_no_field_explains_is_counted_without_the_noise() -> None:
     # six echoes less three unknowns, two parts each: 24
     residual = np.array([24.0] * 4 + [10.0] * 2 + [84.0] * 3 + [np.nan])
     assert _unexplained(residual, tissue) == pytest.approx((3 * 60 + 600 - 24) / 6000)
+
+
+@pytest.mark.parametrize(
+    ("voxel", "convergence"),
+    [({"step": 0.09}, 1), ({"step": 0.11}, 2), ({"step": np.nan}, 2), ({"relative_residual": np.nan}, 3)],
+)
+def test_a_voxel_whose_fit_did_not_converge_is_told(voxel: dict[str, Any], convergence: int) -> None:
+    found = maps_of(**voxel)
+    assert found["convergence"] == convergence
+    assert np.isfinite(found["r2star_per_s"]) == (convergence < 3)

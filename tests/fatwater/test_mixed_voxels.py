@@ -30,6 +30,7 @@ def widened(field_hz: np.ndarray, r2star_per_s: np.ndarray, misfit: float = MISF
         nonlinear=np.stack([field_hz.ravel(), r2star_per_s.ravel()], axis=1).astype(float),
         errors=np.full((n, 3), [SE_HZ, SE_PER_S, 2.0]),
         residual=2 * NOISE_SD**2 * 3 * per_freedom,
+        step=np.zeros(n, np.float32),
         model=np.full(n, FREE, np.int8),
     )
     tissue = Tissue(

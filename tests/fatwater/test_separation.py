@@ -13,7 +13,7 @@ from hqsm.fatwater.bounds import r2star_limit_per_s
 from hqsm.fatwater.measurability import NearTheEnd
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
-from hqsm.lic import r2star_lower_bound_per_s
+from hqsm.lic import fit_facts, r2star_lower_bound_per_s
 
 SHAPE = (48, 40, 12)
 
@@ -134,6 +134,22 @@ def test_the_bound_of_a_censored_liver_is_that_of_its_own_brightness_and_true(br
     assert r2star_lower_bound_per_s(fit, liver) == pytest.approx(
         r2star_limit_per_s(t, 40 * brightness, fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5)), rel=0.03
     )
+
+
+def test_voxels_in_which_nothing_converges_have_no_number_and_are_told() -> None:
+    t = 1.2e-3 + 1.6e-3 * np.arange(6)
+    echoes, _ = liver_in_muscle(60.0, 1.5, t, snr=40)
+    signal = echoes.signal.copy()
+    signal[20:23, 20:23, 4] = 100 * np.exp(700 * (t - t[-1]))  # grows from echo to echo: no decay fits it
+    fit = separate(replace(echoes, signal=signal), FatWaterParams())
+    assert fit.convergence is not None
+    planted = np.zeros(fit.grid.shape, bool)
+    planted[20:23, 20:23, 4] = True
+    assert (fit.convergence[planted] == 3).all()
+    assert np.isnan([fit.r2star_per_s[planted], fit.field_hz[planted]]).all()
+    assert (fit.convergence[~planted] == 1).mean() > 0.999
+    assert fit_facts(fit, planted)["not_converged"] == 1
+    assert fit_facts(fit, ~planted)["not_converged"] < 1e-3
 
 
 @pytest.mark.parametrize("r2star", [1400.0, 1850.0, 2600.0])

@@ -9,7 +9,7 @@ import pytest
 
 from hqsm.config.liver import LiverParams
 from hqsm.data import MultiEcho, Regions, VoxelGrid, WaterFat
-from hqsm.liver import _shares, consensus
+from hqsm.liver import _shares, consensus, find_body
 from hqsm.liver.geometry import closed, depth_mm, dilated, eroded, solidity
 from hqsm.liver.plausibility import not_a_body
 from hqsm.liver.references import medium, reference_tissues
@@ -119,6 +119,16 @@ def trunk() -> tuple[WaterFat, np.ndarray, np.ndarray]:
     return maps, volume(body, bool), volume(liver, bool)
 
 
+def test_of_bodies_that_do_not_touch_the_largest_is_the_body() -> None:
+    maps, body, _ = trunk()
+    arm, line = np.zeros_like(body), np.zeros_like(body)
+    arm[:6, :6], line[6:32, 5] = True, True  # a ghost's line, a voxel wide, leads from the arm to the skin
+    for what in (arm, arm | line):
+        found = find_body(replace(maps, model=(body | what).astype(np.uint8)))
+        assert not (found & arm).any()
+        assert (found & body).sum() > 0.99 * body.sum()
+
+
 def test_reference_tissues_lie_under_the_skin_beside_the_spine_and_left_of_the_midline() -> None:
     maps, body, liver = trunk()
     found = reference_tissues(maps, body, liver)
@@ -190,7 +200,11 @@ def test_each_cause_has_its_share_of_the_whole_liver() -> None:
     gas |= ~liver & (np.indices(liver.shape)[0] > 60)
     residual, model = np.zeros(liver.shape, np.float32), np.ones(liver.shape, np.uint8)
     residual[tuple(places[::20].T)], model[tuple(places[::10].T)] = 0.4, 0
-    shares = _shares(replace(maps, censored=censored, residual=residual, model=model), liver, core, vessel, gas, maps.grid, LiverParams())
+    convergence = np.ones(liver.shape, np.uint8)
+    convergence[tuple(places[::25].T)], convergence[tuple(places[1::50].T)] = 2, 3
+    fitted = replace(maps, censored=censored, residual=residual, model=model, convergence=convergence)
+    shares = _shares(fitted, liver, core, vessel, gas, maps.grid, LiverParams())
+    assert shares["not_converged"] == pytest.approx(0.06, abs=0.001)
     assert shares["near_gas"] == pytest.approx((gas & core & liver).sum() / n)
     assert shares["near_gas"] == pytest.approx(0.1, abs=0.001)
     assert shares["vessel"] == pytest.approx(0.25, abs=0.001)

@@ -116,3 +116,4 @@ def test_slope_scatter_time_and_memory_stand_in_one_table() -> None:
     assert cells["MB |"] == "53 |"
     # 1.1, 0.4, -0.1 and -0.4 above the truth
     assert cells["error [ppm]"] == "0.62"
+    assert "Too few" in peers.one_table(pd.DataFrame(rows[:1]))

@@ -212,6 +212,12 @@ def test_maps_are_float_with_nan_and_share_the_echoes_grid(study: Path) -> None:
         assert np.isnan(values).any()
         assert np.isfinite(values).any()
         assert "Units" in json.loads((anat / f"sub-0101_ses-01_{suffix}.json").read_text(encoding="utf-8"))
+    for suffix in ("R2starmap", "T2starmap", "PDFF", "fieldmap"):
+        values, errors = (nib.load(anat / f"sub-0101_ses-01_{desc}{suffix}.nii.gz").get_fdata() for desc in ("", "desc-se_"))
+        np.testing.assert_array_equal(np.isfinite(values), np.isfinite(errors))
+        assert errors[np.isfinite(errors)].min() > 0
+    model, convergence = (nib.load(anat / f"sub-0101_ses-01_desc-{name}_dseg.nii.gz").get_fdata() for name in ("model", "convergence"))
+    np.testing.assert_array_equal(model > 0, (convergence == 1) | (convergence == 2))
 
 
 def test_bids_validator_finds_no_error(study: Path) -> None:

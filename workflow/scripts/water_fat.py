@@ -17,7 +17,15 @@ def work(job):
     params = block(FatWaterParams, job.params.fatwater)
     fit = separate(echoes, params, temperature_celsius=temperature_celsius, setting=setting, n_threads=job.threads)
     write_water_fat_maps(job.output, fit, provenance_of(job))
-    maps = {"pdff_percent": job.output.pdff, "r2star_per_s": job.output.r2star, "field_hz": job.output.field}
+    maps = {
+        "pdff_percent": job.output.pdff,
+        "r2star_per_s": job.output.r2star,
+        "field_hz": job.output.field,
+        "pdff_se_percent": job.output.pdff_se,
+        "r2star_se_per_s": job.output.r2star_se,
+        "field_se_hz": job.output.field_se,
+        "residual": job.output.residual,
+    }
     save_noun(Path(job.output.fit), fit, maps)
     return {
         "codes": list(fit.codes),

@@ -100,11 +100,15 @@ class TfiParams:
     """Preconditioned total-field inversion (Liu et al., MRM 2017;78:303)."""
 
     preconditioner: Annotated[float, Field(ge=1)] = 30.0
-    """How much stronger sources may be outside the body, and in the body where R2* is high, than elsewhere (P)."""
+    """How much stronger sources may be outside the body, and in the zone around liver and iron, than elsewhere (P)."""
     strong_r2star_per_s: Annotated[float, Field(gt=0)] = 100.0
-    """R2* above which a voxel of the body may hold a strong source."""
+    """R2* at 1.5 T, in proportion to the field at others, above which tissue may be a strong source."""
+    zone_margin_mm: Annotated[float, Field(ge=0)] = 8.0
+    """How far beyond the liver's mask and such tissue sources may be as strong."""
     data_weight: Annotated[float, Field(gt=0)] = 1000.0
-    """Weight of the data against the gradients' norm."""
+    """Weight of the data, whose own weights have mean 1, against the gradients' norm [1/(ppm mm)]."""
+    least_gradient_ppm_per_mm: Annotated[float, Field(gt=0)] = 1e-3
+    """Gradients of the map below this are as good as none: the norm is round there, and has a derivative."""
     edge_share: Annotated[float, Field(gt=0, lt=3)] = 0.9
     """Gradient components taken for edges, over the number of voxels in the body (three components each)."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01

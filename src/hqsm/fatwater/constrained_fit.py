@@ -30,6 +30,7 @@ from hqsm.fatwater.constrained_step import (
     SQUARES_SO_FAR,
     THETA,
     TRIAL,
+    gain_left,
     moments,
     step,
 )
@@ -104,6 +105,7 @@ def _chunk(
     mode = np.zeros(LANES, np.int64)
     count = np.zeros(LANES, np.int64)
     failed = np.zeros(LANES, np.int64)
+    left = np.zeros(LANES)
     kept, kept_sums, kept_given = np.ones((N_STATES, LANES)), np.ones((N_SUMS, LANES)), np.ones((N_GIVEN, LANES))
     kept_at, n_kept = np.zeros(LANES, np.int64), 0
     taken = done_with = first
@@ -135,6 +137,7 @@ def _chunk(
                 count[k] += 1
                 failed[k] = 0 if state[BETTER, k] > 0 else failed[k] + 1
                 if failed[k] >= 8 or state[GAINS, k] < enough:
+                    left[k] = gain_left(state, given, k)
                     mode[k], given[FITTING, k] = _AT_PRIOR, 0.0
                     _move(state, prior_r2star[i] / 100, t[0], k)
                 leaves = count[k] > _MAX_TRIALS or not np.isfinite(state[COST_SO_FAR, k])
@@ -153,7 +156,7 @@ def _chunk(
                         _copied(state, k, kept, n_kept)
                         _copied(s, k, kept_sums, n_kept)
                         _copied(given, k, kept_given, n_kept)
-                        kept_at[n_kept] = i
+                        kept_at[n_kept], found.step[i] = i, np.sqrt(left[k]) / sigma
                         n_kept += 1
             if leaves:
                 at[k], given[FITTING, k] = -1, 0.0
@@ -187,7 +190,7 @@ def _keep(
     These are less by what priors wider than they need be keep from scattering. What the field's prior claims is kept: beside
     surfaces it is needed.
     """
-    linear, nonlinear, errors, residual = found
+    linear, nonlinear, errors, residual, _ = found
     v = inverses(state, given)
     bias = second_order_bias(s, state, given, v, sigma)
     for k in range(n):

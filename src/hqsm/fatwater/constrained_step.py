@@ -144,3 +144,18 @@ def step(s: AnyArray, state: AnyArray, given: AnyArray) -> AnyArray:  # pragma: 
         new[TRIAL + 3, k] = size + to_a if fitting else tried_size
         new[TRIAL + 4, k] = part + share if fitting else tried_part
     return new
+
+
+@njit(error_model="numpy")
+def gain_left(state: AnyArray, given: AnyArray, k: int) -> float:  # pragma: no cover - compiled
+    """What an undamped step from a lane's best unknowns gains, g^T N^-1 g: that step squared, in standard errors, times sigma^2."""
+    ff, fp, pp, rr, ra, aa = state[N_FF, k], state[N_FP, k], state[N_PP, k], state[N_RR, k], state[N_RA, k], state[N_AA, k]
+    gf, gp, gr, ga = state[G_F, k], state[G_P, k], state[G_R, k], state[G_A, k]
+    one, two = ff * pp - fp * fp, rr * aa - ra * ra
+    gain = (pp * gf * gf - 2 * fp * gf * gp + ff * gp * gp) / one + (aa * gr * gr - 2 * ra * gr * ga + rr * ga * ga) / two
+    if given[SHARE_FREE, k] > 0:
+        fs, ps, rs, sa = state[N_FS, k], state[N_PS, k], state[N_RS, k], state[N_AS, k]
+        bf, bp, br, ba = (pp * fs - fp * ps) / one, (ff * ps - fp * fs) / one, (aa * rs - ra * sa) / two, (rr * sa - ra * rs) / two
+        slope = state[G_S, k] - (bf * gf + bp * gp + br * gr + ba * ga)
+        gain += slope * slope / (state[N_SS, k] - (fs * bf + ps * bp + rs * br + sa * ba))
+    return float(gain)

@@ -45,7 +45,7 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     some = np.ascontiguousarray(voxels[chosen])
     numbers = np.arange(chosen.size)
     others = Echoes(np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], noise_sd)
-    later, nonlinear, _, residual = fit_free(numbers, others, field_hz[chosen], r2star_per_s[chosen], True)
+    later, nonlinear, _, residual, _ = fit_free(numbers, others, field_hz[chosen], r2star_per_s[chosen], True)
     growth = np.exp((2j * np.pi * nonlinear[:, 0] - nonlinear[:, 1]) * t[0])
     predicted = (later[:, 0] + later[:, 1] * fat[0]) * growth
     off = np.angle(some[:, 0] * predicted.conj())

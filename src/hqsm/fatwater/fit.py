@@ -36,12 +36,15 @@ class Estimates(NamedTuple):
         (n, 3) standard errors of field [Hz], R2* [1/s] and PDFF [points], the last NaN where there is no fat unknown.
     residual
         (n,) squared residual.
+    step
+        (n,) float32 the step of Gauss and Newton that was left when the fit ended, in standard errors.
     """
 
     linear: AnyArray
     nonlinear: AnyArray
     errors: AnyArray
     residual: AnyArray
+    step: AnyArray
 
 
 def fits_poorly(residual: FloatArray, noise_sd: float, n_echoes: int) -> Mask:
@@ -53,9 +56,10 @@ def fits_poorly(residual: FloatArray, noise_sd: float, n_echoes: int) -> Mask:
 
 
 @njit()
-def nothing_yet(n: int) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """The four arrays of :class:`Estimates` of ``n`` voxels, all NaN."""
-    return np.full((n, 2), np.nan + 0j, np.complex64), np.full((n, 2), np.nan), np.full((n, 3), np.nan), np.full(n, np.nan)
+def nothing_yet(n: int) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
+    """The five arrays of :class:`Estimates` of ``n`` voxels, all NaN."""
+    linear, step = np.full((n, 2), np.nan + 0j, np.complex64), np.full(n, np.nan, np.float32)
+    return linear, np.full((n, 2), np.nan), np.full((n, 3), np.nan), np.full(n, np.nan), step
 
 
 @dataclass(eq=False)
@@ -69,6 +73,7 @@ class Fit:
     nonlinear: FloatArray
     errors: FloatArray
     residual: FloatArray
+    step: FloatArray
     model: IntArray
 
     @classmethod
@@ -78,7 +83,7 @@ class Fit:
 
     def take(self, which: IntArray, found: Estimates, model: int, *, lowest_r2star_per_s: float = -np.inf) -> IntArray:
         """Keep what converged of the voxels ``which``, and return their numbers."""
-        mine = Estimates(self.linear, self.nonlinear, self.errors, self.residual)
+        mine = Estimates(self.linear, self.nonlinear, self.errors, self.residual, self.step)
         kept: IntArray = which[_replace(which, found, lowest_r2star_per_s, mine, self.model, model)]
         return kept
 
@@ -87,8 +92,8 @@ class Fit:
 def _replace(
     which: AnyArray, new: Estimates, lowest: float, old: Estimates, model: AnyArray, number: int
 ) -> AnyArray:  # pragma: no cover - compiled
-    new_linear, new_nonlinear, new_errors, new_residual = new
-    linear, nonlinear, errors, residual = old
+    new_linear, new_nonlinear, new_errors, new_residual, new_step = new
+    linear, nonlinear, errors, residual, step = old
     done = np.isfinite(new_residual) & (new_nonlinear[:, 1] > lowest)
     for i in range(which.size):
         if done[i]:
@@ -96,5 +101,5 @@ def _replace(
             linear[v, 0], linear[v, 1] = new_linear[i, 0], new_linear[i, 1]
             nonlinear[v, 0], nonlinear[v, 1] = new_nonlinear[i, 0], new_nonlinear[i, 1]
             errors[v, 0], errors[v, 1], errors[v, 2] = new_errors[i, 0], new_errors[i, 1], new_errors[i, 2]
-            residual[v], model[v] = new_residual[i], number
+            residual[v], step[v], model[v] = new_residual[i], new_step[i], number
     return done

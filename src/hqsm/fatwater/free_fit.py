@@ -125,7 +125,7 @@ def _chunk(
 ) -> None:  # pragma: no cover - compiled
     """Those from the ``first`` of ``which`` to before the ``last``."""
     signal, t, fat_signal, sigma = echoes
-    linear, nonlinear, errors, residuals = found
+    linear, nonlinear, errors, residuals, steps = found
     n_echoes = t.size
     enough = _ENOUGH * sigma**2
     even = evenly(t)
@@ -170,7 +170,7 @@ def _chunk(
                     nonlinear[i, 0], nonlinear[i, 1] = state[_FIELD, k], state[_RATE, k]
                     error = sigma / np.sqrt(known)
                     errors[i, 0], errors[i, 1] = error / (2 * np.pi), error
-                    residuals[i] = s[_COST, k]
+                    residuals[i], steps[i] = s[_COST, k], np.sqrt(s[_GAIN, k]) / sigma
                     if with_fat:
                         a12 = complex(s[A12R, k], s[A12I, k])
                         p1, p2 = complex(s[_P1R, k], s[_P1I, k]), complex(s[_P2R, k], s[_P2I, k])

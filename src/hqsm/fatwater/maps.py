@@ -25,6 +25,9 @@ _LARGEST_PDFF_SE_PERCENT = 50.0
 _FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
 """Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
 _LARGEST_RESIDUAL = 0.25
+_CONVERGED, _STEP_LEFT, _NO_FIT = 1, 2, 3
+_LARGEST_STEP = 0.1
+"""Standard errors that a converged fit's next step may have: no more than half a percent is in what its estimate scatters by."""
 _NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
 
@@ -71,6 +74,8 @@ def assemble(
         nothing = values.dtype.type(np.nan) if np.iscomplexobj(values) else np.float32(np.nan)
         return _placed(values, valid, tissue.places, tissue.index.shape, nothing)
 
+    with np.errstate(invalid="ignore"):
+        convergence = np.where(fitted, np.where(fit.step <= _LARGEST_STEP, _CONVERGED, _STEP_LEFT), _NO_FIT).astype(np.uint8)
     whole = errors.copy()
     flat, more = whole.reshape(-1), np.flatnonzero(of_mixtures)  # most have nothing more
     flat[more] = np.hypot(flat[more], of_mixtures.reshape(-1)[more])
@@ -89,6 +94,7 @@ def assemble(
         model=_placed(fit.model.astype(np.uint8), fitted, tissue.places, tissue.index.shape, np.uint8(0)),
         censored=_placed(censored, fitted, tissue.places, tissue.index.shape, np.False_),
         r2star_lower_bound_per_s=volume(measurable.lower_bound_per_s, censored),
+        convergence=_placed(convergence, np.ones_like(fitted), tissue.places, tissue.index.shape, np.uint8(0)),
         swap_margin=volume(start.swap_margin, fitted),
         field_difference_hz=volume(start.difference_hz, fitted),
         r2star_limit_per_s=measurable.r2star_limit_per_s,

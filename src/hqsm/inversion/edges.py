@@ -7,9 +7,6 @@ from array_api_compat import array_namespace, device
 
 from hqsm.arrays import FloatArray, Mask
 
-_SMOOTHING = 1e-6
-"""Added under the root of the gradient's square (map unit^2 per mm^2), so that a flat map has a derivative."""
-
 
 def gradient(volume: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
     """(3, x, y, z) forward differences [per mm]; 0 beyond the last voxel."""
@@ -43,8 +40,11 @@ def gradient_mask(magnitude: FloatArray, mask: Mask, voxel_size_mm: FloatArray, 
     return np.asarray(strength <= threshold, np.float32)
 
 
-def diffusivity(volume: FloatArray, smooth_here: FloatArray, voxel_size_mm: FloatArray) -> FloatArray:
-    """(3, x, y, z) lagged weights of the gradients: M / sqrt((M grad)^2 + smoothing), so that the norm's derivative is linear."""
+def diffusivity(volume: FloatArray, smooth_here: FloatArray, voxel_size_mm: FloatArray, least_gradient: float) -> FloatArray:
+    """(3, x, y, z) lagged weights of the gradients: M / sqrt((M grad)^2 + least^2), so that the norm's derivative is linear.
+
+    ``least_gradient`` [map unit per mm] is what gives a flat map a derivative.
+    """
     sqrt = array_namespace(volume).sqrt
-    weights: FloatArray = smooth_here / sqrt((smooth_here * gradient(volume, voxel_size_mm)) ** 2 + _SMOOTHING)
+    weights: FloatArray = smooth_here / sqrt((smooth_here * gradient(volume, voxel_size_mm)) ** 2 + least_gradient**2)
     return weights

@@ -22,6 +22,9 @@ from hqsm.dipole import DipoleOperator
 from hqsm.inversion.edges import diffusivity, divergence, gradient, gradient_mask
 from hqsm.solvers import conjugate_gradient
 
+_LEAST_GRADIENT_RADIANS_PER_MM = 1e-3
+"""As in the toolbox."""
+
 
 def invert(local: LocalField, magnitude: FloatArray, params: MediParams, *, padding_mm: float) -> Solution:
     """Susceptibility [ppm] (x, y, z) inside ``local.mask``, 0 outside; iterations are the outer ones.
@@ -70,7 +73,7 @@ def _linearised(
 
     The derivative of w^2 |exp(ia) - exp(ib)|^2 is 2 w^2 sin(a - b); its Gauss-Newton curvature is 2 w^2 because |exp(ia)| = 1.
     """
-    conducts = diffusivity(chi, smooth_here, voxel_size_mm)
+    conducts = diffusivity(chi, smooth_here, voxel_size_mm, _LEAST_GRADIENT_RADIANS_PER_MM)
     data = np.float32(2 * data_weight) * weight**2
 
     def normal(x: FloatArray) -> FloatArray:

@@ -4,8 +4,9 @@ All sources, in the body and around it, are estimated at once from the total fie
 
     min_chi |M grad chi|_1 + lambda |w (D chi - f)|^2,   chi = P y,   conjugate gradients on y
 
-P is large where sources may be strong: outside the body, and in voxels whose R2* is high (iron). Without the latter the solver
-puts an iron-loaded liver outside the body. The iterations end long before the minimum, so that P shapes the result.
+P is large where sources may be strong: outside the body, and in a zone around liver and iron that is rather too large than too
+small. Without it the solver puts an iron-loaded liver outside the body, and what of a liver the zone lacks it looks for in the
+rest. The iterations end long before the minimum, so that P shapes the result.
 """
 
 from __future__ import annotations
@@ -13,15 +14,29 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm import fourier
-from hqsm.arrays import FloatArray
+from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import TfiParams
-from hqsm.data import Solution, TotalField
+from hqsm.data import Solution, TotalField, WaterFat
 from hqsm.dipole import DipoleOperator
 from hqsm.inversion.edges import diffusivity, divergence, gradient, gradient_mask
+from hqsm.liver.geometry import dilated
+from hqsm.liver_share import mean_of_known
 from hqsm.solvers import conjugate_gradient
 
 
-def invert(total: TotalField, magnitude: FloatArray, r2star_per_s: FloatArray, params: TfiParams, *, padding_mm: float) -> Solution:
+def strong_zone(maps: WaterFat, liver: Mask, params: TfiParams) -> Mask:
+    """Where in the body a source may be strong (x, y, z): the liver's mask, whatever decays fast, and what lies near either.
+
+    R2* is a mean over neighbours, as that of one voxel is noisy; of what could not be fitted it is what the echoes can measure at most.
+    """
+    dark = maps.censored | (maps.model == 0) | (maps.model == 3)
+    r2star = np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, np.where(dark, maps.r2star_limit_per_s, np.nan))
+    known = np.isfinite(r2star)
+    fast = mean_of_known(np.where(known, r2star, 0), known) > params.strong_r2star_per_s * maps.field_strength_tesla / 1.5
+    return dilated(liver | fast, maps.grid, params.zone_margin_mm)
+
+
+def invert(total: TotalField, magnitude: FloatArray, strong: Mask, params: TfiParams, *, padding_mm: float) -> Solution:
     """Susceptibility [ppm] (x, y, z) of the whole image; iterations are the outer ones.
 
     Parameters
@@ -30,8 +45,8 @@ def invert(total: TotalField, magnitude: FloatArray, r2star_per_s: FloatArray, p
         Total field [ppm] of the whole body, fat included.
     magnitude
         (x, y, z) image whose edges the map may have, any unit.
-    r2star_per_s
-        (x, y, z) R2* [1/s]; above ``strong_r2star_per_s`` a source may be strong.
+    strong
+        (x, y, z) where in the body a source may be strong (:func:`strong_zone`).
     params, padding_mm
         Settings; how far sources are modelled beyond the images.
     """
@@ -39,14 +54,13 @@ def invert(total: TotalField, magnitude: FloatArray, r2star_per_s: FloatArray, p
     padded = fourier.PaddedShape.around(grid.shape, grid.voxel_size_mm, padding_mm)
     dipole = DipoleOperator(padded.outer, grid.voxel_size_mm, grid.b0_direction)
     smooth_here = gradient_mask(padded.pad(magnitude * total.mask), padded.pad(total.mask) > 0, grid.voxel_size_mm, params.edge_share)
-    weak = total.mask & ~(np.nan_to_num(r2star_per_s) > params.strong_r2star_per_s)
-    variance = np.where(padded.pad(weak) > 0, 1, params.preconditioner**2).astype(np.float32)
+    variance = np.where(padded.pad(total.mask & ~strong) > 0, 1, params.preconditioner**2).astype(np.float32)
     data = np.float32(2 * params.data_weight) * padded.pad(total.weight / np.mean(total.weight[total.mask])) ** 2
     field = padded.pad(np.where(total.mask, total.field_ppm, 0))
     chi = np.zeros(padded.outer, np.float32)
     step, iteration = np.inf, 0
     while step > params.tolerance and iteration < params.max_iterations:
-        conducts = diffusivity(chi, smooth_here, grid.voxel_size_mm)
+        conducts = diffusivity(chi, smooth_here, grid.voxel_size_mm, params.least_gradient_ppm_per_mm)
 
         def normal(x: FloatArray, conducts: FloatArray = conducts) -> FloatArray:
             applied: FloatArray = divergence(conducts * gradient(x, grid.voxel_size_mm), grid.voxel_size_mm) + dipole(data * dipole(x))

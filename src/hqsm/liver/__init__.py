@@ -227,12 +227,13 @@ def _shares(maps: WaterFat, whole: Mask, core: Mask, vessel: Mask, gas: Mask, gr
     n = float(whole.sum())
     if n == 0:
         return {}
-    edge = whole & (depth_mm(whole, grid) <= params.edge_mm)
+    edge, unknown = whole & (depth_mm(whole, grid) <= params.edge_mm), np.zeros_like(whole)
     causes = {
         "edge": edge,
         "vessel": vessel & whole,
         "near_gas": gas & core,
         "not_fitted": whole & (maps.model == 0),
+        "not_converged": whole & (unknown if maps.convergence is None else maps.convergence > 1),
         "censored": whole & maps.censored,
         "large_residual": whole & (maps.residual > params.largest_residual),
     }

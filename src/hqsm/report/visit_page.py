@@ -156,6 +156,7 @@ _FIT = {
     "model_fat_constrained": "fat constrained (one phase, field from the neighbourhood)",
     "model_no_fat": "fat given up: R2* and field only",
     "model_two_echoes": "two echoes: no fat",
+    "not_converged": "the fit ended before it converged",
     "swap_margin_low": "exchange of water and fat hardly worse (swap margin below 2)",
     "first_fields_disagree": "the two first fields differ by a swap",
 }
