@@ -1,31 +1,83 @@
-"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER CASES.png DOME.png` draws docs/fatwater_accuracy.md's figures."""
+"""Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER FIGURES_FOLDER` draws docs/fatwater_accuracy.md's figures."""
 
+import io
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import scipy.io
+from PIL import Image
 
+from hqsm.bipolar import correct_odd_even_phase
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid
 from hqsm.fatwater.separation import separate
 
+OIL_SPECTRUM, ROOM_CELSIUS = "bydder-2.5", 21.0
 
-def case(folder, name, slices):
-    stored = scipy.io.loadmat(folder / "ismrm2012_fatwater_cases" / f"{name}.mat")["imDataParams"][0, 0]
-    images = np.asarray(stored["images"])
-    images = images.reshape(*images.shape[:2], -1, images.shape[-1])[:, :, slices]
-    grid = VoxelGrid(shape=images.shape[:3], affine_mm=np.diag([1.5, 1.5, 5.0, 1.0]))
+
+def echoes_of(images, echo_times_s, tesla, size_mm):
     return MultiEcho(
         signal=images.astype(np.complex64) / np.abs(images).max() * 1000,
-        echo_times_s=np.ravel(stored["TE"]).astype(float),
-        field_strength_tesla=float(np.ravel(stored["FieldStrength"])[0]),
-        grid=grid,
+        echo_times_s=echo_times_s,
+        field_strength_tesla=tesla,
+        grid=VoxelGrid(shape=images.shape[:3], affine_mm=np.diag([*size_mm, 1.0])),
     )
+
+
+def challenge(folder, name):
+    """A case of the ISMRM challenge."""
+    stored = scipy.io.loadmat(folder / "ismrm2012_fatwater_cases" / f"{name}.mat")["imDataParams"][0, 0]
+    images = np.asarray(stored["images"])
+    images = images.reshape(*images.shape[:2], -1, images.shape[-1])[:, :, :3]
+    return echoes_of(images, np.ravel(stored["TE"]).astype(float), float(np.ravel(stored["FieldStrength"])[0]), (1.5, 1.5, 5.0))
+
+
+def phantom(folder, name):
+    """A phantom of one slice."""
+    stored = scipy.io.loadmat(folder / "bydder_pdff" / f"{name}.mat")
+    times = np.ravel(stored["te"]).astype(float)
+    times = times * 1e-3 if times.max() > 0.5 else times
+    return echoes_of(np.squeeze(stored["data"])[:, :, None, :], times, float(np.ravel(stored["Tesla"])[0]), (1.0, 1.0, 5.0))
+
+
+def abdomen(folder):
+    """The Philips abdomen, and the scanner's own map of R2* [1/s]."""
+    echoes, scanner = [], None
+    for sidecar in (folder / "ukat_philips_r2star_12echo_nifti").glob("*.json"):
+        facts = json.loads(sidecar.read_text())
+        image = nib.load(sidecar.with_suffix(".nii.gz"))
+        if "EchoTime" not in facts:
+            scanner = np.asarray(image.dataobj)[..., 1]
+        elif not sidecar.stem.endswith("_ph"):
+            phase = nib.load(sidecar.with_name(sidecar.stem + "_ph.nii.gz"))
+            echoes.append((facts["EchoTime"], np.asarray(image.dataobj) * np.exp(1e-3j * np.asarray(phase.dataobj))))
+    echoes.sort(key=lambda echo: echo[0])
+    images = np.stack([values for _, values in echoes], axis=-1)
+    return echoes_of(images, np.array([time for time, _ in echoes]), 3.0, (3.0, 3.0, 5.0)), scanner
+
+
+def draw(axis, values, colours, limits, words):
+    image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    axis.figure.colorbar(image, ax=axis, shrink=0.8)
+    axis.set_title(words, fontsize=9)
+    axis.axis("off")
+
+
+def save(figure, path):
+    """With 256 colours: a third of the size, and none missed."""
+    figure.tight_layout()
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=70)
+    plt.close(figure)
+    Image.open(whole).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def dome(echoes, fit, path):
@@ -43,25 +95,16 @@ def dome(echoes, fit, path):
     )
     for k, row in enumerate(axes):
         for axis, (volume, colours, limits, words) in zip(row, shown, strict=True):
-            image = axis.imshow(volume[50:135, 145:225, k], cmap=colours, vmin=limits[0], vmax=limits[1])
-            figure.colorbar(image, ax=axis, shrink=0.8)
-            axis.set_title(f"slice {k + 1}: {words}", fontsize=9)
-            axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(path, dpi=70)
-    plt.close(figure)
+            draw(axis, volume[50:135, 145:225, k], colours, limits, f"slice {k + 1}: {words}")
+    save(figure, path)
 
 
-def main():
-    rows = [("12", slice(0, 3), 1), ("15", slice(0, 3), 1), ("17", slice(0, 3), 1)]
-    figure, axes = plt.subplots(len(rows), 4, figsize=(12, 8.5))
-    for row, (name, slices, k) in zip(axes, rows, strict=True):
-        echoes = case(Path(sys.argv[1]), name, slices)
-        k = min(k, echoes.signal.shape[2] - 1)
+def cases(folder, figures):
+    figure, axes = plt.subplots(3, 4, figsize=(12, 8.5))
+    for row, name in zip(axes, ("12", "15", "17"), strict=True):
+        echoes = challenge(folder, name)
         fit = separate(echoes, FatWaterParams(), n_threads=2)
-        print(
-            name, echoes.signal.shape, "models", np.bincount(fit.model.ravel(), minlength=4), "R2* median", np.nanmedian(fit.r2star_per_s)
-        )
+        print(name, echoes.signal.shape, "models", np.bincount(fit.model.ravel(), minlength=4), "R2*", np.nanmedian(fit.r2star_per_s))
         shown = (
             (np.abs(echoes.signal[..., 0]), "gray", (0, 600), "first echo"),
             (fit.pdff_percent, "viridis", (0, 100), "fat fraction [%]"),
@@ -69,13 +112,56 @@ def main():
             (fit.field_hz, "gray", (-250, 250), "field [Hz]"),
         )
         for axis, (volume, colours, limits, words) in zip(row, shown, strict=True):
-            axis.imshow(volume[:, :, k], cmap=colours, vmin=limits[0], vmax=limits[1])
-            axis.set_title(f"case {name}: {words}", fontsize=9)
-            axis.axis("off")
+            draw(axis, volume[:, :, 1], colours, limits, f"case {name}: {words}")
         if name == "12":
-            dome(echoes, fit, sys.argv[3])
-    figure.tight_layout()
-    figure.savefig(sys.argv[2], dpi=70)
+            dome(echoes, fit, figures / "fatwater_dome.png")
+    save(figure, figures / "fatwater_cases.png")
+
+
+def philips(folder, path):
+    """Our R2* from the magnitude beside the scanner's own."""
+    echoes, scanner = abdomen(folder)
+    fit = separate(echoes, FatWaterParams(), n_threads=2)
+    figure, axes = plt.subplots(2, 4, figsize=(12, 6))
+    for row, k in zip(axes, (1, 3), strict=True):
+        ours = fit.r2star_per_s[..., k]
+        theirs = np.where(np.isfinite(ours), scanner[..., k], np.nan)
+        shown = (
+            (np.abs(echoes.signal[..., k, 0]), "gray", (0, 500), "first echo"),
+            (ours, "viridis", (0, 120), "R2* [1/s]"),
+            (theirs, "viridis", (0, 120), "the scanner's own"),
+            (ours - theirs, "RdBu_r", (-10, 10), "difference"),
+        )
+        for axis, (values, colours, limits, words) in zip(row, shown, strict=True):
+            draw(axis, np.rot90(values), colours, limits, f"slice {k + 1}: {words}")
+    save(figure, path)
+
+
+def phantoms(folder, path):
+    """The bipolar phantom before and after its odd/even phase is taken off, and the oils as stored and with their phase turned."""
+    bipolar, oils = phantom(folder, "phantom_16echo_bipolar"), phantom(folder, "PHANTOM_NDB_OILS")
+    corrected, _ = correct_odd_even_phase(bipolar, smallest_rms_rad=0.05)
+    turned = replace(oils, signal=oils.signal.conj())
+    figure, axes = plt.subplots(2, 5, figsize=(14, 5.6))
+    rows = (
+        (bipolar, "bipolar phantom", "as read", corrected, "corrected", {}, 37.0),
+        (oils, "oils", "as stored", turned, "turned", {"spectrum": OIL_SPECTRUM}, ROOM_CELSIUS),
+    )
+    for row, (before, name, was, after, became, spectrum, celsius) in zip(axes, rows, strict=True):
+        draw(row[0], np.abs(before.signal[:, :, 0, 0]), "gray", (0, 1000), f"{name}: first echo")
+        for (one, other), echoes, words in ((row[1:3], before, was), (row[3:5], after, became)):
+            fit = separate(echoes, FatWaterParams(**spectrum), temperature_celsius=celsius, n_threads=2)
+            print(name, words, fit.codes)
+            draw(one, fit.pdff_percent[..., 0], "viridis", (0, 100), f"{words}: fat [%]")
+            draw(other, 100 * fit.residual[..., 0], "magma", (0, 20), f"{words}: residual [%]")
+    save(figure, path)
+
+
+def main():
+    folder, figures = Path(sys.argv[1]), Path(sys.argv[2])
+    cases(folder, figures)
+    philips(folder, figures / "fatwater_philips.png")
+    phantoms(folder, figures / "fatwater_phantoms.png")
 
 
 if __name__ == "__main__":

@@ -44,12 +44,12 @@ def layers_bias(fit: WaterFat, pdff: np.ndarray = PDFF) -> float:
     return max(abs(float(np.nanmean(fit.pdff_percent[pdff == layer])) - 100 * layer) for layer in np.unique(pdff))
 
 
-@pytest.mark.parametrize("tesla", [1.5, 3.0])
+@pytest.mark.parametrize(("tesla", "n_echoes", "spacing_ms"), [(1.5, 6, 1.6), (3.0, 6, 0.8), (1.5, 4, 1.6), (1.5, 4, 2.3)])
 def test_a_first_echo_bent_by_eddy_currents_biases_fat_until_its_smooth_phase_is_taken_off(
-    tesla: float, monkeypatch: pytest.MonkeyPatch
+    tesla: float, n_echoes: int, spacing_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eddy = 0.2 + 0.15 * (X - 20) / 20
-    echoes = acquisition(tesla, eddy_rad=eddy)
+    echoes = acquisition(tesla, 1e-3 * (1.8 / tesla + spacing_ms * np.arange(n_echoes)), eddy_rad=eddy)
     fit = separate(echoes, FatWaterParams())
     assert "FIRST_ECHO_PHASE" in fit.codes
     assert fit.first_echo_phase_rad == pytest.approx(np.sqrt(np.mean(eddy**2)), abs=0.02)
@@ -58,13 +58,20 @@ def test_a_first_echo_bent_by_eddy_currents_biases_fat_until_its_smooth_phase_is
     assert layers_bias(separate(echoes, FatWaterParams())) > 1.5
 
 
-@pytest.mark.parametrize("tesla", [1.5, 3.0])
-def test_a_first_echo_that_fits_the_others_is_left_as_it_is(tesla: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = separate(acquisition(tesla), FatWaterParams())
+def test_that_three_echoes_cannot_show_a_bent_first_one_is_said() -> None:
+    fit = separate(acquisition(t=1e-3 * np.array([1.2, 2.8, 4.4]), eddy_rad=0.2), FatWaterParams())
+    assert "FIRST_ECHO_NOT_CHECKED" in fit.codes
+    assert "FIRST_ECHO_NOT_CHECKED" not in separate(acquisition(t=1e-3 * np.array([1.2, 2.8, 4.4, 6.0])), FatWaterParams()).codes
+
+
+@pytest.mark.parametrize(("tesla", "n_echoes"), [(1.5, 6), (3.0, 6), (1.5, 4), (3.0, 4)])
+def test_a_first_echo_that_fits_the_others_is_left_as_it_is(tesla: float, n_echoes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = 1e-3 * (1.2 + 1.6 * np.arange(n_echoes)) * 1.5 / tesla
+    fit = separate(acquisition(tesla, t), FatWaterParams())
     assert "FIRST_ECHO_PHASE" not in fit.codes
     assert fit.first_echo_phase_rad == 0
     monkeypatch.setattr(separation, "first_echo_phase", lambda *_: None)
-    untouched = separate(acquisition(tesla), FatWaterParams())
+    untouched = separate(acquisition(tesla, t), FatWaterParams())
     np.testing.assert_array_equal(fit.pdff_percent, untouched.pdff_percent)
 
 

@@ -25,6 +25,8 @@ class FatWaterParams:
     """How the first field is found: best fields chosen by continuity, or unwrapped phase of in-phase echoes."""
     pdff_se_for_constraint_percent: Annotated[float, Field(gt=0)] = 4.0
     """Above this standard error of the fat fraction, fat and water share one phase and the field a local prior."""
+    common_phase: bool = False
+    """Fat and water share one phase in every voxel, as at excitation they do, not only in the uncertain ones."""
     pdff_se_for_no_fat_percent: Annotated[float, Field(gt=0)] = 25.0
     """Above this standard error even so, fat is given up: R2* and field only."""
     r2star_estimator: Literal["complex", "arlo", "log-linear", "plain", "truncated", "noise-floor"] = "complex"

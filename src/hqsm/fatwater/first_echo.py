@@ -1,8 +1,14 @@
-"""Phase that eddy currents add to the first echo: found by what the other echoes predict, and taken out.
+"""Phase that eddy currents add to the first echo: found by what the echoes leave of it over the whole volume, and taken out.
 
 Mixed fitting (Hernando et al., MRM 2012;67:638) gives up the phase of the first echo because eddy currents bend it. They
-bend it smoothly, though: a polynomial of second order over the volume, fitted to the first echo's phase against the one
-that the fit of all later echoes predicts, is what has to be given up, and the rest of that phase is as good as any other.
+bend it smoothly, though: a polynomial of second order over the volume is what has to be given up, and the rest of that phase is
+as good as any other. With the columns of W, F and of the complex field projected out, y = (the first echo's phase turned by phi)
+leaves in each voxel
+
+    r = P y,    dr / dphi = i P e_1 y_1,
+
+and the polynomial is fitted to that by least squares (Gauss-Newton, the voxels fitted anew with the phase so far taken off).
+Four echoes leave each voxel one complex number more than it has unknowns, three none.
 """
 
 from __future__ import annotations
@@ -14,8 +20,8 @@ from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.tissue import Echoes, Tissue
 from hqsm.robust import scaled_mad
 
-_LEAST_ECHOES = 5
-"""With the first left out, water, fat, R2* and field need three complex echoes, and more to be known well."""
+LEAST_ECHOES = 4
+"""Three complex echoes hold as many numbers as water, fat, R2* and field."""
 _LEAST_VOXELS = 400
 _MOST_VOXELS = 16000
 _MOST_R2STAR_PER_S = 150.0
@@ -25,6 +31,7 @@ _LEAST_PHASE_RAD = 0.05
 """Smaller ones do no harm: 0.05 rad at the first of six echoes move a fat fraction by less than a point."""
 _LEAST_ERRORS = 8.0
 _N_REWEIGHTED = 6
+_MOST_ROUNDS, _HARDLY_RAD = 6, 0.003
 
 
 def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatArray, linear: ComplexArray) -> FloatArray | None:
@@ -33,8 +40,6 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     ``field_hz``, ``r2star_per_s`` and ``linear`` (voxel, 2), water and fat, are from the fit of all echoes.
     """
     voxels, index, t, fat, noise_sd = tissue.signal, tissue.index, tissue.echo_times_s, tissue.fat, tissue.noise_sd
-    if t.size < _LEAST_ECHOES:
-        return None
     with np.errstate(invalid="ignore"):
         chosen = np.flatnonzero(np.isfinite(field_hz) & (r2star_per_s < _MOST_R2STAR_PER_S))
     chosen = chosen[np.linspace(0, chosen.size - 1, min(chosen.size, _MOST_VOXELS)).astype(np.int64)]
@@ -43,20 +48,21 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     if chosen.size < _LEAST_VOXELS:
         return None
     some = np.ascontiguousarray(voxels[chosen])
-    numbers = np.arange(chosen.size)
-    others = Echoes(np.ascontiguousarray(some[:, 1:]), t[1:], fat[1:], noise_sd)
-    later, nonlinear, _, residual, _ = fit_free(numbers, others, field_hz[chosen], r2star_per_s[chosen], True)
-    growth = np.exp((2j * np.pi * nonlinear[:, 0] - nonlinear[:, 1]) * t[0])
-    predicted = (later[:, 0] + later[:, 1] * fat[0]) * growth
-    off = np.angle(some[:, 0] * predicted.conj())
-    known = np.isfinite(residual) & np.isfinite(off)
-    if not known.any():
-        return None
     terms = _terms(_places(tissue, chosen), index.shape)
-    phase, error = _smooth(terms[known], off[known])
-    size = float(np.sqrt(np.mean((terms @ phase) ** 2)))
-    if size < max(_LEAST_PHASE_RAD, _LEAST_ERRORS * error):
-        return None
+    start_hz, start_r2star = field_hz[chosen], r2star_per_s[chosen]
+    nonlinear, both = np.stack([start_hz, start_r2star], axis=1), linear[chosen]
+    phase, error = np.zeros(terms.shape[1]), 0.0
+    for _ in range(_MOST_ROUNDS):
+        turned = without_phase_of_first(some, terms @ phase)
+        if phase.any():
+            both, nonlinear, *_ = fit_free(np.arange(chosen.size), Echoes(turned, t, fat, noise_sd), start_hz, start_r2star, True)
+        left, per_rad = _left(turned, nonlinear, both, t, fat)
+        more, error = _smooth(terms, left, per_rad)
+        phase = phase + more
+        if _rms(terms @ phase) < max(_LEAST_PHASE_RAD, _LEAST_ERRORS * error):
+            return None
+        if _rms(terms @ more) < _HARDLY_RAD:
+            break
     smooth: FloatArray = _terms(_places(tissue, np.arange(voxels.shape[0])), index.shape) @ phase
     return smooth
 
@@ -66,6 +72,42 @@ def without_phase_of_first(signal: ComplexArray, phase_rad: FloatArray) -> Compl
     turned = signal.copy()
     turned[:, 0] *= np.exp(-1j * phase_rad)
     return turned
+
+
+def _left(
+    signal: ComplexArray, nonlinear: FloatArray, linear: ComplexArray, t: FloatArray, fat: ComplexArray
+) -> tuple[FloatArray, FloatArray]:
+    """What of a phase of the first echo (voxel,) each voxel's fit leaves, in the signal's units, and by how much of it for each rad.
+
+    Both along the direction i P e_1 y_1; NaN where there is no fit.
+    """
+    growth = np.exp((2j * np.pi * nonlinear[:, :1] - nonlinear[:, 1:]) * t)
+    model = (linear[:, :1] + linear[:, 1:] * fat) * growth
+    columns = [growth, growth * fat, model * t]
+    turn = np.zeros_like(growth)
+    turn[:, 0] = 1j * signal[:, 0]
+    rest = signal - model
+    with np.errstate(invalid="ignore", divide="ignore"):
+        basis: list[ComplexArray] = []
+        for column in columns:
+            basis.append(_without(column, basis))
+            basis[-1] /= np.sqrt(_product(basis[-1], basis[-1]))
+        turn, rest = _without(turn, basis), _without(rest, basis)
+        per_rad = np.sqrt(_product(turn, turn).real[:, 0])
+        return _product(turn, rest).real[:, 0] / per_rad, per_rad
+
+
+def _product(one: ComplexArray, other: ComplexArray) -> ComplexArray:
+    """(voxel, 1) inner products over the echoes."""
+    product: ComplexArray = np.sum(one.conj() * other, axis=1, keepdims=True)
+    return product
+
+
+def _without(column: ComplexArray, basis: list[ComplexArray]) -> ComplexArray:
+    """What of a (voxel, echo) column the orthonormal ones of the ``basis`` cannot mimic."""
+    for direction in basis:
+        column = column - _product(direction, column) * direction
+    return column
 
 
 def _places(tissue: Tissue, which: IntArray) -> IntArray:
@@ -79,16 +121,24 @@ def _terms(places: IntArray, shape: tuple[int, ...]) -> FloatArray:
     return np.stack([np.ones(x.size), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z], axis=1)
 
 
-def _smooth(terms: FloatArray, off: FloatArray) -> tuple[FloatArray, float]:
+def _rms(phase_rad: FloatArray) -> float:
+    return float(np.sqrt(np.mean(phase_rad**2)))
+
+
+def _smooth(terms: FloatArray, left: FloatArray, per_rad: FloatArray) -> tuple[FloatArray, float]:
     """Coefficients (Tukey's weights: swapped voxels and flow are outliers) and the standard error of the fitted phase [rad]."""
-    weight: FloatArray = np.ones(off.size)
+    known = np.isfinite(left) & np.isfinite(per_rad)
+    scaled, left = terms[known] * per_rad[known, None], left[known]
+    weight: FloatArray = np.ones(left.size)
     coefficients: FloatArray = np.zeros(terms.shape[1])
-    scale = 1.0
-    ridge = 1e-6 * off.size * np.eye(terms.shape[1])  # of few slices nothing across them is known
+    error = np.inf
     for _ in range(_N_REWEIGHTED):
-        normal = (terms * weight[:, None]).T @ terms + ridge
-        coefficients = np.linalg.solve(normal, (terms * weight[:, None]).T @ off)
-        left = off - terms @ coefficients
-        scale = scaled_mad(left) + 1e-9
-        weight = np.maximum(1 - (left / (4.685 * scale)) ** 2, 0) ** 2
-    return coefficients, scale * float(np.sqrt(terms.shape[1] / off.size))
+        normal = (scaled * weight[:, None]).T @ scaled
+        normal += 1e-6 * np.trace(normal) * np.eye(terms.shape[1])  # of few slices nothing across them is known
+        inverse = np.linalg.inv(normal)
+        coefficients = inverse @ ((scaled * weight[:, None]).T @ left)
+        off = left - scaled @ coefficients
+        scale = scaled_mad(off) + 1e-9
+        weight = np.maximum(1 - (off / (4.685 * scale)) ** 2, 0) ** 2
+        error = scale * _rms(np.sqrt(np.maximum(np.einsum("vi,ij,vj->v", terms, inverse, terms), 0)))
+    return coefficients, error

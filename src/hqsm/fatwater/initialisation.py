@@ -38,13 +38,11 @@ _DARK_AROUND, _STEEP_WORTH = 0.85, 0.125
 """Share of tissue in the 3 x 3 x 3 blocks around below which a block lies beside the dark, and what its misfit is worth there."""
 _FITS_WELL = 0.8
 """Trust, as a share of the best, from which on a block beside the dark is water and fat of one field like any other."""
-_SIGN_RATIO = 1.15
 _STEP_HZ_AT_1T5 = 100.0
 _MOST_STEPPING = 0.004
 """Share of the faces: 0 to 0.0015 in volumes without swaps, lungs and gas included; 0.008 with part of a dome swapped."""
 _IRON_STEP_HZ_S = 0.13
 """The largest step of the field at a surface of iron, for each 1/s of R2* between: 2/3 of 3 ppm at 1000 1/s of 1.5 T."""
-_N_FOR_SIGN = 4000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,7 +63,7 @@ class InitialField:
     typical_misfit
         Misfit per degree of freedom that half of the volume's energy stays below, at least 1: what counts as noise.
     codes
-        ``SWAP_POSSIBLE``, ``PHASE_SIGN``, ``IN_PHASE_NOT_POSSIBLE``.
+        ``SWAP_POSSIBLE``, ``IN_PHASE_NOT_POSSIBLE``.
     blocks
         The blocks that the voxels were gathered to.
     tissue_share
@@ -112,8 +110,6 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
         graph_hz, found.r2star_per_s[rows, chosen], table, bright, blocks.size_mm, period_hz, field_strength_tesla
     ):
         codes.append("SWAP_POSSIBLE")
-    if with_fat and _sign_is_reversed(blocks, found, echo_times_s, fat, field_strength_tesla):
-        codes.append("PHASE_SIGN")
     of_voxel = blocks.of_voxel
     return InitialField(
         field_hz=field_hz[of_voxel] + blocks.away_hz,
@@ -302,15 +298,3 @@ def _in_phase(blocks: Blocks, echo_times_s: FloatArray, fat: ComplexArray, table
     field_hz = np.angle(total).astype(np.float64) / (2 * np.pi * lag_s)
     strength = np.sqrt((power[:, n] * power[:, m]).sum(axis=1))
     return unwrapped(field_hz, table, coherence * strength / (strength + np.median(strength)), 1 / lag_s)
-
-
-def _sign_is_reversed(blocks: Blocks, found: Candidates, echo_times_s: FloatArray, fat: ComplexArray, field_strength_tesla: float) -> bool:
-    """Whether the conjugate of the data is explained clearly better: then phase runs against the convention."""
-    sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_FOR_SIGN, blocks.n_voxels.size)).astype(int))
-    conjugate = replace(blocks, products=blocks.products[sample].conj())
-    other = candidates(conjugate, echo_times_s, fat, field_strength_tesla, with_fat=True).misfit[:, 0]
-    freedom = blocks.n_voxels[sample] * max(echo_times_s.size - 3, 1)
-    misfits = [np.minimum(misfit / freedom, 50) for misfit in (found.misfit[sample, 0], other)]
-    # blocks that neither sign explains (lung, flow) say nothing, nor do those without fat
-    telling = np.minimum(*misfits) < 5
-    return bool(telling.any() and misfits[0][telling].sum() > _SIGN_RATIO * misfits[1][telling].sum())

@@ -41,6 +41,7 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
         away = ~(np.abs(fit.nonlinear[:, 0] - start.field_hz) < AWAY_HZ_AT_1T5 * scale) | ~(fit.nonlinear[:, 1] > -100)
         uncertain = away | ~(fit.errors[:, 2] < params.pdff_se_for_constraint_percent)
     uncertain |= expected.at(expected.pdff_free, decay) > params.pdff_se_for_constraint_percent
+    uncertain |= params.common_phase
     geometry = (tissue.index, tissue.voxel_size_mm)
     which = np.flatnonzero(uncertain)
     of_those = decay.of(which)

@@ -19,9 +19,9 @@ from hqsm.fatwater.blocks import Blocks
 from hqsm.robust import scaled_mad
 from hqsm.units import proton_frequency_hz
 
-_TISSUE_PPM, _LUNG_PPM = (-9.4, 1.0), (-2.4, 1.5)
+TISSUE_PPM, LUNG_PPM = (-9.4, 1.0), (-2.4, 1.5)
 """Susceptibility against air and its SD among bodies: water and fat; lung, of which a quarter to a third is tissue."""
-_IRON_PPM_AT_1000_PER_S = (3.0, 2.0)
+IRON_PPM_AT_1000_PER_S = (3.0, 2.0)
 """At 1.5 T: 0.1 to 0.3 ppm for each mg/g, of which R2* grows by 38 1/s."""
 _REACH_MM = 150.0
 """What lies beyond the volume is taken to go on as its edge does: a body has no end where the slices have one."""
@@ -74,7 +74,7 @@ def predicted_field(
     iron[there] = share * np.clip(r2star_per_s, 0, 2000) * (1.5 / field_strength_tesla) * 1e-3
     hz_per_ppm = proton_frequency_hz(field_strength_tesla) * 1e-6
     columns = [hz_per_ppm * field[there] for field in fields_of((tissue, dark, iron), blocks.size_mm, b0_direction)]
-    columns += _shim(np.argwhere(there), blocks)
+    columns += shim(np.argwhere(there), np.array(blocks.index.shape), blocks.size_mm)
     terms = np.stack(columns, axis=1).astype(np.float64)
     spread = _SPREAD_HZ_AT_1T5 * field_strength_tesla / 1.5
     coefficients, spread_hz = _fitted(terms, field_hz, firm, spread)
@@ -93,9 +93,9 @@ def fields_of(sources: tuple[FloatArray, ...], size_mm: FloatArray, b0_direction
     return [dipole(np.pad(source, around, mode="edge"))[inside] for source in sources]
 
 
-def _shim(places: IntArray, blocks: Blocks) -> list[FloatArray]:
-    """Harmonic polynomials up to second order."""
-    x, y, z = ((places - (np.array(blocks.index.shape) - 1) / 2) * blocks.size_mm / _SHIM_MM).T
+def shim(places: IntArray, shape: IntArray, size_mm: FloatArray) -> list[FloatArray]:
+    """Harmonic polynomials up to second order at some ``places`` (place, 3) of a volume."""
+    x, y, z = ((places - (shape - 1) / 2) * size_mm / _SHIM_MM).T
     return [np.ones(x.size), x, y, z, x * y, x * z, y * z, x * x - y * y, 2 * z * z - x * x - y * y]
 
 
@@ -105,7 +105,7 @@ def _fitted(terms: FloatArray, field_hz: FloatArray, firm: Mask, spread_hz: floa
     # an odd step goes through all slices
     some = firm_ones[:: 2 * (firm_ones.size // (2 * _MOST_BLOCKS)) + 1]
     known, target = terms[some], field_hz[some]
-    sources = (_TISSUE_PPM, _LUNG_PPM, _IRON_PPM_AT_1000_PER_S)
+    sources = (TISSUE_PPM, LUNG_PPM, IRON_PPM_AT_1000_PER_S)
     n_shim = terms.shape[1] - len(sources)
     mean = np.array([*(ppm for ppm, _ in sources), *np.zeros(n_shim)])
     precision = np.diag(np.array([*(sd for _, sd in sources), *np.full(n_shim, 1e4)]) ** -2.0) * spread_hz**2

@@ -14,7 +14,7 @@ from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import local_decay
-from hqsm.fatwater.first_echo import first_echo_phase, without_phase_of_first
+from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import FREE, NO_FAT, Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
@@ -23,6 +23,7 @@ from hqsm.fatwater.lower_order import lower_order
 from hqsm.fatwater.maps import assemble, by_magnitude, without_t1_weight
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
+from hqsm.fatwater.phase_sign import fat_says, sign_codes
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_echo, with_signal
@@ -89,7 +90,8 @@ def separate(
     if not has_phase:
         return magnitude_only(clean, usable, params)
     if n_echoes == 2:
-        return two_echoes(clean, usable)
+        maps = two_echoes(clean, usable)
+        return replace(maps, codes=(*maps.codes, *sign_codes(maps, 0.0)))
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
@@ -107,6 +109,8 @@ def _many_echoes(
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     start, fit = _free_fits(tissue, params, separable=separable)
+    # before a first echo's phase is taken off, as a phase that runs backwards looks like one
+    of_fat = fat_says(start.blocks, tissue, start.typical_misfit) if separable else 0.0
     codes: list[str] = []
     shift_ppm = phase_rad = 0.0
     if separable and specimen and params.water_shift_of_explants:
@@ -116,7 +120,9 @@ def _many_echoes(
             expected = expected_errors(tissue.echo_times_s, tissue.fat)
             codes.append("WATER_SHIFT_ESTIMATED")
             start, fit = _free_fits(tissue, params, separable=separable)
-    if separable:
+    if separable and tissue.echo_times_s.size < LEAST_ECHOES:
+        codes.append("FIRST_ECHO_NOT_CHECKED")
+    elif separable:
         eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
@@ -142,7 +148,7 @@ def _many_echoes(
     own_limit = r2star_limits_per_s(tissue.echo_times_s, decay.snr, fat)
     known = measurable(decay, near, expected, limit, own_limit, params.pdff_se_for_no_fat_percent, with_fat=separable)
     maps = assemble(echoes, tissue, fit, of_mixtures, far_off, start, known, separable=separable)
-    maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes))
+    maps = replace(maps, first_echo_phase_rad=phase_rad, water_shift_ppm=shift_ppm, codes=(*maps.codes, *codes, *sign_codes(maps, of_fat)))
     if params.r2star_estimator != "complex":
         maps = by_magnitude(maps, echoes, params, tissue.places, near.decay(decay), known.lower_bound_per_s)
     return without_t1_weight(maps, echoes) if params.t1_correction else maps

@@ -1,0 +1,71 @@
+"""Which way the phase runs: told by a body's shape, by fat, or not at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hqsm.config.fatwater import FatWaterParams
+from hqsm.data import MultiEcho, VoxelGrid
+from hqsm.fatwater.separation import separate
+from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+
+SHAPE, SIZE_MM = (44, 44, 44), 5.0
+SIGN_CODES = {"PHASE_SIGN", "SIGN_NOT_CHECKED"}
+
+
+def ball(
+    t: np.ndarray, tesla: float = 1.5, *, gas_mm: float = 25.0, fat: float = 0.0, tilt_degrees: float = 0.0, snr: float = 20.0
+) -> MultiEcho:
+    """A ball of tissue, in which the field of its own surface is uniform, and a ball of gas in it, whose field is a dipole's."""
+    tilt = np.radians(tilt_degrees)
+    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    affine = np.eye(4)
+    affine[:3, :3] = SIZE_MM * turn
+    grid = VoxelGrid(shape=SHAPE, affine_mm=affine)
+    at = SIZE_MM * (np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2)  # (z, y, x, 3), of the grid
+    at = np.moveaxis(at, (0, 1, 2), (2, 1, 0))
+    from_gas = at - np.array([10.0, -15.0, 20.0])
+    distance = np.linalg.norm(from_gas, axis=-1)
+    along = (from_gas @ turn.T)[..., 2] / np.maximum(distance, 1e-9)  # B0 is z of the world
+    tissue = (np.linalg.norm(at, axis=-1) < 95) & (distance > gas_mm)
+    field_ppm = 9.4 / 3 * (gas_mm / np.maximum(distance, gas_mm)) ** 3 * (3 * along**2 - 1)
+    field_hz = 42.577 * tesla * field_ppm + 10
+    species = 1 - fat + fat * fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
+    rng = np.random.default_rng(4)
+    signal = 100 * tissue[..., None] * species * np.exp((2j * np.pi * field_hz - 40)[..., None] * t)
+    signal = signal + 100 / snr * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
+    return MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=tesla, grid=grid, noise_sd=100 / snr)
+
+
+def said(echoes: MultiEcho) -> tuple[set[str], set[str]]:
+    """Codes about the sign, of the echoes and of their conjugate."""
+    turned = replace(echoes, signal=echoes.signal.conj())
+    right, reversed_ = (set(separate(each, FatWaterParams()).codes) & SIGN_CODES for each in (echoes, turned))
+    return right, reversed_
+
+
+@pytest.mark.parametrize(
+    ("tesla", "first_ms", "spacing_ms", "n_echoes", "tilt_degrees"),
+    [(1.5, 2.3, 2.3, 2, 0.0), (1.5, 2.3, 2.3, 2, 40.0), (3.0, 1.15, 1.15, 2, 0.0), (3.0, 4.0, 2.46, 2, 90.0), (1.5, 2.3, 2.3, 3, 0.0)],
+)
+def test_gas_in_tissue_tells_the_phase_s_sign_without_fat_and_by_two_echoes(
+    tesla: float, first_ms: float, spacing_ms: float, n_echoes: int, tilt_degrees: float
+) -> None:
+    t = 1e-3 * (first_ms + spacing_ms * np.arange(n_echoes))
+    assert said(ball(t, tesla, tilt_degrees=tilt_degrees)) == (set(), {"PHASE_SIGN"})
+
+
+@pytest.mark.parametrize("n_echoes", [2, 6])
+def test_a_ball_of_water_alone_tells_nothing_and_that_is_said(n_echoes: int) -> None:
+    # its own field is uniform inside
+    t = 1e-3 * (1.2 + 1.6 * np.arange(n_echoes))
+    assert said(ball(t, gas_mm=0.0)) == ({"SIGN_NOT_CHECKED"}, {"SIGN_NOT_CHECKED"})
+
+
+@pytest.mark.parametrize(
+    ("tesla", "first_ms", "spacing_ms", "n_echoes"), [(1.5, 2.3, 2.3, 3), (1.5, 1.2, 2.3, 4), (1.5, 1.2, 1.6, 6), (3.0, 1.0, 1.0, 4)]
+)
+def test_some_fat_tells_the_phase_s_sign_where_the_shape_does_not(tesla: float, first_ms: float, spacing_ms: float, n_echoes: int) -> None:
+    t = 1e-3 * (first_ms + spacing_ms * np.arange(n_echoes))
+    assert said(ball(t, tesla, gas_mm=0.0, fat=0.15)) == (set(), {"PHASE_SIGN"})
