@@ -44,14 +44,19 @@ def layers_bias(fit: WaterFat, pdff: np.ndarray = PDFF) -> float:
     return max(abs(float(np.nanmean(fit.pdff_percent[pdff == layer])) - 100 * layer) for layer in np.unique(pdff))
 
 
-@pytest.mark.parametrize(("tesla", "n_echoes", "spacing_ms"), [(1.5, 6, 1.6), (3.0, 6, 0.8), (1.5, 4, 1.6), (1.5, 4, 2.3)])
+@pytest.mark.parametrize(
+    ("tesla", "n_echoes", "spacing_ms", "size"),
+    [(1.5, 6, 1.6, 1.0), (1.5, 6, 1.6, 4.5), (3.0, 6, 0.8, 1.0), (1.5, 4, 1.6, 1.0), (1.5, 4, 2.3, 1.0)],
+)
 def test_a_first_echo_bent_by_eddy_currents_biases_fat_until_its_smooth_phase_is_taken_off(
-    tesla: float, n_echoes: int, spacing_ms: float, monkeypatch: pytest.MonkeyPatch
+    tesla: float, n_echoes: int, spacing_ms: float, size: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eddy = 0.2 + 0.15 * (X - 20) / 20
+    eddy = size * (0.2 + 0.15 * (X - 20) / 20)
     echoes = acquisition(tesla, 1e-3 * (1.8 / tesla + spacing_ms * np.arange(n_echoes)), eddy_rad=eddy)
     fit = separate(echoes, FatWaterParams())
-    assert "FIRST_ECHO_PHASE" in fit.codes
+    assert set(fit.codes) == {"FIRST_ECHO_PHASE"}
+    backwards = separate(dataclasses.replace(echoes, signal=echoes.signal.conj()), FatWaterParams())
+    assert "PHASE_SIGN" in backwards.codes
     assert fit.first_echo_phase_rad == pytest.approx(np.sqrt(np.mean(eddy**2)), abs=0.02)
     assert layers_bias(fit) < 0.3
     monkeypatch.setattr(separation, "first_echo_phase", lambda *_: None)

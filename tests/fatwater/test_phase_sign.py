@@ -15,9 +15,19 @@ SIGN_CODES = {"PHASE_SIGN", "SIGN_NOT_CHECKED"}
 
 
 def ball(
-    t: np.ndarray, tesla: float = 1.5, *, gas_mm: float = 25.0, fat: float = 0.0, tilt_degrees: float = 0.0, snr: float = 20.0
+    t: np.ndarray,
+    tesla: float = 1.5,
+    *,
+    gas_mm: float = 25.0,
+    fat: float = 0.0,
+    skin_mm: float = 0.0,
+    tilt_degrees: float = 0.0,
+    snr: float = 20.0,
 ) -> MultiEcho:
-    """A ball of tissue, in which the field of its own surface is uniform, and a ball of gas in it, whose field is a dipole's."""
+    """A ball of tissue, in which the field of its own surface is uniform, and a ball of gas in it, whose field is a dipole's.
+
+    All of it is ``fat`` to a share, its outer ``skin_mm`` wholly.
+    """
     tilt = np.radians(tilt_degrees)
     turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     affine = np.eye(4)
@@ -28,10 +38,12 @@ def ball(
     from_gas = at - np.array([10.0, -15.0, 20.0])
     distance = np.linalg.norm(from_gas, axis=-1)
     along = (from_gas @ turn.T)[..., 2] / np.maximum(distance, 1e-9)  # B0 is z of the world
-    tissue = (np.linalg.norm(at, axis=-1) < 95) & (distance > gas_mm)
+    radius = np.linalg.norm(at, axis=-1)
+    tissue = (radius < 95) & (distance > gas_mm)
     field_ppm = 9.4 / 3 * (gas_mm / np.maximum(distance, gas_mm)) ** 3 * (3 * along**2 - 1)
     field_hz = 42.577 * tesla * field_ppm + 10
-    species = 1 - fat + fat * fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
+    share = np.where(radius > 95 - skin_mm, 1.0, fat)[..., None]
+    species = 1 - share + share * fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
     rng = np.random.default_rng(4)
     signal = 100 * tissue[..., None] * species * np.exp((2j * np.pi * field_hz - 40)[..., None] * t)
     signal = signal + 100 / snr * (rng.standard_normal(signal.shape) + 1j * rng.standard_normal(signal.shape))
@@ -54,6 +66,12 @@ def test_gas_in_tissue_tells_the_phase_s_sign_without_fat_and_by_two_echoes(
 ) -> None:
     t = 1e-3 * (first_ms + spacing_ms * np.arange(n_echoes))
     assert said(ball(t, tesla, tilt_degrees=tilt_degrees)) == (set(), {"PHASE_SIGN"})
+
+
+@pytest.mark.parametrize(("tesla", "spacing_ms"), [(1.5, 1.0), (1.5, 2.3), (3.0, 1.15)])
+def test_a_skin_of_fat_that_two_echoes_take_for_a_field_hides_the_shape_from_nobody(tesla: float, spacing_ms: float) -> None:
+    t = 1e-3 * spacing_ms * np.array([1.0, 2.0])
+    assert said(ball(t, tesla, skin_mm=20.0)) == (set(), {"PHASE_SIGN"})
 
 
 @pytest.mark.parametrize("n_echoes", [2, 6])

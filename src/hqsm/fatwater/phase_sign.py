@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from hqsm.arrays import FloatArray
+from hqsm.arrays import ComplexArray, FloatArray
 from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import WaterFat
 from hqsm.fatwater.blocks import Blocks
@@ -56,11 +56,14 @@ def sign_codes(maps: WaterFat, fat: float) -> tuple[str, ...]:
     return ("PHASE_SIGN",) if -1 in votes else ()
 
 
-def fat_says(blocks: Blocks, tissue: Tissue, typical_misfit: float) -> float:
-    """By how many standard deviations water and fat say that the phase runs with the convention."""
+def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_misfit: float) -> float:
+    """By how many standard deviations water and fat say that the phase runs with the convention.
+
+    ``conjugate`` is what the blocks' products (block, pair) are of the conjugate echoes, each with the phase of its first echo taken off.
+    """
     sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_BLOCKS, blocks.n_voxels.size)).astype(int))
     misfits = []
-    for products in (blocks.products[sample], blocks.products[sample].conj()):
+    for products in (blocks.products[sample], conjugate[sample]):
         some = replace(blocks, products=products)
         found = candidates(some, tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla, with_fat=True, one_phase=True)
         misfits.append(found.misfit[:, 0].astype(np.float64))

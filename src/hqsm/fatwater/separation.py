@@ -12,6 +12,7 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, Mask
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
+from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
@@ -109,8 +110,6 @@ def _many_echoes(
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     start, fit = _free_fits(tissue, params, separable=separable)
-    # before a first echo's phase is taken off, as a phase that runs backwards looks like one
-    of_fat = fat_says(start.blocks, tissue, start.typical_misfit) if separable else 0.0
     codes: list[str] = []
     shift_ppm = phase_rad = 0.0
     if separable and specimen and params.water_shift_of_explants:
@@ -125,10 +124,13 @@ def _many_echoes(
     elif separable:
         eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
         if eddy is not None:
+            conjugate = _conjugate(tissue, params)
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
             tissue = replace(tissue, signal=without_phase_of_first(tissue.signal, eddy))
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
+    conjugate = start.blocks.products.conj() if phase_rad == 0 else conjugate
+    of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit) if separable else 0.0
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
@@ -167,6 +169,17 @@ def _free_fits(tissue: Tissue, params: FatWaterParams, *, separable: bool) -> tu
         start, astray = lead_back(start, fit, tissue, params.field_smoothness)
         fit.take(astray, fit_free(astray, tissue.echoes, start.field_hz, start.r2star_per_s, True), FREE)
     return start, fit
+
+
+def _conjugate(tissue: Tissue, params: FatWaterParams) -> ComplexArray:
+    """Products (block, pair) of the conjugate echoes, a phase of their first one taken off like the echoes' own.
+
+    A phase that runs backwards looks like one of the first echo, and that like one that runs backwards: both are tried with both.
+    """
+    turned = replace(tissue, signal=tissue.signal.conj())
+    _, fit = _free_fits(turned, params, separable=True)
+    eddy = first_echo_phase(turned, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
+    return gather(turned if eddy is None else replace(turned, signal=without_phase_of_first(turned.signal, eddy))).products
 
 
 def _unexplained(residual: FloatArray, tissue: Tissue) -> float:
