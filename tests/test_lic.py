@@ -142,6 +142,7 @@ def visit(r2star_per_s: float = 200.0, chi_ppm: float = 1.0, **of_maps: Any) -> 
         methods={},
         solutions={},
         grid=grid,
+        liver_se_ppm=0.0,
     )
     regions = Regions(
         body=everywhere,
@@ -174,10 +175,11 @@ def test_a_visits_two_lic_by_hand() -> None:
     assert (iron.n_voxels, iron.calibration_r2star, iron.calibration_hqsm) == (240, "hernando2023", "physical")
 
 
-def test_a_method_without_a_standard_error_leaves_the_regions() -> None:
-    iron = read(visit())
-    assert iron.details["chi_se_ppm"] == 0
-    assert np.isfinite(iron.lic_hqsm_hi)
+def test_without_a_standard_error_of_the_inversion_there_is_a_value_and_no_interval() -> None:
+    maps, chi, regions = visit()
+    iron = read((maps, replace(chi, liver_se_ppm=float("nan")), regions))
+    assert iron.lic_hqsm_mg_g == read((maps, chi, regions)).lic_hqsm_mg_g
+    assert np.isnan([iron.lic_hqsm_lo, iron.lic_hqsm_hi, iron.details["chi_se_ppm"]]).all()
 
 
 @pytest.mark.parametrize(("beyond", "given"), [(0.2, True), (0.3, False)])

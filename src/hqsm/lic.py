@@ -283,8 +283,8 @@ def r2star_lower_bound_per_s(maps: WaterFat, region: Mask) -> float:
 
 
 def _total_error(of_region: float, of_inversion: float) -> float:
-    """Standard error of the liver's susceptibility [ppm]: texture in the region, and the inversion's where it has one."""
-    return float(np.hypot(of_region, np.nan_to_num(of_inversion)))
+    """Standard error of the liver's susceptibility [ppm]: texture in the region, and the inversion's; NaN, as LIC's bounds, without it."""
+    return float(np.hypot(of_region, of_inversion))
 
 
 def fit_facts(maps: WaterFat, region: Mask) -> dict[str, float]:
