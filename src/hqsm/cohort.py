@@ -15,7 +15,6 @@ NOTES = frozenset(
         "GATING_DRIFT",
         "BIPOLAR_CORRECTED",
         "FIRST_ECHO_PHASE",
-        "FIRST_ECHO_NOT_CHECKED",
         "SIGN_NOT_CHECKED",
         "WATER_SHIFT_ESTIMATED",
         "CHI_MASK_UNCONFIRMED",

@@ -12,7 +12,7 @@ from hqsm.arrays import AnyArray, FloatArray, IntArray
 from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
-from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, LocalDecay
+from hqsm.fatwater.bounds import LocalDecay
 from hqsm.fatwater.decay import NO_DECAY_PER_S
 from hqsm.fatwater.fit import CONSTRAINED, Fit
 from hqsm.fatwater.initialisation import InitialField
@@ -50,8 +50,7 @@ def assemble(
     """
     linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors
     fitted = np.isfinite(fit.residual)
-    with np.errstate(invalid="ignore"):
-        censored = fitted & (measurable.censored | (nonlinear[:, 1] > R2STAR_RANGE_PER_S))
+    censored = fitted & measurable.censored
     energy, brightest = tissue.powers
     relative = np.sqrt(fit.residual / energy)
     lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)

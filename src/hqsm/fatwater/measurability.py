@@ -16,7 +16,7 @@ import numpy as np
 from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit, prange
 from hqsm.fatwater.blocks import Blocks
-from hqsm.fatwater.bounds import LARGEST_RELATIVE_SE, ExpectedErrors, LocalDecay
+from hqsm.fatwater.bounds import LARGEST_RELATIVE_SE, R2STAR_RANGE_PER_S, ExpectedErrors, LocalDecay
 from hqsm.fatwater.decay import FLOOR, NEAR_THE_LIMIT, NO_DECAY_PER_S, SPREAD2, Pools, beside
 from hqsm.fatwater.lanes import LANES, exponential
 
@@ -320,7 +320,7 @@ def measurable(
     r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
     pdff_se = expected.at(expected.pdff_constrained, decay)
     r2star_se[near.which], pdff_se[near.which] = near.strict_r2star_se_per_s, near.strict_pdff_se_percent
-    lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, least_per_s))
+    lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, least_per_s)) | (r2star_per_s > R2STAR_RANGE_PER_S)
     gone = r2star_per_s > NO_DECAY_PER_S
     return Measurable(
         censored=np.asarray(lost & gone),

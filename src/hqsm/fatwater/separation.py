@@ -92,7 +92,7 @@ def separate(
         return magnitude_only(clean, usable, params)
     if n_echoes == 2:
         maps = two_echoes(clean, usable)
-        return replace(maps, codes=(*maps.codes, *sign_codes(maps, 0.0)))
+        return replace(maps, codes=(*maps.codes, "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0)))
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
@@ -130,7 +130,9 @@ def _many_echoes(
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
     conjugate = start.blocks.products.conj() if phase_rad == 0 else conjugate
-    of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit) if separable else 0.0
+    # a phase of the first of three echoes, which none of them shows, turns what fat says
+    heard = separable and tissue.echo_times_s.size >= LEAST_ECHOES
+    of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit) if heard else 0.0
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
