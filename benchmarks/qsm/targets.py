@@ -162,7 +162,11 @@ def say(line: str) -> None:
 
 
 def chosen(options: argparse.Namespace) -> Iterator[visits.Case]:
-    for case in visits.SETS[options.set]():
+    cases = visits.SETS[options.set]()
+    unknown = set(options.only or ()) - {case.name for case in cases}
+    if unknown:
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not in the set '{options.set}', which has {', '.join(case.name for case in cases)}")
+    for case in cases:
         if options.only:
             if case.name in options.only:
                 yield case

@@ -33,7 +33,7 @@ MEANINGS: dict[str, str] = {
     "PHASE_SIGN": "Fat, or the field of the body's own shape, shows that the phase runs against the convention: the field's sign is wrong.",
     "SIGN_NOT_CHECKED": "Neither fat nor the body's shape tells whether the phase runs with the convention, or they contradict.",
     "FIRST_ECHO_PHASE": "The first echo's phase did not fit the others' (eddy currents); its smooth part was taken off.",
-    "FIRST_ECHO_NOT_CHECKED": "Of two or three echoes a first phase that eddy currents bent does not show: field, fat may be off, or swapped.",
+    "FIRST_ECHO_NOT_CHECKED": "Two or three echoes cannot show a first phase bent by eddy currents: field and fat may be off, or swapped.",
     "WATER_SHIFT_ESTIMATED": "Water of the specimen lies where its own echoes put it, not where the given temperature does.",
     "R2STAR_CENSORED": "R2* is beyond what the echo times can measure; only a lower bound is known.",
     "LIC_BEYOND_CALIBRATION": "LIC by R2* or by hQSM lies beyond the range of its calibration and is not reported.",
