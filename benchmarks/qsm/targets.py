@@ -165,7 +165,7 @@ def chosen(options: argparse.Namespace) -> Iterator[visits.Case]:
     cases = visits.SETS[options.set]()
     unknown = set(options.only or ()) - {case.name for case in cases}
     if unknown:
-        raise SystemExit(f"{', '.join(sorted(unknown))}: not in the set '{options.set}', which has {', '.join(case.name for case in cases)}")
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not in the set '{options.set}', of {', '.join(case.name for case in cases)}")
     for case in cases:
         if options.only:
             if case.name in options.only:
