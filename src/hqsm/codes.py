@@ -19,7 +19,7 @@ MEANINGS: dict[str, str] = {
     "GATING_PHYSIO_FLAT": "The respiratory log is flat and was not used.",
     "GATING_BELLOWS_SCALE_ASSUMED": "The size of the motion in mm is assumed: the images cannot scale the bellows signal.",
     "GATING_LOW_EFFICIENCY": "Fewer repetitions than wanted lie at end-expiration.",
-    "TWO_ECHOES_NO_FAT": "Two echoes: field map and susceptibility, but no fat fraction.",
+    "TWO_ECHOES_NO_FAT": "Two echoes: no fat fraction; field and susceptibility, off where there is fat by more than their errors say.",
     "R2STAR_TWO_ECHOES": "R2* from two echoes is confounded by fat.",
     "LIC_R2STAR_CONFOUNDED": "No LIC from R2*: two echoes cannot tell fat from iron.",
     "ECHO_EMPTY": "An echo holds nothing, or nothing but noise, in the whole volume; it was left out.",
