@@ -68,8 +68,7 @@ def liver_share(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slowe
     core, around = moved(liver, -REACH_VOXELS), moved(liver, REACH_VOXELS) & body
     band = around & ~core & ~not_tissue
     dark = maps.censored | (maps.model == 0) | (maps.model == 3)
-    r2star = np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, np.where(dark, maps.r2star_limit_per_s, np.nan))
-    r2star = np.minimum(r2star, maps.r2star_limit_per_s)
+    r2star = np.minimum(r2star_or_limit(maps, dark), maps.r2star_limit_per_s)
     ring = moved(liver, 2 * REACH_VOXELS) & ~around & body & ~not_tissue & np.isfinite(maps.r2star_per_s)
     inner = core if core.any() else liver
     if not ring.any() or not np.isfinite(r2star[inner]).any():
@@ -174,6 +173,11 @@ def _without_noise(way: FloatArray) -> FloatArray:
     """
     share: FloatArray = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     return share
+
+
+def r2star_or_limit(maps: WaterFat, fast: Mask) -> FloatArray:
+    """R2* [1/s] (x, y, z), where it has no value but is known to be ``fast`` what the echoes can measure at most, else NaN."""
+    return np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, np.where(fast, maps.r2star_limit_per_s, np.nan))
 
 
 def mean_of_known(values: FloatArray, known: Mask) -> FloatArray:

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import WaterFat
-from hqsm.liver_share import mean_of_known, moved
+from hqsm.liver_share import mean_of_known, moved, r2star_or_limit
 
 _FASTER_PER_S_AT_1T5 = 25.0
 _MOST_FAT_PERCENT = 30.0
@@ -22,7 +22,7 @@ def iron_elsewhere(maps: WaterFat, where: Mask, tissue_per_s: float) -> list[tup
     a liver whose own field says little among that.
     """
     dark = maps.censored | (maps.model == 3)
-    r2star = np.where(np.isfinite(maps.r2star_per_s), maps.r2star_per_s, np.where(dark, maps.r2star_limit_per_s, np.nan))
+    r2star = r2star_or_limit(maps, dark)
     lean = np.nan_to_num(maps.pdff_percent) < _MOST_FAT_PERCENT
     known = where & lean & np.isfinite(r2star)
     near = mean_of_known(np.where(known, np.minimum(r2star, maps.r2star_limit_per_s), 0), known)

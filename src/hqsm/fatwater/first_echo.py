@@ -18,7 +18,7 @@ import numpy as np
 from hqsm.arrays import ComplexArray, FloatArray, IntArray
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.tissue import Echoes, Tissue
-from hqsm.robust import scaled_mad
+from hqsm.robust import scaled_mad, tukey_weights
 
 LEAST_ECHOES = 4
 """Three complex echoes hold as many numbers as water, fat, R2* and field."""
@@ -139,6 +139,6 @@ def _smooth(terms: FloatArray, left: FloatArray, per_rad: FloatArray) -> tuple[F
         coefficients = inverse @ ((scaled * weight[:, None]).T @ left)
         off = left - scaled @ coefficients
         scale = scaled_mad(off) + 1e-9
-        weight = np.maximum(1 - (off / (4.685 * scale)) ** 2, 0) ** 2
+        weight = tukey_weights(off, scale)
         error = scale * _rms(np.sqrt(np.maximum(np.einsum("vi,ij,vj->v", terms, inverse, terms), 0)))
     return coefficients, error

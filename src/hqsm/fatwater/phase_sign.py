@@ -28,7 +28,7 @@ from hqsm.fatwater.candidates import candidates
 from hqsm.fatwater.costs import worth
 from hqsm.fatwater.predicted import IRON_PPM_AT_1000_PER_S, LUNG_PPM, TISSUE_PPM, fields_of, shim
 from hqsm.fatwater.tissue import Tissue
-from hqsm.robust import scaled_mad
+from hqsm.robust import scaled_mad, tukey_weights
 from hqsm.units import proton_frequency_hz
 
 _LEAST_OF_SHAPE, _FROM_OTHER_SIGN = 2.0, 6.0
@@ -119,5 +119,5 @@ def _weights(terms: FloatArray, measured_hz: FloatArray, least_spread_hz: float)
         coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ measured_hz, rcond=None)[0]
         left = measured_hz - terms @ coefficients
         spread_hz = max(scaled_mad(left), least_spread_hz)
-        weight = np.maximum(1 - (left / (4.685 * spread_hz)) ** 2, 0) ** 2
+        weight = tukey_weights(left, spread_hz)
     return weight / spread_hz**2

@@ -16,7 +16,7 @@ from hqsm import fourier
 from hqsm.arrays import FloatArray, IntArray, Mask
 from hqsm.dipole import DipoleOperator
 from hqsm.fatwater.blocks import Blocks
-from hqsm.robust import scaled_mad
+from hqsm.robust import scaled_mad, tukey_weights
 from hqsm.units import proton_frequency_hz
 
 TISSUE_PPM, LUNG_PPM = (-9.4, 1.0), (-2.4, 1.5)
@@ -116,5 +116,5 @@ def _fitted(terms: FloatArray, field_hz: FloatArray, firm: Mask, spread_hz: floa
         coefficients = mean + np.linalg.solve(weighted.T @ known + precision, weighted.T @ (target - known @ mean))
         left = target - known @ coefficients
         left_hz = scaled_mad(left) + 1e-6
-        weight = np.maximum(1 - (left / (4.685 * left_hz)) ** 2, 0) ** 2
+        weight = tukey_weights(left, left_hz)
     return coefficients, left_hz

@@ -111,7 +111,7 @@ def _many_echoes(
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     start, fit = _free_fits(tissue, params, separable=separable)
     codes: list[str] = []
-    shift_ppm = phase_rad = 0.0
+    shift_ppm = phase_rad = of_fat = 0.0
     if separable and specimen and params.water_shift_of_explants:
         shift = water_shift(tissue, fat_at, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
         if shift.helps:
@@ -123,16 +123,15 @@ def _many_echoes(
         codes.append("FIRST_ECHO_NOT_CHECKED")
     elif separable:
         eddy = first_echo_phase(tissue, fit.nonlinear[:, 0], fit.nonlinear[:, 1], fit.linear)
+        conjugate = None if eddy is None else _conjugate(tissue, params)
         if eddy is not None:
-            conjugate = _conjugate(tissue, params)
             phase_rad = float(np.sqrt(np.mean(eddy**2)))
             tissue = replace(tissue, signal=without_phase_of_first(tissue.signal, eddy))
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
-    conjugate = start.blocks.products.conj() if phase_rad == 0 else conjugate
-    # a phase of the first of three echoes, which none of them shows, turns what fat says
-    heard = separable and tissue.echo_times_s.size >= LEAST_ECHOES
-    of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit) if heard else 0.0
+        # of three echoes fat is not heard: a phase of the first, which none of them shows, turns what it says
+        products = start.blocks.products.conj() if conjugate is None else conjugate
+        of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
