@@ -6,6 +6,8 @@ Either way the field's error over its standard error, by R2* and by the distance
 
 `--peer` names Pythons, each with `pycsemri` or `mri-fatwater` (peer.py says how they are installed): each peer then runs on
 the same volume, warm, with as many threads, and is timed without reading its input. One that no such Python has is skipped, with the reason.
+Last comes a table of both: bias and root mean square error of PDFF, R2* and field in each band, over the voxels that both give a number.
+All that the comparison needs, in one command: `run.py A15 A15hi A15lo A3 --peer PYTHON`.
 
 `--slices 8 16 32 64` instead: microseconds for each fitted voxel over the number of slices of 3 mm, the middle ones of the first case.
 """
@@ -83,6 +85,27 @@ def report(case, scan, pdff, r2star, field, where, se=None, model=None, censored
     print(
         f"  swapped tissue below 350 1/s: {100 * np.mean(wrong[low_iron]):.4f} %; liver alone {100 * np.mean(wrong[low_iron & liver]):.4f} %"
     )
+
+
+def beside(scan, mine, theirs, package):
+    """Bias and RMSE of ours / the peer's by bands of R2* in the liver, (PDFF, R2*, field) each, over the voxels that both number."""
+    truths = (scan.pdff, scan.r2star, scan.field_hz)
+    print(f"  ours / {package}, where both give a number; * where ours is no better")
+    print(f"  {'band':>10} | " + " | ".join(f"{f'{name} bias':>17} {f'{name} RMSE':>17}" for name in ("PDFF", "R2*", "field")))
+    worse = cells = 0
+    for low, high in BANDS:
+        band = (scan.labels == LIVER) & (scan.r2star >= low) & (scan.r2star < high)
+        row = []
+        for ours_map, peers_map, truth in zip(mine, theirs, truths, strict=True):
+            both = band & np.isfinite(ours_map) & np.isfinite(peers_map)
+            errors = [values[both] - truth[both] for values in (ours_map, peers_map)] if both.any() else [np.full(1, np.nan)] * 2
+            for measure in (np.mean, lambda error: np.sqrt(np.mean(error**2))):
+                one, other = (measure(error) for error in errors)
+                no_better = not abs(one) < abs(other)
+                worse, cells = worse + no_better, cells + 1
+                row.append(f"{one:.2f} / {other:.2f}{'*' * no_better}".rjust(17))
+        print(f"  {low:>4}-{high:<5} | " + " | ".join(f"{row[k]} {row[k + 1]}" for k in (0, 2, 4)))
+    print(f"  ours is better in {cells - worse} of {cells}", flush=True)
 
 
 def pooled(name, seeds, n_threads):
@@ -232,6 +255,7 @@ def main():
                 f" {package}: {peer_wall:.2f} s wall, {peer_cpu:.2f} s CPU for the volume: {peer_wall / wall:.1f} times ours in wall, {peer_cpu / cpu:.1f} in CPU"
             )
             report(case, scan, *maps, np.isfinite(maps[2]))
+            beside(scan, (fit.pdff_percent, fit.r2star_per_s, fit.field_hz), maps, package)
 
 
 if __name__ == "__main__":
