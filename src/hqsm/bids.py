@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import hqsm
-from hqsm.arrays import AnyArray
+from hqsm.arrays import AnyArray, FloatArray
 from hqsm.data import AcquisitionInfo, MultiEcho, RepeatedMultiEcho, VoxelGrid
 from hqsm.errors import InputError
 from hqsm.nifti import load_volume, save_volume
@@ -19,7 +19,7 @@ from hqsm.nifti import load_volume, save_volume
 BIDS_VERSION = "1.10.0"
 UNGATED = "ungated"
 """Label (acq-) of repetitions that were not gated; its runs are repetitions of one scan."""
-_NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*", "*_desc-residual.*")
+_NOT_IN_BIDS = ("*_PDFF.*", "*_fieldmap.*", "*_desc-gating.*", "*_desc-residual.*", "*_desc-swapmargin.*")
 """Files of the contract for which BIDS has no suffix; listed in .bidsignore so that a validator passes."""
 
 
@@ -85,12 +85,26 @@ def read_echoes(folder: Path) -> MultiEcho:
                 remedy="Remove what is no longer an echo of the visit, and run it again.",
                 code="ECHO_TIMES",
             )
+    images = [path.with_suffix(".nii.gz") for _, path in entries]
+    _, grid = load_volume(images[0])
+
+    def on_the_grid(image: Path) -> FloatArray:
+        values, its_grid = load_volume(image)
+        if not its_grid.matches(grid):
+            raise InputError(
+                f"{image.name} does not lie on the grid of {images[0].name} ({its_grid.shape} and {grid.shape}, or different affines).",
+                remedy="Remove what is no longer an echo of the visit, and run it again.",
+                code="BIDS_GRIDS_DIFFER",
+            )
+        return values
+
     volumes = []
-    for _, path in entries:
-        magnitude, grid = load_volume(path.with_suffix(".nii.gz"))
-        phase, _ = load_volume(Path(str(path.with_suffix(".nii.gz")).replace("_part-mag_", "_part-phase_")))
-        volumes.append((magnitude * np.exp(1j * phase)).astype(np.complex64))
+    for image in images:
+        phase = on_the_grid(image.with_name(image.name.replace("_part-mag_", "_part-phase_")))
+        volumes.append((on_the_grid(image) * np.exp(1j * phase)).astype(np.complex64))
     first = entries[0][0]
+    if "MagneticFieldStrength" not in first:
+        raise InputError(f"{entries[0][1].name} has no MagneticFieldStrength.", remedy="Run the visit again.", code="FIELD_STRENGTH")
     noise = first.get("NoiseStandardDeviation")
     return MultiEcho(
         signal=np.stack(volumes, axis=-1),

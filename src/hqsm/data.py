@@ -17,6 +17,9 @@ from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask, read
 from hqsm.errors import InputError
 from hqsm.units import DAY_S, mm3_to_ml
 
+_LEAST_TESLA, _MOST_TESLA = 0.1, 12.0
+"""Of scanners of people, with room on both sides."""
+
 
 class _Frozen:
     """Makes every array attribute of a dataclass a read-only view."""
@@ -99,8 +102,12 @@ class VoxelGrid(_Frozen):
 
 
 def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
-    if echo_times_s.shape != (n_echoes,):
-        raise ValueError(f"{n_echoes} echoes in the signal but {echo_times_s.shape} echo times")
+    if echo_times_s.shape != (n_echoes,) or n_echoes == 0:
+        raise InputError(
+            f"signal has {n_echoes} echoes along its echo axis, but echo_times_s is {echo_times_s.shape}.",
+            remedy="Give one echo time [s] for each echo; the signal's axes are x, y, z, echo.",
+            code="ECHO_TIMES",
+        )
     # not sorted here: the times alone may be out of order, or given twice for want of the right one, and maps would look plausible
     if not (np.diff(echo_times_s) > 0).all() or echo_times_s[0] <= 0:
         raise InputError(
@@ -111,6 +118,24 @@ def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
     if echo_times_s[-1] > 0.5:
         raise InputError(
             f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these look like milliseconds.", code="ECHO_TIMES"
+        )
+
+
+def _check_axes(signal: ComplexArray, grid: VoxelGrid, axes: str) -> None:
+    if signal.ndim != len(axes.split(", ")) or signal.shape[:3] != grid.shape:
+        raise InputError(
+            f"signal is {signal.shape}, but the grid is {grid.shape}.",
+            remedy=f"Give the signal with the axes {axes} and the grid of its own images.",
+            code="SIGNAL_SHAPE",
+        )
+
+
+def _check_field_strength(field_strength_tesla: float) -> None:
+    if not _LEAST_TESLA <= field_strength_tesla <= _MOST_TESLA:
+        raise InputError(
+            f"field_strength_tesla is {field_strength_tesla:g}; {_LEAST_TESLA:g} to {_MOST_TESLA:g} T can be.",
+            remedy="Correct MagneticFieldStrength of the images (in tesla: gauss or MHz may stand there).",
+            code="FIELD_STRENGTH",
         )
 
 
@@ -143,11 +168,9 @@ class MultiEcho(_Frozen):
     repetition_time_s: float = float("nan")
 
     def __post_init__(self) -> None:
-        if self.signal.ndim != 4 or self.signal.shape[:3] != self.grid.shape:
-            raise ValueError(f"signal is {self.signal.shape}, the grid {self.grid.shape} plus one echo axis")
+        _check_axes(self.signal, self.grid, "x, y, z, echo")
         _check_echo_times(self.echo_times_s, self.signal.shape[3])
-        if not 0.1 <= self.field_strength_tesla <= 12:
-            raise ValueError(f"field strength of {self.field_strength_tesla} T: gauss or MHz given?")
+        _check_field_strength(self.field_strength_tesla)
         self._freeze()
 
 
@@ -173,9 +196,9 @@ class RepeatedMultiEcho(_Frozen):
     repetition_times_of_day_s: FloatArray
 
     def __post_init__(self) -> None:
-        if self.signal.ndim != 5 or self.signal.shape[:3] != self.grid.shape:
-            raise ValueError(f"signal is {self.signal.shape}, the grid {self.grid.shape} plus echo and repetition axes")
+        _check_axes(self.signal, self.grid, "x, y, z, echo, repetition")
         _check_echo_times(self.echo_times_s, self.signal.shape[3])
+        _check_field_strength(self.field_strength_tesla)
         if self.repetition_times_of_day_s.shape != (self.n_repetitions,):
             raise ValueError("one acquisition time per repetition is needed")
         self._freeze()

@@ -269,3 +269,23 @@ def test_gated_echoes_of_one_echo_time_are_refused_by_the_names_of_their_files(a
     with pytest.raises(InputError, match=words) as caught:
         read_echoes(anat)
     assert caught.value.code == "ECHO_TIMES"
+
+
+def test_a_gated_echo_of_another_grid_is_refused_by_the_name_of_its_file(anat: Path, from_dicom: VisitAcquisition) -> None:
+    write_echoes(anat, PREFIX, gated_of(from_dicom), from_dicom.info)
+    odd = anat / f"{PREFIX}_echo-2_part-phase_MEGRE.nii.gz"
+    image = nib.load(odd)
+    whole = image.get_fdata(dtype=np.float32)
+    elsewhere = image.affine.copy()
+    elsewhere[2, 3] += 1.0
+    for values, affine in ((whole[1:], image.affine), (whole, elsewhere)):
+        nib.save(nib.Nifti1Image(values, affine), odd)
+        with pytest.raises(InputError, match=r"_echo-2_part-phase_MEGRE\.nii\.gz does not lie on the grid of .*_echo-1_part-mag"):
+            read_echoes(anat)
+
+
+def test_gated_echoes_without_a_field_strength_are_refused_by_the_name_of_the_file(anat: Path, from_dicom: VisitAcquisition) -> None:
+    write_echoes(anat, PREFIX, gated_of(from_dicom), from_dicom.info)
+    edit(anat / f"{PREFIX}_echo-1_part-mag_MEGRE.json", MagneticFieldStrength=...)
+    with pytest.raises(InputError, match=r"_echo-1_part-mag_MEGRE\.json has no MagneticFieldStrength"):
+        read_echoes(anat)
