@@ -111,12 +111,13 @@ def write_gating(path: Path, report: GatingReport) -> Facts:
 
 def write_water_fat_maps(output: Any, fit: WaterFat, provenance: Mapping[str, Any]) -> None:
     """Write R2*, T2*, PDFF and the field map in the units of the contract, NaN where there is no valid estimate, with their standard
-    errors, the lower bound of censored R2*, and how each voxel was fitted.
+    errors, the lower bound of censored R2*, how each voxel was fitted and how firmly its first field stands.
     """
     t2star_s, t2star_se_s = np.full((2, *fit.grid.shape), np.nan, np.float32)
     decays = np.isfinite(fit.r2star_per_s) & (fit.r2star_per_s > 0)
     t2star_s[decays] = 1 / fit.r2star_per_s[decays]
     t2star_se_s[decays] = fit.r2star_se_per_s[decays] * t2star_s[decays] ** 2
+    unknown = np.full(fit.grid.shape, np.nan, np.float32)
     for path, volume, units, meaning in (
         (output.r2star, fit.r2star_per_s, "1/s", "Confounder-corrected R2*; NaN where not measurable or censored"),
         (output.t2star, t2star_s, "s", "1/R2* where R2* is positive"),
@@ -128,6 +129,18 @@ def write_water_fat_maps(output: Any, fit: WaterFat, provenance: Mapping[str, An
         (output.field_se, fit.field_se_hz, "Hz", "Standard error of the field"),
         (output.r2star_bound, fit.r2star_bound_per_s, "1/s", "What R2* is at least where it is censored; NaN elsewhere"),
         (output.residual, fit.residual, "1", "Norm of the fit residual over norm of the signal"),
+        (
+            output.swap_margin,
+            unknown if fit.swap_margin is None else fit.swap_margin,
+            "1",
+            "How much worse the other choice of water and fat would be, in log-likelihood per block of 5 mm; NaN where none was made",
+        ),
+        (
+            output.field_difference,
+            unknown if fit.field_difference_hz is None else fit.field_difference_hz,
+            "Hz",
+            "First field of the chosen method (graph or in-phase) less that of the other one; NaN where the echo times allow only one",
+        ),
     ):
         sidecar = {**provenance, "Units": units, "Description": meaning}
         # of tissue of the volume's median brightness; each place's own bound is a map

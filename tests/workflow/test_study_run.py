@@ -218,6 +218,10 @@ def test_maps_are_float_with_nan_and_share_the_echoes_grid(study: Path) -> None:
         assert errors[np.isfinite(errors)].min() > 0
     model, convergence = (nib.load(anat / f"sub-0101_ses-01_desc-{name}_dseg.nii.gz").get_fdata() for name in ("model", "convergence"))
     np.testing.assert_array_equal(model > 0, (convergence == 1) | (convergence == 2))
+    names = ("swapmargin", "difference_fieldmap")
+    margin, apart_hz = (nib.load(anat / f"sub-0101_ses-01_desc-{name}.nii.gz").get_fdata() for name in names)
+    np.testing.assert_array_equal(model > 0, np.isfinite(margin))
+    assert not np.isfinite(apart_hz[model == 0]).any()
 
 
 def test_bids_validator_finds_no_error(study: Path) -> None:

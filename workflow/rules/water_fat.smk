@@ -14,6 +14,8 @@ rule water_fat:
         field_se=f"{MAPS}_desc-se_fieldmap.nii.gz",
         r2star_bound=f"{MAPS}_desc-lowerbound_R2starmap.nii.gz",
         residual=f"{MAPS}_desc-residual.nii.gz",
+        swap_margin=f"{MAPS}_desc-swapmargin.nii.gz",
+        field_difference=f"{MAPS}_desc-difference_fieldmap.nii.gz",
         model=f"{MAPS}_desc-model_dseg.nii.gz",
         convergence=f"{MAPS}_desc-convergence_dseg.nii.gz",
         sidecars=expand(
@@ -24,7 +26,7 @@ rule water_fat:
         ),
         further_sidecars=expand(
             f"{MAPS}_desc-{{map}}.json",
-            map=["lowerbound_R2starmap", "residual", "model_dseg", "convergence_dseg"],
+            map=["lowerbound_R2starmap", "residual", "swapmargin", "difference_fieldmap", "model_dseg", "convergence_dseg"],
             allow_missing=True,
         ),
         fit=f"{WORK}water_fat.npz",
