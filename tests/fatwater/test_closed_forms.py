@@ -24,6 +24,8 @@ from hqsm.fatwater.tissue import Echoes
 from hqsm.fatwater.without_fat import magnitude_only, two_echoes
 
 _T = 1.2e-3 + 1.6e-3 * np.arange(6)
+_NO_FAT = np.ones(2, complex)
+"""Signal of fat that is like water's: its share does nothing."""
 
 
 def water(times_s: np.ndarray, field_hz: np.ndarray | float, r2star_per_s: np.ndarray | float, noise_sd: float) -> MultiEcho:
@@ -38,32 +40,33 @@ def test_two_echoes_know_field_and_decay_as_their_phases_and_logarithms_do() -> 
     # a turn between the echoes is 500 Hz: it wraps within the volume, and the body lies nearest zero
     field = np.linspace(-280, 330, 12)[:, None, None]
     echoes = water(t, field, 60.0, 2.0)
-    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool))
+    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool), _NO_FAT, FatWaterParams())
     np.testing.assert_allclose(maps.field_hz, np.broadcast_to(field, maps.field_hz.shape), atol=0.01)
     np.testing.assert_allclose(maps.r2star_per_s, 60, rtol=1e-4)
     np.testing.assert_allclose(np.abs(maps.water), 100, rtol=1e-4)
     error = np.hypot(2 / (100 * np.exp(-60 * t[0])), 2 / (100 * np.exp(-60 * t[1]))) / (t[1] - t[0])
     np.testing.assert_allclose(maps.r2star_se_per_s, error, rtol=1e-4)
-    np.testing.assert_allclose(maps.field_se_hz, error / (2 * np.pi), rtol=1e-4)
+    np.testing.assert_allclose(maps.field_se_hz, error / (2 * np.pi), rtol=1e-2)  # by the neighbourhood's decay
     assert maps.r2star_limit_per_s == pytest.approx(1 / t[0])
     # a turn more or less is as good: the body's middle, at 465 Hz, lies nearest zero one turn lower
     for sign in (1, -1):
         far = sign * np.linspace(230, 700, 12)[:, None, None]
-        found = two_echoes(water(t, far, 60.0, 2.0), np.ones(echoes.grid.shape, bool)).field_hz
+        found = two_echoes(water(t, far, 60.0, 2.0), np.ones(echoes.grid.shape, bool), _NO_FAT, FatWaterParams()).field_hz
         np.testing.assert_allclose(found, np.broadcast_to(far - sign * 500, found.shape), atol=0.02)
 
 
 @pytest.mark.parametrize("turns", [-1, 0, 3])
 def test_whole_turns_that_unwrapping_adds_to_two_echoes_are_taken_off(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     echoes = water(np.array([1.5e-3, 3.5e-3]), 40.0, 60.0, 2.0)
-    monkeypatch.setattr(without_fat, "_unwrapped", lambda phase_rad, usable: phase_rad + 2 * np.pi * turns)
-    np.testing.assert_allclose(two_echoes(echoes, np.ones(echoes.grid.shape, bool)).field_hz, 40, atol=0.01)
+    monkeypatch.setattr(without_fat, "_unwrapped", lambda phase_rad, usable, known: phase_rad + 2 * np.pi * turns)
+    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool), _NO_FAT, FatWaterParams())
+    np.testing.assert_allclose(maps.field_hz, 40, atol=0.01)
 
 
 @pytest.mark.parametrize(("r2star_per_s", "given"), [(600.0, True), (720.0, False)])
 def test_two_echoes_censor_what_is_gone_before_the_first(r2star_per_s: float, given: bool) -> None:
     echoes = water(np.array([1.5e-3, 3.5e-3]), 0.0, r2star_per_s, 0.01)
-    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool))
+    maps = two_echoes(echoes, np.ones(echoes.grid.shape, bool), _NO_FAT, FatWaterParams())
     assert np.isfinite(maps.r2star_per_s).all() == given
     assert maps.censored.all() == (not given)
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
-from hqsm.data import MultiEcho, VoxelGrid, WaterFat
+from hqsm.data import MultiEcho, RepeatedMultiEcho, VoxelGrid, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater import islands
 from hqsm.fatwater.blocks import singles
@@ -16,7 +16,7 @@ from hqsm.fatwater.initialisation import in_phase_pairs, steps_often
 from hqsm.fatwater.nodes import neighbour_table
 from hqsm.fatwater.pdff import t1_weight_of_fat, without_t1
 from hqsm.fatwater.separation import separate
-from hqsm.fatwater.spectrum import SPECTRA, bydder_spectrum, fat_signal
+from hqsm.fatwater.spectrum import SPECTRA, bydder_spectrum, fat_signal, spectrum_of
 
 T = 1.2e-3 + 1.6e-3 * np.arange(6)
 
@@ -183,6 +183,27 @@ def test_echo_times_that_do_not_grow_are_refused() -> None:
         dataclasses.replace(echoes, echo_times_s=1e3 * T)
 
 
+def test_a_signal_that_does_not_fit_its_times_grid_or_field_is_refused_by_the_names_of_what_disagrees() -> None:
+    echoes, _, _ = two_domes()
+    for change, code, words in (
+        ({"echo_times_s": T[:4]}, "ECHO_TIMES", r"signal has 6 echoes along its echo axis, but echo_times_s is \(4,\)"),
+        ({"signal": echoes.signal[..., 0]}, "SIGNAL_SHAPE", r"signal is \(60, 40, 6\), but the grid is \(60, 40, 6\)"),
+        ({"signal": echoes.signal[1:]}, "SIGNAL_SHAPE", r"signal is \(59, 40, 6, 6\), but the grid is \(60, 40, 6\)"),
+        ({"field_strength_tesla": 0.0}, "FIELD_STRENGTH", r"field_strength_tesla is 0; 0\.1 to 12 T"),
+        ({"field_strength_tesla": 15000.0}, "FIELD_STRENGTH", r"Correct MagneticFieldStrength"),
+        ({"field_strength_tesla": float("nan")}, "FIELD_STRENGTH", r"field_strength_tesla is nan"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            dataclasses.replace(echoes, **change)
+        assert caught.value.code == code
+        assert caught.value.remedy
+    repeated = {"signal": echoes.signal[..., None], "echo_times_s": T, "grid": echoes.grid, "repetition_times_of_day_s": np.zeros(1)}
+    with pytest.raises(InputError, match="field_strength_tesla is 64"):
+        RepeatedMultiEcho(field_strength_tesla=64.0, **repeated)
+    with pytest.raises(InputError, match=r"the axes x, y, z, echo, repetition"):
+        RepeatedMultiEcho(field_strength_tesla=1.5, **{**repeated, "signal": echoes.signal})
+
+
 def test_images_without_phase_give_r2star_alone_by_the_estimator_asked_for() -> None:
     echoes, _, tissue = two_domes(pdff=0.0)
     alone = dataclasses.replace(echoes, signal=np.abs(echoes.signal).astype(np.complex64))
@@ -217,6 +238,29 @@ def test_triglyceride_with_two_and_a_half_double_bonds_has_the_published_protons
     assert amplitudes[1] == pytest.approx(61.7125)
     assert amplitudes[-1] == pytest.approx(5.0)
     assert amplitudes[3] == pytest.approx(4 * (2.5 - 0.58125))
+    assert spectrum_of("bydder", 2.5).amplitudes == SPECTRA["bydder-2.5"].amplitudes
+    assert spectrum_of("bydder-2.5", 4.0).amplitudes == SPECTRA["bydder-2.5"].amplitudes
+
+
+@pytest.mark.parametrize("double_bonds", [0.0, 3.0, 6.0])
+def test_a_triglyceride_has_as_many_protons_as_its_atoms_let_it(double_bonds: float) -> None:
+    """C3H5(COO-R)3: chains of CL carbons (the carboxyl's one of them) have 2 CL - 1 protons, two fewer for each double bond."""
+    amplitudes = np.array(spectrum_of("bydder", double_bonds).amplitudes)
+    chain = 16.8 + 0.25 * double_bonds
+    assert amplitudes.sum() == pytest.approx(5 + 3 * (2 * chain - 1) - 2 * double_bonds)
+    assert amplitudes[[0, 2, 4, 6, 7]] == pytest.approx([9, 6, 6, 4, 1])  # CH3, beta and alpha CH2, glycerol's CH2 and CH
+    assert amplitudes[5] == pytest.approx(2 * 0.093 * double_bonds**2)  # between two double bonds
+    assert (amplitudes >= 0).all()
+
+
+def test_an_oil_is_fitted_by_its_own_number_of_double_bonds() -> None:
+    fat = fat_signal(spectrum_of("bydder", 5.0), T, 1.5)
+    grid = make_grid("axial", (12, 12, 6))
+    signal = np.broadcast_to(100 * fat * np.exp(-30 * T), (*grid.shape, 6)).astype(np.complex64)
+    oil = MultiEcho(signal=signal, echo_times_s=T, field_strength_tesla=1.5, grid=grid, noise_sd=0.1)
+    right, usual = (float(np.nanmedian(separate(oil, FatWaterParams(spectrum="bydder", double_bonds=n)).residual)) for n in (5.0, 2.5))
+    assert right < 1e-3
+    assert usual > 10 * right
 
 
 def test_part_of_an_organ_on_the_other_field_is_known_by_the_step_around_it() -> None:

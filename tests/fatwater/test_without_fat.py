@@ -14,7 +14,8 @@ from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.bounds import r2star_limit_per_s
 from hqsm.fatwater.separation import separate
-from hqsm.fatwater.without_fat import magnitude_only, two_echoes
+from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.without_fat import magnitude_only, phase_sd_rad, two_echoes
 
 _TWO, _SIX = np.array([1.2e-3, 2.8e-3]), 1.2e-3 + 1.6e-3 * np.arange(6)
 _SNR = 40.0
@@ -44,7 +45,7 @@ def echoes_of(how: str, r2star_per_s: float, *, coils: int = 1, snr: float = _SN
 
 def maps_of(how: str, echoes: MultiEcho, *, coils: int = 1) -> WaterFat:
     if how == "two echoes":
-        return two_echoes(echoes, _BODY)
+        return two_echoes(echoes, _BODY, np.ones(2, complex), FatWaterParams())
     return magnitude_only(echoes, _BODY, FatWaterParams(r2star_estimator=how, coils_in_magnitude=coils))
 
 
@@ -157,3 +158,65 @@ def test_magnitudes_of_noise_alone_are_refused(noise_sd: float, coils: int) -> N
     with pytest.raises(InputError, match="rises above the noise") as caught:
         separate(echoes, FatWaterParams(coils_in_magnitude=coils))
     assert caught.value.code == "NO_SIGNAL"
+
+
+@pytest.mark.parametrize("r2star_per_s", [50.0, 800.0, 1500.0, 2000.0])
+def test_the_field_of_two_echoes_errs_as_it_claims_up_to_iron_that_leaves_the_second_one_noise(r2star_per_s: float) -> None:
+    maps = maps_of("two echoes", echoes_of("two echoes", r2star_per_s))
+    ratio = (maps.field_hz - 20) / maps.field_se_hz
+    for place in (_INSIDE, _IRON, ~_IRON):
+        assert np.sqrt(np.mean(ratio[place] ** 2)) == pytest.approx(1, abs=0.08)
+
+
+def test_a_phase_scatters_as_drawn_ones_do() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal(400_000) + 1j * rng.standard_normal(400_000)
+    lengths = np.array([0, 0.5, 1.5, 3, 8, 30.0])
+    drawn = [np.sqrt(np.mean(np.angle(length + noise) ** 2)) for length in lengths]
+    np.testing.assert_allclose(phase_sd_rad(lengths), drawn, rtol=6e-3)
+    assert phase_sd_rad(np.zeros(1))[0] == pytest.approx(np.pi / np.sqrt(3), rel=1e-4)
+
+
+def with_fat_of(shares: np.ndarray, t: np.ndarray, r2star_per_s: float = 60.0) -> tuple[MultiEcho, np.ndarray]:
+    """A lean body whose every column of voxels has one of the shares of fat, and the share of each voxel."""
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], t, 1.5)
+    share = np.broadcast_to(shares[:, None, None], _GRID.shape)
+    signal = 400 * (1 - share[..., None] * (1 - fat)) * np.exp((40j * np.pi - r2star_per_s) * t + 0.7j)
+    return MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=1.5, grid=_GRID, noise_sd=1.0), share
+
+
+@pytest.mark.parametrize("times_s", [_TWO, 4.1e-3 * np.arange(1, 4)])
+def test_errors_allow_for_fat_from_none_to_30_percent_where_the_echoes_cannot_tell_it(times_s: np.ndarray) -> None:
+    """Their root mean square over these shares; 20 % of fat is worth 36 Hz of two echoes and 25 1/s of three in phase."""
+    echoes, share = with_fat_of(np.linspace(0, 0.3, _GRID.shape[0]), times_s)
+    maps = separate(echoes, FatWaterParams())
+    assert {"TWO_ECHOES_NO_FAT", "FAT_NOT_SEPARABLE"} & set(maps.codes)
+    off_hz, off_per_s = maps.field_hz - 20, maps.r2star_per_s - 60
+    assert np.sqrt(np.mean((off_per_s / maps.r2star_se_per_s) ** 2)) == pytest.approx(1, abs=0.1)
+    at_20_percent = np.abs(share - 0.2) < 0.01
+    if times_s.size == 2:
+        assert np.mean(off_hz[at_20_percent]) == pytest.approx(36, abs=2)
+        assert np.sqrt(np.mean((off_hz / maps.field_se_hz) ** 2)) == pytest.approx(1, abs=0.05)
+        assert np.ptp(maps.field_se_hz) < 0.1
+    else:
+        assert np.mean(off_per_s[at_20_percent]) == pytest.approx(25, abs=1)
+
+
+def test_an_estimator_of_r2star_is_heard_of_two_complex_echoes_too() -> None:
+    echoes, _ = with_fat_of(np.zeros(_GRID.shape[0]), _TWO, 400.0)
+    usual, asked = (separate(echoes, FatWaterParams(r2star_estimator=name)) for name in ("complex", "noise-floor"))
+    expected = r2star.estimate("noise-floor", np.abs(echoes.signal), _TWO, 1.0)
+    np.testing.assert_allclose(asked.r2star_per_s, expected, rtol=1e-4)
+    np.testing.assert_array_equal(asked.field_hz, usual.field_hz)
+    assert "R2STAR_FAT_FREE" in asked.codes
+    assert "R2STAR_FAT_FREE" not in usual.codes
+    assert (asked.r2star_se_per_s < 0.5 * usual.r2star_se_per_s).all()  # it knows of no fat
+    with pytest.raises(InputError, match="three or more"):
+        separate(echoes, FatWaterParams(r2star_estimator="arlo"))
+
+
+@pytest.mark.parametrize(("times_s", "told"), [(_TWO, True), (np.array([4.6e-3, 9.2e-3]), False)])
+def test_two_echoes_say_where_they_are_not_in_phase_as_the_configuration_asks(times_s: np.ndarray, told: bool) -> None:
+    echoes, _ = with_fat_of(np.zeros(_GRID.shape[0]), times_s)
+    assert ("IN_PHASE_NOT_POSSIBLE" in separate(echoes, FatWaterParams(field_initialisation="in-phase")).codes) is told
+    assert "IN_PHASE_NOT_POSSIBLE" not in separate(echoes, FatWaterParams()).codes

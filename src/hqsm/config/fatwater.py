@@ -13,10 +13,12 @@ from hqsm.config.base import parameters
 class FatWaterParams:
     """Fat-water separation with joint R2* and field map."""
 
-    spectrum: Literal["hamilton-liver-6", "hamilton-liver-9", "ren-marrow-9", "ren-subcutaneous-9", "bydder-2.5", "philips-7"] = (
+    spectrum: Literal["hamilton-liver-6", "hamilton-liver-9", "ren-marrow-9", "ren-subcutaneous-9", "bydder", "bydder-2.5", "philips-7"] = (
         "hamilton-liver-6"
     )
-    """Fat spectrum."""
+    """Fat spectrum; bydder: that of the double bonds below, bydder-2.5: of 2.5 whatever they are."""
+    double_bonds: Annotated[float, Field(ge=0, le=8)] = 2.5
+    """Double bonds in a molecule of triglyceride, for the spectrum bydder; its chain length and methylene-interrupted bonds follow."""
     signal_threshold: Annotated[float, Field(gt=0, le=50)] = 5.0
     """Voxels whose strongest echo is below this multiple of the noise are not fitted."""
     field_smoothness: Annotated[float, Field(ge=0, le=100)] = 1.0

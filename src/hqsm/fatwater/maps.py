@@ -45,7 +45,8 @@ def assemble(
 ) -> WaterFat:
     """The maps of what was fitted, each number only where it is known.
 
-    ``of_mixtures`` (voxel, 3) is what a second tissue adds to the errors of field, R2* and PDFF: it does not decide what is given.
+    ``of_mixtures`` (voxel, 3) is what a second tissue, or fat that the echoes cannot tell from water, adds to the errors of field, R2*
+    and PDFF: it does not decide what is given.
     What lies ``far_off_hz`` (voxel,) its neighbours' lines may be on another field, with water and fat exchanged.
     """
     linear, nonlinear, errors = fit.linear, fit.nonlinear, fit.errors

@@ -26,8 +26,9 @@ from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
 from hqsm.fatwater.phase_sign import fat_says, sign_codes
 from hqsm.fatwater.single_voxels import doubtful_voxels, settle_voxels
-from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fatwater.spectrum import fat_signal, spectrum_of
 from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_echo, with_signal
+from hqsm.fatwater.unknown_fat import errors_of_unknown_fat
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.fatwater.without_fat import magnitude_only, two_echoes
 from hqsm.gating.noise import noise_sd_from_background
@@ -90,14 +91,15 @@ def separate(
     clean = replace(echoes, signal=signal, noise_sd=noise_sd)
     if not has_phase:
         return magnitude_only(clean, usable, params)
-    if n_echoes == 2:
-        maps = two_echoes(clean, usable)
-        return replace(maps, codes=(*maps.codes, "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0)))
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
-        return fat_signal(SPECTRA[params.spectrum], times_s, tesla, temperature_celsius, water_shift_ppm)
+        spectrum = spectrum_of(params.spectrum, params.double_bonds)
+        return fat_signal(spectrum, times_s, tesla, temperature_celsius, water_shift_ppm)
 
+    if n_echoes == 2:
+        maps = two_echoes(clean, usable, fat_at(0.0), params)
+        return replace(maps, codes=(*maps.codes, "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0)))
     return _many_echoes(clean, usable, fat_at, params, specimen=setting == "in_vitro")
 
 
@@ -146,6 +148,8 @@ def _many_echoes(
         of_mixtures = errors_of_mixtures(fit, tissue)
         fit.errors[near.which, 1] = near.errors_of_r2star(fit.errors[near.which, 1], of_local_decay)
         fit.errors[near.which, 2] = near.errors_of_pdff(fit.errors[near.which, 2], fit.nonlinear[near.which, 1], expected)
+    else:
+        of_mixtures[:, :2] = errors_of_unknown_fat(tissue.echo_times_s, tissue.fat, decay.r2star_per_s)
     fat = tissue.fat if separable else None
     limit = r2star_limit_per_s(tissue.echo_times_s, float(np.median(decay.snr)), fat)
     own_limit = r2star_limits_per_s(tissue.echo_times_s, decay.snr, fat)

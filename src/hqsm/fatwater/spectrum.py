@@ -75,6 +75,11 @@ SPECTRA["philips-7"] = FatSpectrum(
 )
 
 
+def spectrum_of(name: str, double_bonds: float) -> FatSpectrum:
+    """The spectrum of that name; ``bydder`` is that of a number of double bonds."""
+    return bydder_spectrum(double_bonds) if name == "bydder" else SPECTRA[name]
+
+
 def fat_signal(
     spectrum: FatSpectrum,
     echo_times_s: FloatArray,

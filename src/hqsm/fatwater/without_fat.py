@@ -6,29 +6,34 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
+from scipy.stats import norm
 from skimage.restoration import unwrap_phase
 
 from hqsm import r2star
-from hqsm.arrays import AnyArray, FloatArray, Mask
+from hqsm.arrays import AnyArray, ComplexArray, FloatArray, Mask
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
 from hqsm.fatwater.fit import NO_FAT, TWO_ECHOES
+from hqsm.fatwater.initialisation import in_phase_pairs
 from hqsm.fatwater.measurability import measurable, near_the_end
+from hqsm.fatwater.period import folded
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.unknown_fat import errors_of_unknown_fat
 from hqsm.r2star.estimator_errors import estimator_errors
 
 
-def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
-    """Field, and R2* that fat confounds, of two complex echoes."""
+def two_echoes(echoes: MultiEcho, usable: Mask, fat: ComplexArray, params: FatWaterParams) -> WaterFat:
+    """Field, and R2* that fat confounds, of two complex echoes; ``fat`` (echo,) is the signal of unit fat against water.
+
+    Their standard errors hold what fat of unknown share may do (:mod:`unknown_fat`). That of the field follows the neighbourhood's
+    decay: where the second echo is noise, its phase is any, however bright noise makes the voxel itself.
+    """
     signal, noise_sd = echoes.signal, echoes.noise_sd
     spacing_s = float(echoes.echo_times_s[1] - echoes.echo_times_s[0])
-    product = signal[..., 1] * np.conj(signal[..., 0])
-    field_hz = _unwrapped(np.angle(product), usable) / (2 * np.pi * spacing_s)
-    # whole turns that unwrapping cannot know: the body's median lies nearest zero
-    field_hz -= np.round(np.median(field_hz[usable]) * spacing_s) / spacing_s
     magnitude = np.abs(signal)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2star = np.log(magnitude[..., 0] / magnitude[..., 1]) / spacing_s
@@ -38,15 +43,26 @@ def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
     nothing = np.full(usable.shape, np.nan, np.float32)
     decay = _known_decay(echoes, usable)
     given = usable & ~decay.censored & ~decay.lost
-    return WaterFat(
+    with np.errstate(invalid="ignore"):
+        local = np.nan_to_num(decay.snr[..., None] * np.exp(-decay.r2star_per_s[..., None] * echoes.echo_times_s))
+    # a voxel at a surface is darker than its neighbours by more than noise makes it
+    own = magnitude / noise_sd
+    brightness = np.where(own < local - _DARKER, own, local)
+    of_noise_rad = np.minimum(np.sqrt(np.sum(phase_sd_rad(brightness) ** 2, axis=-1)), _ANY_PHASE_RAD)
+    phase_rad = np.angle(signal[..., 1] * np.conj(signal[..., 0]))
+    field_hz = _unwrapped(phase_rad, usable, usable & (of_noise_rad < _KNOWN_PHASE_RAD)) / (2 * np.pi * spacing_s)
+    # whole turns that unwrapping cannot know: the body's median lies nearest zero
+    field_hz -= np.round(np.median(field_hz[usable]) * spacing_s) / spacing_s
+    of_fat_hz, of_fat_per_s = errors_of_unknown_fat(echoes.echo_times_s, fat, np.zeros(1))[0]
+    maps = WaterFat(
         water=_masked(water, usable, np.complex64),
         fat=nothing.astype(np.complex64),
         pdff_percent=nothing,
         r2star_per_s=_masked(r2star, given),
         field_hz=_masked(field_hz, usable),
         pdff_se_percent=nothing,
-        r2star_se_per_s=_masked(relative / spacing_s, given),
-        field_se_hz=_masked(relative / (2 * np.pi * spacing_s), usable),
+        r2star_se_per_s=_masked(np.hypot(relative / spacing_s, of_fat_per_s), given),
+        field_se_hz=_masked(np.hypot(of_noise_rad / (2 * np.pi * spacing_s), of_fat_hz), usable),
         residual=_masked(np.zeros(usable.shape), usable),
         model=np.where(usable, TWO_ECHOES, 0).astype(np.uint8),
         censored=decay.censored,
@@ -54,8 +70,55 @@ def two_echoes(echoes: MultiEcho, usable: Mask) -> WaterFat:
         r2star_lower_bound_per_s=_masked(decay.lower_bound_per_s, decay.censored),
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
-        codes=("TWO_ECHOES_NO_FAT", "R2STAR_TWO_ECHOES"),
+        codes=("TWO_ECHOES_NO_FAT", "R2STAR_TWO_ECHOES", *_not_in_phase(echoes, fat, params)),
     )
+    return maps if params.r2star_estimator == "complex" else _with_r2star_of(magnitude_only(echoes, usable, params), maps)
+
+
+def _not_in_phase(echoes: MultiEcho, fat: ComplexArray, params: FatWaterParams) -> tuple[str, ...]:
+    """The code where in-phase echoes were to give the field and the two are none: it is their phase all the same."""
+    asked = params.field_initialisation == "in-phase"
+    return ("IN_PHASE_NOT_POSSIBLE",) if asked and not in_phase_pairs(echoes.echo_times_s, fat) else ()
+
+
+def _with_r2star_of(magnitude: WaterFat, maps: WaterFat) -> WaterFat:
+    """The maps with the R2* that an estimator reads from their magnitude."""
+    return replace(
+        maps,
+        r2star_per_s=magnitude.r2star_per_s,
+        r2star_se_per_s=magnitude.r2star_se_per_s,
+        censored=magnitude.censored,
+        r2star_limit_per_s=magnitude.r2star_limit_per_s,
+        r2star_lower_bound_per_s=magnitude.r2star_lower_bound_per_s,
+        codes=(*maps.codes, "R2STAR_FAT_FREE"),
+    )
+
+
+_ANY_PHASE_RAD = np.pi / np.sqrt(3)
+"""SD of a phase that may be any."""
+_DARKER = 3.0
+"""SD of noise."""
+_KNOWN_PHASE_RAD = 1.0
+"""SD beyond which a phase leads no unwrapping."""
+_SNR_OF_PHASE = np.linspace(0, 10, 101)
+
+
+def _phase_sds_rad() -> FloatArray:
+    """(SNR,) SD of the phase of a phasor of that length in noise whose real and imaginary part have SD 1, by its density."""
+    angle = np.linspace(-np.pi, np.pi, 1441)
+    along = _SNR_OF_PHASE[:, None] * np.cos(angle)
+    across = _SNR_OF_PHASE[:, None] * np.sin(angle)
+    # the integral over the length of the Gaussian about the phasor, along each angle
+    density = np.exp(-(_SNR_OF_PHASE[:, None] ** 2) / 2) / (2 * np.pi) + along * norm.pdf(across) * norm.cdf(along)
+    sd: FloatArray = np.sqrt(np.trapezoid(density * angle**2, angle, axis=1))
+    return sd
+
+
+def phase_sd_rad(snr: FloatArray) -> FloatArray:
+    """SD of a phase by the signal over the SD of the noise of its real part: 1 / SNR where bright, that of any phase in noise."""
+    bright = 1 / np.maximum(snr, _SNR_OF_PHASE[-1])
+    sd: FloatArray = np.where(snr < _SNR_OF_PHASE[-1], np.interp(snr, _SNR_OF_PHASE, _phase_sds_rad()), bright)
+    return sd
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,12 +184,20 @@ def _known_decay(echoes: MultiEcho, usable: Mask, coils: int = 1) -> _KnownDecay
     )
 
 
-def _unwrapped(phase_rad: FloatArray, usable: Mask) -> FloatArray:
-    """Phase without jumps inside ``usable`` (Herraez et al., Appl Opt 2002;41:7437); 0 outside."""
-    masked = np.ma.masked_array(phase_rad, ~usable)
+def _unwrapped(phase_rad: FloatArray, usable: Mask, known: Mask) -> FloatArray:
+    """Phase without jumps inside ``usable`` (Herraez et al., Appl Opt 2002;41:7437); 0 outside.
+
+    Of what is not ``known``, mere noise, each voxel takes the turn nearest to the next known one: its own steps would lead turns away.
+    """
+    known = known if known.any() else usable
+    masked = np.ma.masked_array(phase_rad, ~known)
     unwrap: Any = unwrap_phase
-    result = unwrap(masked, rng=0)
-    return np.asarray(np.ma.filled(result, 0.0), dtype=np.float64)
+    result = np.asarray(np.ma.filled(unwrap(masked, rng=0), 0.0), dtype=np.float64)
+    noise = usable & ~known
+    if noise.any():
+        next_rad = result[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)[:, noise])]
+        result[noise] = next_rad + folded(phase_rad[noise] - next_rad, 2 * np.pi)
+    return result
 
 
 def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> WaterFat:
