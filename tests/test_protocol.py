@@ -96,9 +96,26 @@ def test_changes_are_those_since_the_participants_visit_before_by_date() -> None
     ]
     changed = changes_by_visit(visits, echo_time_tolerance_s=5e-5)
     assert changed == {
-        ("1", "b"): (["software syngo MR E11 to syngo MR XA30"], []),
-        ("1", "c"): (["field strength 1.49 to 2.9 T"], ["flip angle 5 to 8 degrees"]),
+        ("1", "b"): (["software syngo MR E11 to syngo MR XA30"], [], []),
+        ("1", "c"): (["field strength 1.49 to 2.9 T"], ["flip angle 5 to 8 degrees"], []),
     }
+
+
+def test_another_model_in_a_fifth_of_the_liver_is_a_change_and_no_warning() -> None:
+    lean = {"model_water_fat": 0.95, "model_fat_constrained": 0.05, "model_no_fat": 0.0, "not_converged": 0.0}
+    dark = {"model_water_fat": 0.3, "model_fat_constrained": 0.2, "model_no_fat": 0.5, "not_converged": 0.9}
+    visits = [
+        ("1", "a", facts(acquisition_date="2021-01-01", liver_fit=lean)),
+        ("1", "b", facts(acquisition_date="2022-01-01", liver_fit=dark)),
+        ("1", "c", facts(acquisition_date="2023-01-01", liver_fit={})),
+        ("1", "d", facts(acquisition_date="2024-01-01", liver_fit={**dark, "model_fat_constrained": 0.35})),
+    ]
+    changed = changes_by_visit(visits, echo_time_tolerance_s=5e-5)
+    words = ["water and fat independent in 95 to 30 % of the liver", "fat given up in 0 to 50 % of the liver"]
+    assert changed == {("1", "b"): ([], [], words), ("1", "c"): ([], [], []), ("1", "d"): ([], [], [])}
+    row = visit_row("sub-1", "ses-b", {"gated_echoes": {"codes": []}}, {"model_changes": words}, None)
+    assert (row["status"], row["codes"]) == ("ok", "MODEL_CHANGED")
+    assert row["changes_since_last_visit"] == "; ".join(words)
 
 
 def test_a_deviation_or_a_change_is_a_warning_with_its_words_in_the_table() -> None:

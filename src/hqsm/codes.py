@@ -56,6 +56,7 @@ MEANINGS: dict[str, str] = {
     "PROTOCOL_DEVIATION": "The acquisition differs from the protocol of the configuration.",
     "SCANNER_CHANGED": "Scanner, software or field strength differ from this participant's visit before.",
     "PROTOCOL_CHANGED": "Echo times, flip angle, repetition time or matrix differ from this participant's visit before.",
+    "MODEL_CHANGED": "More or less of the liver than at this participant's visit before was fitted without fat, or with fat constrained.",
     "VISIT_SAME_IMAGES": "Another visit has the same images to the last pixel: one of them is filed under a wrong name.",
     "VISIT_NOT_IN_RECORDS": "The records have no row of this visit: it ends no interval. Add the row, or correct the folder's name.",
     "FOLDER_NAME": "The folder's name cannot be that of a visit.",

@@ -18,6 +18,7 @@ NOTES = frozenset(
         "SIGN_NOT_CHECKED",
         "WATER_SHIFT_ESTIMATED",
         "CHI_MASK_UNCONFIRMED",
+        "MODEL_CHANGED",
     }
 )
 """Codes that say how a value was made without casting doubt on it: they do not turn a visit into a warning."""
@@ -91,8 +92,8 @@ def visit_row(
         Status of each stage by name; a failed stage carries ``code`` and ``reason``.
     record
         ``group`` and ``visit_type`` of this visit from the clinical records, empty text where they are silent; ``weight_kg``
-        and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes`` and
-        ``protocol_changes`` are lists of phrases, ``same_images`` one of other visits;
+        and ``age_years`` on its day, NaN where unknown or for an explant; ``protocol_deviations``, ``scanner_changes``,
+        ``protocol_changes`` and ``model_changes`` are lists of phrases, ``same_images`` one of other visits;
         ``not_in_records``: there are records, and they have no such visit.
     decision
         The manual decision about this visit, if any: ``decision``, ``who``, ``when``, ``why``.
@@ -112,6 +113,7 @@ def visit_row(
         ("protocol_deviations", "PROTOCOL_DEVIATION"),
         ("scanner_changes", "SCANNER_CHANGED"),
         ("protocol_changes", "PROTOCOL_CHANGED"),
+        ("model_changes", "MODEL_CHANGED"),
         ("same_images", "VISIT_SAME_IMAGES"),
         ("not_in_records", "VISIT_NOT_IN_RECORDS"),
     ):
@@ -157,7 +159,9 @@ def visit_row(
         "set_aside": "; ".join(echoes.get("set_aside", [])),
         "readout": echoes.get("readout", {}).get("polarity", ""),
         "protocol_deviations": "; ".join(record.get("protocol_deviations", [])),
-        "changes_since_last_visit": "; ".join([*record.get("scanner_changes", []), *record.get("protocol_changes", [])]),
+        "changes_since_last_visit": "; ".join(
+            phrase for what in ("scanner_changes", "protocol_changes", "model_changes") for phrase in record.get(what, [])
+        ),
     }
 
 

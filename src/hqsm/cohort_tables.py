@@ -73,7 +73,7 @@ def write_visit_tables(
     protocol = protocol or ProtocolParams()
     tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
     echoes = {(p, s): read_status(_work_folder(p, s) / "gated_echoes.json") for p, s, _ in found if s}
-    changed = _changes(echoes, explant, tolerance_s)
+    changed = _changes(_with_liver_fit(echoes), explant, tolerance_s)
     twins = same_images(echoes)
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
@@ -95,11 +95,12 @@ def write_visit_tables(
         facts = statuses["gated_echoes"]
         if not facts["failed"]:
             wanted = expected_protocol(protocol, participant, session)
-            scanner, sequence = changed.get((participant, session), ([], []))
+            scanner, sequence, models = changed.get((participant, session), ([], [], []))
             record |= {
                 "protocol_deviations": deviations(facts, wanted, echo_time_tolerance_s=tolerance_s),
                 "scanner_changes": scanner,
                 "protocol_changes": sequence,
+                "model_changes": models,
                 "same_images": twins.get((participant, session), []),
             }
         decision = decisions.get((name, label))
@@ -122,9 +123,15 @@ def _work_folder(participant: str, session: str) -> Path:
     return Path(f"results/work/sub-{participant}_ses-{session}")
 
 
+def _with_liver_fit(echoes: Mapping[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The facts of each visit's echoes, with by which models its liver was fitted."""
+    iron = {visit: read_status(_work_folder(*visit) / "liver_iron.json") for visit in echoes}
+    return {visit: {**facts, "liver_fit": iron[visit].get("details", {}).get("fit", {})} for visit, facts in echoes.items()}
+
+
 def _changes(
     echoes: Mapping[tuple[str, str], dict[str, Any]], explant: ExplantParams, tolerance_s: float
-) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+) -> dict[tuple[str, str], tuple[list[str], list[str], list[str]]]:
     """What changed since each participant's visit before; explants, which have a protocol of their own, are left out."""
     visits = [(*visit, facts) for visit, facts in echoes.items() if scan_setting(explant, visit[1])[0] == "in_vivo"]
     return changes_by_visit(visits, echo_time_tolerance_s=tolerance_s)

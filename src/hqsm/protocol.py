@@ -14,6 +14,14 @@ Facts = Mapping[str, Any]
 _SAME_SHARE = 0.05
 _SAME_VOXEL_SHARE = 0.02
 _SAME_FLIP_DEGREES = 0.5
+_OTHER_MODEL_SHARE = 0.2
+"""Of the liver: at a visit it may gain or lose so many voxels to another order of the model without a word."""
+_MODELS = (
+    ("model_water_fat", "water and fat independent"),
+    ("model_fat_constrained", "fat constrained"),
+    ("model_no_fat", "fat given up"),
+    ("model_two_echoes", "two echoes"),
+)
 _SCANNER = (("manufacturer", "manufacturer"), ("model", "scanner"), ("software", "software"))
 
 
@@ -70,8 +78,11 @@ def deviations(facts: Facts, wanted: ExpectedProtocol, *, echo_time_tolerance_s:
     return found
 
 
-def changes(before: Facts, now: Facts, *, echo_time_tolerance_s: float) -> tuple[list[str], list[str]]:
-    """What changed between two visits of one participant: of the scanner, and of the protocol."""
+def changes(before: Facts, now: Facts, *, echo_time_tolerance_s: float) -> tuple[list[str], list[str], list[str]]:
+    """What changed between two visits of one participant: of the scanner, of the protocol, and of the models that the liver was fitted by.
+
+    ``liver_fit`` of the facts holds the share of the liver that each order of the model has, where there is a liver.
+    """
     scanner = [
         f"{name} {before.get(key) or 'unknown'} to {now.get(key) or 'unknown'}"
         for key, name in _SCANNER
@@ -93,12 +104,18 @@ def changes(before: Facts, now: Facts, *, echo_time_tolerance_s: float) -> tuple
             protocol.append(f"{name} {factor * a:.4g} to {factor * b:.4g} {unit}")
     if list(before.get("shape", ())[:2]) != list(now.get("shape", ())[:2]):
         protocol.append(f"matrix {' x '.join(map(str, before['shape'][:2]))} to {' x '.join(map(str, now['shape'][:2]))}")
-    return scanner, protocol
+    old_fit, new_fit = before.get("liver_fit", {}), now.get("liver_fit", {})
+    models = [
+        f"{words} in {100 * old_fit[key]:.0f} to {100 * new_fit[key]:.0f} % of the liver"
+        for key, words in _MODELS
+        if key in old_fit and key in new_fit and abs(old_fit[key] - new_fit[key]) > _OTHER_MODEL_SHARE
+    ]
+    return scanner, protocol, models
 
 
 def changes_by_visit(
     visits: Iterable[tuple[str, str, Facts]], *, echo_time_tolerance_s: float
-) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+) -> dict[tuple[str, str], tuple[list[str], list[str], list[str]]]:
     """Changes since the visit before, by participant and session.
 
     Visits are ordered by the date of acquisition, then by label; one that has no facts of an acquisition is passed over.

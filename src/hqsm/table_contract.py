@@ -62,7 +62,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ("set_aside", "text", "", "Series in the folder that were not used, by name"),
         ("readout", "text", "", "unipolar, bipolar (corrected) or not-checked"),
         ("protocol_deviations", "text", "", "What differs from the protocol of the configuration"),
-        ("changes_since_last_visit", "text", "", "Scanner, software and protocol that differ from the participant's visit before"),
+        (
+            "changes_since_last_visit",
+            "text",
+            "",
+            "Scanner, software, protocol and models of the liver's fit unlike the visit before",
+        ),
     ),
     "lic": _columns(
         *_ID,

@@ -332,6 +332,17 @@ def _visits(data: ReportData) -> str:
         "LIC per gram of dry tissue. The intervals (95 %) hold the error of the measurement and of the calibration's slope; the latter is common to all "
         "visits, so that changes of one participant are surer than the intervals of two visits suggest."
     )
+    visits = data.tables["visits"].to_dict(orient="records")
+    changed = [
+        f"{r['participant_id']} {r['session_id']} ({r['changes_since_last_visit']})"
+        for r in visits
+        if "MODEL_CHANGED" in r["codes"].split()
+    ]
+    if changed:
+        explained += (
+            " Fat is constrained, then given up, by one rule for all visits (echo times, brightness and the decay around); these changed by it since the "
+            f"visit before: {'; '.join(changed)}."
+        )
     return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained)
 
 
