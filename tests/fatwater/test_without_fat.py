@@ -220,3 +220,14 @@ def test_two_echoes_say_where_they_are_not_in_phase_as_the_configuration_asks(ti
     echoes, _ = with_fat_of(np.zeros(_GRID.shape[0]), times_s)
     assert ("IN_PHASE_NOT_POSSIBLE" in separate(echoes, FatWaterParams(field_initialisation="in-phase")).codes) is told
     assert "IN_PHASE_NOT_POSSIBLE" not in separate(echoes, FatWaterParams()).codes
+
+
+def test_the_configured_number_of_coils_tells_the_noise_of_a_magnitude_by_its_background() -> None:
+    echoes = echoes_of("noise-floor", 400.0, coils=8)
+    signal = echoes.signal.copy()
+    signal[:, 12:] = np.sqrt(np.random.default_rng(2).chisquare(16, signal[:, 12:].shape))  # nothing but noise
+    params = FatWaterParams(coils_in_magnitude=8)
+    known, told = (separate(replace(echoes, signal=signal, noise_sd=sd), params).r2star_per_s for sd in (1.0, float("nan")))
+    both = np.isfinite(known) & np.isfinite(told)
+    assert both.sum() == pytest.approx(np.isfinite(known).sum(), rel=0.02)
+    assert np.abs((told - known)[both]).mean() < 2

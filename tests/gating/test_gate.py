@@ -116,14 +116,15 @@ def test_noise_of_the_combination_falls_with_the_square_root_of_the_repetitions(
     assert combined.noise_sd == pytest.approx(0.25, rel=0.1)
 
 
+@pytest.mark.parametrize("coils", [1, 4, 16])
 @pytest.mark.parametrize("body", [0.0, 0.3, 0.7, 1.0])
-def test_noise_of_a_magnitude_is_that_of_one_coil_s_real_part_however_much_of_it_is_background(body: float) -> None:
+def test_noise_of_a_magnitude_is_that_of_one_coil_s_real_part_however_much_of_it_is_background(body: float, coils: int) -> None:
     rng = np.random.default_rng(5)
     shape = (48, 40, 6, 1)
     tissue = np.zeros(shape)
     tissue[: round(body * shape[0])] = 100 + 20 * np.sin(np.arange(shape[1]) / 4)[:, None, None]
-    magnitude = np.abs(tissue + 3 * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)))
-    assert noise_sd_from_background(magnitude.astype(np.complex64)) == pytest.approx(3, rel=0.06)
+    power = (tissue + 3 * rng.standard_normal(shape)) ** 2 + 9 * rng.chisquare(2 * coils - 1, shape)
+    assert noise_sd_from_background(np.sqrt(power).astype(np.complex64), coils) == pytest.approx(3, rel=0.06)
 
 
 def test_a_noisier_repetition_counts_for_less() -> None:

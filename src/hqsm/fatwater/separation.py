@@ -70,7 +70,7 @@ def separate(
     strongest, has_phase = strongest_echo(echoes.signal)
     finite = np.isfinite(strongest)
     signal = echoes.signal if finite.all() else np.where(finite[..., None], echoes.signal, 0)
-    noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal)
+    noise_sd = echoes.noise_sd if echoes.noise_sd > 0 else noise_sd_from_background(signal, params.coils_in_magnitude)
     if not noise_sd > 0:
         noise_sd = 1e-3 * float(np.abs(signal).max())  # noise-free data: any small positive scale serves
     threshold = params.signal_threshold * noise_sd * (1.0 if has_phase else float(np.sqrt(params.coils_in_magnitude)))
