@@ -81,20 +81,26 @@ def _left(
 
     Both along the direction i P e_1 y_1; NaN where there is no fit.
     """
-    growth = np.exp((2j * np.pi * nonlinear[:, :1] - nonlinear[:, 1:]) * t)
-    model = (linear[:, :1] + linear[:, 1:] * fat) * growth
-    columns = [growth, growth * fat, model * t]
-    turn = np.zeros_like(growth)
+    turn = np.zeros(signal.shape, complex)
     turn[:, 0] = 1j * signal[:, 0]
-    rest = signal - model
+    turn, rest = what_is_left(turn, signal, nonlinear, linear, t, fat)
     with np.errstate(invalid="ignore", divide="ignore"):
-        basis: list[ComplexArray] = []
-        for column in columns:
-            basis.append(_without(column, basis))
-            basis[-1] /= np.sqrt(_product(basis[-1], basis[-1]))
-        turn, rest = _without(turn, basis), _without(rest, basis)
         per_rad = np.sqrt(_product(turn, turn).real[:, 0])
         return _product(turn, rest).real[:, 0] / per_rad, per_rad
+
+
+def what_is_left(
+    change: ComplexArray, signal: ComplexArray, nonlinear: FloatArray, linear: ComplexArray, t: FloatArray, fat: ComplexArray
+) -> tuple[ComplexArray, ComplexArray]:
+    """(voxel, echo) of a ``change`` of the echoes and of the signal what water, fat, field and decay cannot mimic."""
+    growth = np.exp((2j * np.pi * nonlinear[:, :1] - nonlinear[:, 1:]) * t)
+    model = (linear[:, :1] + linear[:, 1:] * fat) * growth
+    with np.errstate(invalid="ignore", divide="ignore"):
+        basis: list[ComplexArray] = []
+        for column in (growth, growth * fat, model * t):
+            basis.append(_without(column, basis))
+            basis[-1] /= np.sqrt(_product(basis[-1], basis[-1]))
+        return _without(change, basis), _without(signal - model, basis)
 
 
 def _product(one: ComplexArray, other: ComplexArray) -> ComplexArray:

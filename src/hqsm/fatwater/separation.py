@@ -15,6 +15,7 @@ from hqsm.errors import InputError
 from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import local_decay
+from hqsm.fatwater.echo_faults import echo_faults, order_code
 from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import FREE, NO_FAT, Fit
 from hqsm.fatwater.free_fit import fit_free
@@ -90,7 +91,8 @@ def separate(
 
     clean = replace(echoes, signal=signal, noise_sd=noise_sd)
     if not has_phase:
-        return magnitude_only(clean, usable, params)
+        maps = magnitude_only(clean, usable, params)
+        return replace(maps, codes=(*maps.codes, *order_code(signal, usable, noise_sd)))
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
@@ -99,7 +101,8 @@ def separate(
 
     if n_echoes == 2:
         maps = two_echoes(clean, usable, fat_at(0.0), params)
-        return replace(maps, codes=(*maps.codes, "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0)))
+        doubts = "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0), *order_code(signal, usable, noise_sd)
+        return replace(maps, codes=(*maps.codes, *doubts))
     return _many_echoes(clean, usable, fat_at, params, specimen=setting == "in_vitro")
 
 
@@ -112,7 +115,7 @@ def _many_echoes(
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     start, fit = _free_fits(tissue, params, separable=separable)
-    codes: list[str] = []
+    codes: list[str] = list(echo_faults(tissue, fit)) if separable else list(order_code(echoes.signal, usable, echoes.noise_sd))
     shift_ppm = phase_rad = of_fat = 0.0
     if separable and specimen and params.water_shift_of_explants:
         shift = water_shift(tissue, fat_at, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
@@ -136,7 +139,7 @@ def _many_echoes(
         of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
-        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE"))
+        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
     near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
     of_mixtures: FloatArray = np.zeros(fit.errors.shape)
