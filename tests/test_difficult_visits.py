@@ -266,7 +266,7 @@ def test_a_liver_whose_field_is_torn_is_measured_by_its_surroundings_with_an_int
     torn = regions.liver_whole & (rng.random(regions.liver_whole.shape) < 0.2)
     value, chi = measured(replace(maps, field_hz=np.where(torn, maps.field_hz + ppm_to_hz(3.4, 1.5), maps.field_hz)), regions)
     assert "CHI_LIVER_DARK" in chi.codes
-    assert chi.liver_se_ppm > max(0.1 * value, whole.liver_se_ppm)
+    assert chi.liver_se_ppm > 2 * whole.liver_se_ppm
     assert abs(value - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
 
 
@@ -283,7 +283,7 @@ def test_an_automatic_mask_whose_edge_nothing_confirms_says_so_and_has_a_wider_i
         assert ("CHI_MASK_UNCONFIRMED" in chi.codes) == (of is alike and source == "automatic")
         return chi.liver_se_ppm
 
-    assert error_ppm(alike, "automatic") ** 2 == pytest.approx(error_ppm(alike, "reader") ** 2 + 0.03**2, rel=0.01)
+    assert error_ppm(alike, "automatic") ** 2 == pytest.approx(error_ppm(alike, "reader") ** 2 + 0.025**2, rel=0.01)
     assert error_ppm(maps, "automatic") == pytest.approx(error_ppm(maps, "reader"), rel=1e-6)
 
 
