@@ -129,19 +129,19 @@ def test_fewer_than_twenty_voxels_are_no_reference(given: SimpleNamespace) -> No
 @pytest.mark.parametrize(
     ("specimen", "says", "codes", "parts"),
     [
-        ("in_vivo", {}, (), (0.0125 * 2, 0.03)),
-        ("in_vitro", {}, (), (0.0125 * 2, 0.0125)),
-        ("in_vivo", {"liver_is_left_out": True}, (), (0.0125 * 2, 0.1 * 2, 0.03)),
-        ("in_vivo", {"converged": False}, ("CHI_NOT_CONVERGED",), (0.0125 * 2, 0.03, 0.05)),
-        ("in_vivo", {"outlier_share": 0.03}, ("CHI_FIELD_INCONSISTENT",), (0.0125 * 2, 0.03, 0.05)),
+        ("in_vivo", {}, (), (0.01 * 2, 0.015)),
+        ("in_vitro", {}, (), (0.01 * 2, 0.01)),
+        ("in_vivo", {"liver_is_left_out": True}, (), (0.01 * 2, 0.05 * 2, 0.015)),
+        ("in_vivo", {"converged": False}, ("CHI_NOT_CONVERGED",), (0.01 * 2, 0.015, 0.05)),
+        ("in_vivo", {"outlier_share": 0.03}, ("CHI_FIELD_INCONSISTENT",), (0.01 * 2, 0.015, 0.05)),
         (
             "in_vivo",
             {"outlier_share": 0.03, "converged": False},
             ("CHI_FIELD_INCONSISTENT", "CHI_NOT_CONVERGED"),
-            (0.0125 * 2, 0.03, 0.05, 0.05),
+            (0.01 * 2, 0.015, 0.05, 0.05),
         ),
-        ("in_vivo", {"liver_is_dark": True}, ("CHI_LIVER_DARK",), (0.0125 * 2, 0.03)),
-        ("in_vivo", {"sd_ppm": 0.2}, (), (0.0125 * 2, 0.03)),
+        ("in_vivo", {"liver_is_dark": True}, ("CHI_LIVER_DARK",), (0.01 * 2, 0.015)),
+        ("in_vivo", {"sd_ppm": 0.2}, (), (0.01 * 2, 0.015)),
     ],
 )
 def test_the_livers_standard_error_joins_the_posteriors_and_what_it_does_not_know(
@@ -178,8 +178,8 @@ def test_the_estimate_by_regions_is_no_iteration_but_is_doubted_where_what_leave
 @pytest.mark.parametrize(
     ("source", "specimen", "seen", "unseen_ppm", "doubted"),
     [
-        ("automatic", "in_vivo", 0.4, 0.018, True),
-        ("automatic", "in_vivo", 0.6, 0.012, False),
+        ("automatic", "in_vivo", 0.4, 0.015, True),
+        ("automatic", "in_vivo", 0.6, 0.01, False),
         ("reader", "in_vivo", 0.0, 0.0, False),
         ("automatic", "in_vitro", 0.0, 0.0, False),
     ],
@@ -191,8 +191,8 @@ def test_an_automatic_livers_edge_that_nothing_confirms_costs_what_is_unseen_of_
     _, regions = visit()
     regions = replace(regions, mask_source=source, references={"medium": regions.references["muscle"], **regions.references})
     chi = estimated(regions, specimen)
-    model_ppm = 0.03 if specimen == "in_vivo" else 0.0125
-    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.025**2 + model_ppm**2 + unseen_ppm**2))
+    model_ppm = 0.015 if specimen == "in_vivo" else 0.01
+    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.02**2 + model_ppm**2 + unseen_ppm**2))
     assert ("CHI_MASK_UNCONFIRMED" in chi.codes) == doubted
 
 
@@ -205,6 +205,8 @@ def test_two_estimates_that_differ_by_more_than_a_tenth_and_0_3_ppm_are_flagged(
     chi = estimated()
     assert chi.liver_regional_ppm == pytest.approx(regional_ppm - 0.3, rel=1e-4)
     assert ("CHI_ESTIMATES_DIFFER" in chi.codes) == doubted
+    apart = doubted * (regional_ppm - 2.3)
+    assert chi.liver_se_ppm == pytest.approx(np.sqrt(0.04**2 + 0.02**2 + 0.015**2 + apart**2), rel=1e-4)
 
 
 @pytest.mark.parametrize("side", [(slice(0, 1),), (slice(-1, None),), (slice(None), slice(0, 1)), (slice(None), slice(-1, None))])
@@ -213,7 +215,7 @@ def test_a_body_that_reaches_any_border_within_the_slice_is_cut(given: SimpleNam
     body = regions.body.copy()
     body[side] = True
     assert "CHI_BODY_CUT" in estimated(replace(regions, body=body)).codes
-    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.025**2 + 0.03**2 + 0.05**2))
+    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.02**2 + 0.015**2 + 0.05**2))
 
 
 @pytest.mark.parametrize(("slices", "cut"), [(slice(0, 6), True), (slice(4, 10), True), (slice(1, 9), False)])
@@ -223,7 +225,7 @@ def test_a_liver_that_reaches_either_end_of_the_slab_is_cut(given: SimpleNamespa
     liver[10:16, 6:12, slices] = True
     given.chi_ppm[liver] = 2.3
     assert ("CHI_LIVER_CUT" in estimated(replace(regions, liver=liver, liver_whole=liver)).codes) == cut
-    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.025**2 + 0.03**2 + cut * 0.025**2))
+    assert given.asked["beside_ppm"] == pytest.approx(np.sqrt(0.02**2 + 0.015**2 + cut * 0.02**2))
 
 
 def test_the_estimate_by_regions_is_the_map_where_it_is_the_method(given: SimpleNamespace) -> None:

@@ -17,18 +17,19 @@ from hqsm.inversion import tfi, total_field
 from hqsm.units import hz_to_ppm
 
 _EDGE_ECHO_TIME_S = 4.6e-3
-_LIVER_ERROR = 0.0125
-"""Of the liver's susceptibility, by its mask, edge and vessels. As for an explant's ``_MODEL_ERROR_PPM`` and for ``CHI_LIVER_CUT``: by the
-likelihood of simulated visits, and a quarter more, as real anatomy is less regular (docs/susceptibility_accuracy.md)."""
-_LEFT_OUT_ERROR = 0.1
-"""The same where the liver's own field was left out (of earlier versions: seven livers, RMS 11 %)."""
-_MODEL_ERROR_PPM = {"in_vivo": 0.03, "in_vitro": 0.0125}
-"""What the model lacks. Livers that hold still in slices to 6 mm need none of it, those that breathe in 7 mm do (measured there too)."""
-_UNSEEN_EDGE_PPM = 0.03
+_LIVER_ERROR = 0.01
+"""Of the liver's susceptibility, by its mask, edge and vessels. All that is added to the posterior's own error is by the likelihood of
+simulated visits that hold still and that breathe, and a quarter to a half more, as real anatomy is less regular
+(docs/susceptibility_accuracy.md)."""
+_LEFT_OUT_ERROR = 0.05
+"""The same where the liver's own field was left out: its iron's unevenness alone, which does not show outside, makes 1.3 to 3.7 %."""
+_MODEL_ERROR_PPM = {"in_vivo": 0.015, "in_vitro": 0.01}
+"""What the model lacks: the fitted field of muscle at low signal, what lies between nodes."""
+_UNSEEN_EDGE_PPM = 0.025
 """What an automatic mask may cost that neither R2* nor a reader confirms: muscle looks like a liver without iron (measured there too)."""
 _SEEN = 0.5
 _DOUBT_PPM = {
-    "CHI_LIVER_CUT": 0.025,
+    "CHI_LIVER_CUT": 0.02,
     "CHI_BODY_CUT": 0.05,
     "CHI_FIELD_INCONSISTENT": 0.05,
     "CHI_NOT_CONVERGED": 0.05,
@@ -92,8 +93,9 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         posterior = inversion.posterior(tolerance=params.tolerance, max_iterations=params.max_iterations)
         if posterior.outlier_share > _MANY_OUTLIERS:
             codes.append("CHI_FIELD_INCONSISTENT")
-        solution = Solution.closed_form(posterior.regional_ppm) if params.method == "regional" else posterior.solution
-        chi = posterior.regional_ppm if params.method == "regional" else posterior.chi_ppm
+        chi, solution = posterior.chi_ppm, posterior.solution
+        if params.method == "regional":
+            chi, solution = posterior.regional_ppm, Solution.closed_form(posterior.regional_ppm)
         methods = {"inversion": str(params.method)}
         solutions = {"inversion": solution}
     elif params.method == "tfi":
@@ -162,7 +164,10 @@ def _second_opinion(
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     error = np.hypot(posterior.standard_deviation_ppm(weights, beside_ppm=lacking), lacking)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
-    return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
+    opinion = {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
+    if _disagreement(opinion):  # a field that is wrong in one sense all over the liver: nothing else of the error knows of it
+        opinion["liver_se_ppm"] = float(np.hypot(error, regional - difference))
+    return opinion
 
 
 def _disagreement(opinion: dict[str, float]) -> list[str]:
