@@ -12,6 +12,7 @@ from hqsm.report.figures import FIGURES
 from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure, participants_of
 from hqsm.report.figures.forest import ANALYSES
 from hqsm.report.interval_table import interval_table
+from hqsm.report.limits import limits
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
 from hqsm.report.repeatability_tables import QUANTITY_NAMES, repeatability_tables
@@ -343,7 +344,8 @@ def _visits(data: ReportData) -> str:
             " Fat is constrained, then given up, by one rule for all visits (echo times, brightness and the decay around); these changed by it since the "
             f"visit before: {'; '.join(changed)}."
         )
-    return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained)
+    known = limits(str(data.parameters["susceptibility"]["method"]))
+    return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained) + known
 
 
 def _readers(data: ReportData) -> str:
