@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hqsm.config.lic import LicParams
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, Susceptibility, VoxelGrid, WaterFat
 from hqsm.dipole import forward_field_ppm
 from hqsm.errors import ProcessingError
 from hqsm.finite_maps import finite
+from hqsm.lic import liver_iron
 from hqsm.susceptibility import estimate
 from hqsm.units import ppm_to_hz
 from spheres import sphere
@@ -202,6 +204,11 @@ def test_without_a_reference_tissue_the_visit_is_flagged_and_has_no_standard_err
     assert "CHI_REFERENCE_MISSING" in chi.codes
     assert chi.reference_name == "none"
     assert np.isnan(chi.liver_se_ppm)
+    row = liver_iron(maps, chi, replace(regions, references={}), LicParams(), temperature_celsius=37.0)
+    assert row.chi_liver_ppm == pytest.approx(_LIVER_PPM, rel=0.05)
+    # neither a reference of zero nor a difference from it
+    for number in (row.chi_reference_ppm, row.chi_hqsm_ppm, row.lic_hqsm_mg_g, row.lic_hqsm_lo, row.lic_hqsm_hi):
+        assert np.isnan(number)
 
 
 def test_an_empty_liver_leaves_a_map_and_no_value(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:
@@ -221,6 +228,18 @@ def test_a_swapped_region_is_left_out_and_flagged(plain: tuple[WaterFat, Regions
     got, chi = measured(replace(maps, field_hz=field), regions)
     assert "CHI_FIELD_INCONSISTENT" in chi.codes
     assert abs(got - value) < 1.96 * chi.liver_se_ppm
+
+
+@pytest.mark.parametrize("turns", [1, -1])
+def test_a_liver_that_is_swapped_as_a_whole_is_flagged_and_its_interval_holds_the_truth(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], turns: int
+) -> None:
+    """Its edge is left out, and what is left of it is the field of more iron, or of less: off by 1 ppm where the error alone said 0.09."""
+    maps, regions, _, _ = plain
+    got, chi = measured(replace(maps, field_hz=maps.field_hz + turns * ppm_to_hz(3.4, 1.5) * regions.liver_whole), regions)
+    assert {"CHI_FIELD_INCONSISTENT", "CHI_ESTIMATES_DIFFER"} <= set(chi.codes)
+    assert 0.5 < abs(got - _LIVER_PPM) < 1.96 * chi.liver_se_ppm
+    assert chi.liver_se_ppm > abs(chi.liver_regional_ppm - got) - 0.5
 
 
 def test_a_body_that_the_images_cut_is_flagged_and_its_interval_wider(plain: tuple[WaterFat, Regions, float, Susceptibility]) -> None:

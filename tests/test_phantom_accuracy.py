@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hqsm.phantom.accuracy import score
 from hqsm.tables import write_rows
@@ -44,3 +45,23 @@ def test_a_visit_without_a_susceptibility_is_neither_inside_nor_outside(tmp_path
     visits = [{"specimen": "in_vivo", "chi_hqsm_ppm": float(k), "chi_se_ppm": 0.1} for k in range(3)]
     lines = scored(tmp_path, [*visits, {"specimen": "in_vivo", "chi_hqsm_ppm": None, "chi_se_ppm": None}], [0.0, 1.0, 2.0, 3.0])
     assert lines["hQSM in vivo: inside the 95 % interval, error/SE"] == "3 of 3, 0.00"
+
+
+@pytest.mark.parametrize(
+    ("slope", "off_ppm", "specimen", "met"),
+    [
+        (1.0, 0.0, "in_vivo", (True, True)),
+        (0.91, 0.04, "in_vivo", (True, True)),
+        (0.89, 0.0, "in_vivo", (False, True)),
+        (1.02, -0.06, "in_vitro", (True, False)),
+        (1.04, 0.0, "in_vitro", (False, True)),
+    ],
+)
+def test_slope_and_intercept_of_hqsm_are_held_against_their_targets(
+    tmp_path: Path, slope: float, off_ppm: float, specimen: str, met: tuple[bool, bool]
+) -> None:
+    true_ppm = [0.5, 1.0, 2.0, 4.0]
+    visits = [{"specimen": specimen, "chi_hqsm_ppm": slope * chi + off_ppm, "chi_se_ppm": 0.1} for chi in true_ppm]
+    scored(tmp_path, visits, true_ppm)
+    lines = {name: ok for name, _, _, ok in score(tmp_path / "study", tmp_path / "study-truth").lines if name.startswith("hQSM")}
+    assert tuple(ok for name, ok in lines.items() if "slope" in name or "intercept" in name) == met

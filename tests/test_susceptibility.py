@@ -205,6 +205,8 @@ def test_two_estimates_that_differ_by_more_than_a_tenth_and_0_3_ppm_are_flagged(
     chi = estimated()
     assert chi.liver_regional_ppm == pytest.approx(regional_ppm - 0.3, rel=1e-4)
     assert ("CHI_ESTIMATES_DIFFER" in chi.codes) == doubted
+    apart = doubted * (regional_ppm - 2.3)
+    assert chi.liver_se_ppm == pytest.approx(np.sqrt(0.04**2 + 0.02**2 + 0.015**2 + apart**2), rel=1e-4)
 
 
 @pytest.mark.parametrize("side", [(slice(0, 1),), (slice(-1, None),), (slice(None), slice(0, 1)), (slice(None), slice(-1, None))])

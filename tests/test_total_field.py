@@ -156,6 +156,19 @@ def test_deep_in_an_organ_that_may_hold_lesions_neighbours_deviate_together_by_a
     assert covariance(may_hold_lesions=False) == pytest.approx(0.25 * (apart_mm == 0), rel=1e-6)
 
 
+def test_a_mean_over_neighbours_widens_a_lesion_by_its_own_width_and_says_what_noise_would_make_of_it() -> None:
+    """A Gaussian of 6 mm, blurred by 4 mm, is one of 7.2 mm in the same place and as large in sum; independent voxels of SD s leave
+    s (d / (2 sqrt(pi) 4 mm))^1/2 an axis."""
+    voxel_mm = np.array([2.0, 2.5, 3.0])
+    shape = (45, 37, 31)
+    at = np.meshgrid(*(d * (np.arange(n) - c) for n, d, c in zip(shape, voxel_mm, (20, 19, 14), strict=True)), indexing="ij")
+    distance2 = sum(a**2 for a in at)
+    wide2 = 6.0**2 + 4.0**2
+    blurred, sd = total_field._blurred_with_sd(np.exp(-0.5 * distance2 / 6.0**2), np.full(shape, 0.36), voxel_mm)
+    np.testing.assert_allclose(blurred, (36 / wide2) ** 1.5 * np.exp(-0.5 * distance2 / wide2), atol=0.004)
+    assert sd[20, 19, 14] == pytest.approx(0.36 * np.prod(np.sqrt(voxel_mm / (2 * np.sqrt(np.pi) * 4.0))), rel=0.01)
+
+
 def dense_normal(model: SourceModel) -> np.ndarray:
     """A naive twin of the normal operator: the whole matrix, column by column."""
     matrix = np.array([model.normal(column) for column in np.eye(model.n_unknowns, dtype=np.float32)], np.float64)

@@ -1,7 +1,6 @@
 """Fat fraction, R2* and field of the real cases: `pictures.py DATA_FOLDER FIGURES_FOLDER` draws docs/fatwater_accuracy.md's figures."""
 
 import io
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,58 +9,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import nibabel as nib
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from hqsm.bipolar import correct_odd_even_phase
 from hqsm.config.fatwater import FatWaterParams
-from hqsm.data import MultiEcho, VoxelGrid
 from hqsm.fatwater.separation import separate
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from real_cases import challenge, phantom, philips_abdomen
+
 OIL_SPECTRUM, ROOM_CELSIUS = "bydder-2.5", 21.0
-
-
-def echoes_of(images, echo_times_s, tesla, size_mm):
-    return MultiEcho(
-        signal=images.astype(np.complex64) / np.abs(images).max() * 1000,
-        echo_times_s=echo_times_s,
-        field_strength_tesla=tesla,
-        grid=VoxelGrid(shape=images.shape[:3], affine_mm=np.diag([*size_mm, 1.0])),
-    )
-
-
-def challenge(folder, name):
-    """A case of the ISMRM challenge."""
-    stored = scipy.io.loadmat(folder / "ismrm2012_fatwater_cases" / f"{name}.mat")["imDataParams"][0, 0]
-    images = np.asarray(stored["images"])
-    images = images.reshape(*images.shape[:2], -1, images.shape[-1])[:, :, :3]
-    return echoes_of(images, np.ravel(stored["TE"]).astype(float), float(np.ravel(stored["FieldStrength"])[0]), (1.5, 1.5, 5.0))
-
-
-def phantom(folder, name):
-    """A phantom of one slice."""
-    stored = scipy.io.loadmat(folder / "bydder_pdff" / f"{name}.mat")
-    times = np.ravel(stored["te"]).astype(float)
-    times = times * 1e-3 if times.max() > 0.5 else times
-    return echoes_of(np.squeeze(stored["data"])[:, :, None, :], times, float(np.ravel(stored["Tesla"])[0]), (1.0, 1.0, 5.0))
-
-
-def abdomen(folder):
-    """The Philips abdomen, and the scanner's own map of R2* [1/s]."""
-    echoes, scanner = [], None
-    for sidecar in (folder / "ukat_philips_r2star_12echo_nifti").glob("*.json"):
-        facts = json.loads(sidecar.read_text())
-        image = nib.load(sidecar.with_suffix(".nii.gz"))
-        if "EchoTime" not in facts:
-            scanner = np.asarray(image.dataobj)[..., 1]
-        elif not sidecar.stem.endswith("_ph"):
-            phase = nib.load(sidecar.with_name(sidecar.stem + "_ph.nii.gz"))
-            echoes.append((facts["EchoTime"], np.asarray(image.dataobj) * np.exp(1e-3j * np.asarray(phase.dataobj))))
-    echoes.sort(key=lambda echo: echo[0])
-    images = np.stack([values for _, values in echoes], axis=-1)
-    return echoes_of(images, np.array([time for time, _ in echoes]), 3.0, (3.0, 3.0, 5.0)), scanner
 
 
 def draw(axis, values, colours, limits, words):
@@ -102,7 +60,8 @@ def dome(echoes, fit, path):
 def cases(folder, figures):
     figure, axes = plt.subplots(3, 4, figsize=(12, 8.5))
     for row, name in zip(axes, ("12", "15", "17"), strict=True):
-        echoes = challenge(folder, name)
+        whole = challenge(folder, name)
+        echoes = replace(whole, signal=whole.signal[:, :, :3], grid=whole.grid.cropped(np.s_[:, :, :3]))
         fit = separate(echoes, FatWaterParams(), n_threads=2)
         print(name, echoes.signal.shape, "models", np.bincount(fit.model.ravel(), minlength=4), "R2*", np.nanmedian(fit.r2star_per_s))
         shown = (
@@ -120,7 +79,7 @@ def cases(folder, figures):
 
 def philips(folder, path):
     """Our R2* from the magnitude beside the scanner's own."""
-    echoes, scanner = abdomen(folder)
+    echoes, scanner = philips_abdomen(folder)
     fit = separate(echoes, FatWaterParams(), n_threads=2)
     figure, axes = plt.subplots(2, 4, figsize=(12, 6))
     for row, k in zip(axes, (1, 3), strict=True):

@@ -44,7 +44,7 @@ MEANINGS: dict[str, str] = {
     "CHI_NOT_CONVERGED": "The susceptibility inversion stopped before it converged.",
     "CHI_ERROR_ASSUMED": "The method gives no standard error; the interval is as wide as it errs in simulated visits, by a loss of iron.",
     "CHI_FIELD_INCONSISTENT": "Part of the field map cannot be the field of any body (swaps, wraps); it was left out.",
-    "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; look at masks and field map.",
+    "CHI_ESTIMATES_DIFFER": "The susceptibility by regions and the map's differ; the interval holds both. Look at masks and field map.",
     "CHI_LIVER_DARK": "The liver's own field is hardly measurable; its susceptibility is mostly what its surroundings show.",
     "CHI_MASK_UNCONFIRMED": "R2* does not confirm the automatic mask's edge: the interval is wider until a reader outlines it.",
     "CHI_MAPS_NOT_FINITE": "Fitted voxels lack a number of signal, R2*, fat or field; they count as unknown and the interval is wider.",

@@ -10,10 +10,11 @@ from scipy import ndimage
 from hqsm.arrays import FloatArray, Mask
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.data import Regions, VoxelGrid, WaterFat
+from hqsm.fit_models import TWO_ECHOES, WITH_FAT
 from hqsm.inversion.source_model import Beyond, Dome, Organ, Smooth, SourcePrior
 from hqsm.liver.references.trunk import shows_the_back, trunk_position_mm
 from hqsm.liver.sides import FAT_IN_PART
-from hqsm.liver_share import REACH_VOXELS, liver_share, moved, not_fat
+from hqsm.liver_share import REACH_VOXELS, liver_share, moved, not_fat, without_fat
 from hqsm.other_iron import iron_elsewhere
 from hqsm.units import proton_frequency_hz
 
@@ -277,12 +278,12 @@ def _faint(regions: Regions, early: FloatArray, bright: float, *, liver_is_dark:
 def _tells_its_tissue(maps: WaterFat) -> Mask:
     """Voxels whose signal at TE = 0 is known well enough to say how much of them is tissue."""
     limit = _TRUSTED_R2STAR_PER_S_AT_1T5 * maps.field_strength_tesla / 1.5
-    return np.asarray(_fat_is_known(maps) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == 4))
+    return np.asarray(_fat_is_known(maps) & (np.nan_to_num(maps.r2star_per_s, nan=np.inf) < limit) | (maps.model == TWO_ECHOES))
 
 
 def _fat_is_known(maps: WaterFat) -> Mask:
     """Voxels whose fat fraction says what they are, whether it was fitted freely or with the neighbourhood's prior."""
-    return np.isin(maps.model, (1, 2)) & np.isfinite(maps.pdff_percent) & (maps.pdff_se_percent < _KNOWN_FAT_SE_PERCENT)
+    return np.isin(maps.model, WITH_FAT) & np.isfinite(maps.pdff_percent) & (maps.pdff_se_percent < _KNOWN_FAT_SE_PERCENT)
 
 
 def _lean(maps: WaterFat, liver: Mask) -> FloatArray:
@@ -300,8 +301,7 @@ def _liver_is_unfitted(maps: WaterFat, regions: Regions) -> bool:
     liver = regions.liver_whole
     if not liver.any():
         return False
-    unfitted = (maps.model == 3) | (maps.model == 0) | maps.censored
-    return bool(np.mean(unfitted[liver]) > _DARK_SHARE)
+    return bool(np.mean(without_fat(maps)[liver]) > _DARK_SHARE)
 
 
 def _liver_is_torn(maps: WaterFat, regions: Regions) -> bool:

@@ -10,10 +10,10 @@ from scipy import ndimage
 from hqsm.arrays import Mask
 from hqsm.data import WaterFat
 from hqsm.errors import ProcessingError
+from hqsm.fit_models import NOT_FITTED, WITH_FAT
 
 _MOST_WITHOUT_R2STAR, _MOST_WITHOUT_FIELD, _MOST_WITHOUT_FAT = 0.02, 0.1, 0.5
 """Shares of the fitted body. A fit leaves 0.006, 0.035 and 0.12 of it unknown at most (77 simulated visits; R2* beside ``censored``)."""
-_WATER_AND_FAT = (1, 2)
 
 
 def finite(maps: WaterFat, body: Mask) -> tuple[WaterFat, bool]:
@@ -27,10 +27,10 @@ def finite(maps: WaterFat, body: Mask) -> tuple[WaterFat, bool]:
     ProcessingError
         ``CHI_NO_SIGNAL``: no voxel of the body has both.
     """
-    fitted = body & (maps.model > 0)
+    fitted = body & (maps.model != NOT_FITTED)
     no_signal = fitted & ~(np.isfinite(maps.water) & ~np.isinf(maps.fat))
     no_decay = fitted & ~np.isfinite(maps.r2star_per_s) & ~maps.censored
-    no_fat = fitted & ~(np.isfinite(maps.pdff_percent) & np.isfinite(maps.pdff_se_percent)) & np.isin(maps.model, _WATER_AND_FAT)
+    no_fat = fitted & ~(np.isfinite(maps.pdff_percent) & np.isfinite(maps.pdff_se_percent)) & np.isin(maps.model, WITH_FAT)
     no_field = fitted & ~(np.isfinite(maps.field_hz) & np.isfinite(maps.field_se_hz))
     n = max(int(fitted.sum()), 1)
     broken = no_signal | (fitted & np.isinf(maps.r2star_per_s))

@@ -10,6 +10,7 @@ import numpy as np
 from hqsm.arrays import Mask
 from hqsm.config.lic import LicParams
 from hqsm.data import LiverIron, Regions, RoiStatistics, Susceptibility, WaterFat
+from hqsm.fit_models import CONSTRAINED, FREE, NO_FAT, NOT_FITTED, TWO_ECHOES
 from hqsm.roi import mean_of_readers, roi_statistics
 from hqsm.units import BODY_TEMPERATURE_CELSIUS
 
@@ -218,7 +219,7 @@ def liver_iron(
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
     # a voxel without any signal to fit is beyond the bound too
-    censored_share = float((maps.censored | (maps.model == 0))[liver].mean()) if liver.any() else 0.0
+    censored_share = float((maps.censored | (maps.model == NOT_FITTED))[liver].mean()) if liver.any() else 0.0
     lic_r2star = nan3
     if "R2STAR_TWO_ECHOES" in maps.codes:
         codes.append("LIC_R2STAR_CONFOUNDED")
@@ -235,7 +236,8 @@ def liver_iron(
     mismatch = from_chi.mismatch(chi.reference_name, reconstruction_digest)
     codes.extend(mismatch)
     lic_hqsm = nan3
-    if np.isfinite(susceptibility.median) and chi.reference_name != "none" and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
+    referenced = chi.reference_name != "none"
+    if np.isfinite(susceptibility.median) and referenced and "CALIBRATION_OTHER_REFERENCE" not in mismatch:
         lic_hqsm = apply_calibration(from_chi, susceptibility.median, _total_error(susceptibility.standard_error, chi.liver_se_ppm))
         if lic_hqsm[0] > from_chi.highest_mg_g:
             codes.append("LIC_BEYOND_CALIBRATION")
@@ -247,8 +249,8 @@ def liver_iron(
         lic_r2star = lic_r2star if lic_r2star[0] >= lowest else nan3
     return LiverIron(
         chi_liver_ppm=susceptibility.median + chi.reference_chi_ppm,
-        chi_reference_ppm=chi.reference_chi_ppm,
-        chi_hqsm_ppm=susceptibility.median,
+        chi_reference_ppm=chi.reference_chi_ppm if referenced else float("nan"),
+        chi_hqsm_ppm=susceptibility.median if referenced else float("nan"),
         lic_hqsm_mg_g=lic_hqsm[0],
         lic_hqsm_lo=lic_hqsm[1],
         lic_hqsm_hi=lic_hqsm[2],
@@ -301,7 +303,7 @@ def fit_facts(maps: WaterFat, region: Mask) -> dict[str, float]:
     return facts
 
 
-MODELS = {"not_fitted": 0, "water_fat": 1, "fat_constrained": 2, "no_fat": 3, "two_echoes": 4}
+MODELS = {"not_fitted": NOT_FITTED, "water_fat": FREE, "fat_constrained": CONSTRAINED, "no_fat": NO_FAT, "two_echoes": TWO_ECHOES}
 _LOW_SWAP_MARGIN = 2.0
 _HALF_OF_FAT_HZ_AT_1T5 = 110.0
 QUANTITIES = ("r2star_per_s", "chi_ppm", "pdff_percent")

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask, box_around
 from hqsm.data import VoxelGrid, WaterFat
+from hqsm.fit_models import WITHOUT_FAT
 from hqsm.liver.sides import FAT, FAT_IN_PART, fat_under_skin, sides
 
 REACH_VOXELS = 2
@@ -80,8 +81,7 @@ def _found_around(maps: WaterFat, body: Mask, liver: Mask, not_tissue: Mask, slo
     drawn = liver.astype(np.float32)
     core, around = moved(liver, -REACH_VOXELS), moved(liver, REACH_VOXELS) & body
     near_edge = around & ~core & ~not_tissue
-    dark = maps.censored | (maps.model == 0) | (maps.model == 3)
-    r2star = np.minimum(r2star_or_limit(maps, dark), maps.r2star_limit_per_s)
+    r2star = np.minimum(r2star_or_limit(maps, without_fat(maps)), maps.r2star_limit_per_s)
     ring = moved(liver, 2 * REACH_VOXELS) & ~around & body & ~not_tissue & np.isfinite(maps.r2star_per_s)
     inner = core if core.any() else liver
     if not ring.any() or not np.isfinite(r2star[inner]).any():
@@ -203,6 +203,11 @@ def _without_noise(way: FloatArray) -> FloatArray:
     """
     share: FloatArray = np.clip((way - _NOISE_SHARE) / (1 - 2 * _NOISE_SHARE), 0, 1)
     return share
+
+
+def without_fat(maps: WaterFat) -> Mask:
+    """Voxels (x, y, z) that decay too fast for a fit with fat, or for any."""
+    return np.asarray(maps.censored | np.isin(maps.model, WITHOUT_FAT))
 
 
 def r2star_or_limit(maps: WaterFat, fast: Mask) -> FloatArray:

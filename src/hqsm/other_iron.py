@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from hqsm.arrays import FloatArray, Mask
 from hqsm.data import WaterFat
+from hqsm.fit_models import NO_FAT
 from hqsm.liver_share import mean_of_known, moved, r2star_or_limit
 
 _FASTER_PER_S_AT_1T5 = 25.0
@@ -21,7 +22,7 @@ def iron_elsewhere(maps: WaterFat, where: Mask, tissue_per_s: float) -> list[tup
     Left to single voxels its iron would be found to be half of what it is, and the rest be looked for in what surrounds it,
     a liver whose own field says little among that.
     """
-    dark = maps.censored | (maps.model == 3)
+    dark = maps.censored | (maps.model == NO_FAT)
     r2star = r2star_or_limit(maps, dark)
     lean = np.nan_to_num(maps.pdff_percent) < _MOST_FAT_PERCENT
     known = where & lean & np.isfinite(r2star)

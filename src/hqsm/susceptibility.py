@@ -93,8 +93,9 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
         posterior = inversion.posterior(tolerance=params.tolerance, max_iterations=params.max_iterations)
         if posterior.outlier_share > _MANY_OUTLIERS:
             codes.append("CHI_FIELD_INCONSISTENT")
-        solution = Solution.closed_form(posterior.regional_ppm) if params.method == "regional" else posterior.solution
-        chi = posterior.regional_ppm if params.method == "regional" else posterior.chi_ppm
+        chi, solution = posterior.chi_ppm, posterior.solution
+        if params.method == "regional":
+            chi, solution = posterior.regional_ppm, Solution.closed_form(posterior.regional_ppm)
         methods = {"inversion": str(params.method)}
         solutions = {"inversion": solution}
     elif params.method == "tfi":
@@ -163,7 +164,10 @@ def _second_opinion(
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     error = np.hypot(posterior.standard_deviation_ppm(weights, beside_ppm=lacking), lacking)
     regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
-    return {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
+    opinion = {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
+    if _disagreement(opinion):  # a field that is wrong in one sense all over the liver: nothing else of the error knows of it
+        opinion["liver_se_ppm"] = float(np.hypot(error, regional - difference))
+    return opinion
 
 
 def _disagreement(opinion: dict[str, float]) -> list[str]:

@@ -7,33 +7,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import scipy.io
 
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid, WaterFat
 from hqsm.fatwater.separation import separate
+from real_cases import challenge, phantom, philips_abdomen
 
 
-def grid_of(shape: tuple[int, ...], size_mm: tuple[float, float, float]) -> VoxelGrid:
-    return VoxelGrid(shape=(shape[0], shape[1], shape[2]), affine_mm=np.diag([*size_mm, 1.0]))
-
-
-def challenge(folder: Path, name: str) -> tuple[WaterFat, np.ndarray]:
-    """Maps of a case, and its echoes, the brightest 1000."""
-    stored = scipy.io.loadmat(folder / "ismrm2012_fatwater_cases" / f"{name}.mat")["imDataParams"][0, 0]
-    images = np.asarray(stored["images"])
-    images = images.reshape(*images.shape[:2], -1, images.shape[-1])
-    echoes = MultiEcho(
-        signal=images.astype(np.complex64) / np.abs(images).max() * 1000,
-        echo_times_s=np.ravel(stored["TE"]).astype(float),
-        field_strength_tesla=float(np.ravel(stored["FieldStrength"])[0]),
-        grid=grid_of(images.shape, (1.5, 1.5, 5.0)),
-    )
+def fitted(folder: Path, name: str) -> tuple[WaterFat, np.ndarray]:
+    """Maps of a case of the challenge, and its echoes, the brightest 1000."""
+    echoes = challenge(folder, name)
     return separate(echoes, FatWaterParams()), echoes.signal
 
 
 def test_a_liver_dome_heart_and_subcutaneous_fat_are_what_they_are_and_the_phase_runs_the_right_way(real_data_dir: Path) -> None:
-    fit, signal = challenge(real_data_dir, "12")
+    fit, signal = fitted(real_data_dir, "12")
     assert "PHASE_SIGN" not in fit.codes
     assert "SWAP_POSSIBLE" not in fit.codes
     pdff = fit.pdff_percent
@@ -60,7 +48,7 @@ def test_a_liver_dome_heart_and_subcutaneous_fat_are_what_they_are_and_the_phase
 
 
 def test_a_hip_with_three_echoes_has_a_smooth_field_over_several_periods_and_no_swaps(real_data_dir: Path) -> None:
-    fit, _ = challenge(real_data_dir, "17")
+    fit, _ = fitted(real_data_dir, "17")
     assert "SWAP_POSSIBLE" not in fit.codes
     step = np.abs(np.diff(fit.field_hz, axis=1))
     assert np.nanmean(step > 100) < 0.002
@@ -69,7 +57,7 @@ def test_a_hip_with_three_echoes_has_a_smooth_field_over_several_periods_and_no_
 
 
 def test_a_breast_is_fat_around_glands_without_swaps(real_data_dir: Path) -> None:
-    fit, signal = challenge(real_data_dir, "15")
+    fit, signal = fitted(real_data_dir, "15")
     assert not {"PHASE_SIGN", "SWAP_POSSIBLE", "FIRST_ECHO_PHASE"} & set(fit.codes)
     bright = np.abs(signal[..., 0]) > 150
     pdff, field_hz = np.where(bright, fit.pdff_percent, np.nan), np.where(bright, fit.field_hz, np.nan)
@@ -105,24 +93,8 @@ def test_the_shape_of_a_real_abdomen_tells_its_phase_s_sign_by_two_echoes(real_d
 
 
 def test_r2star_of_a_real_abdomen_agrees_with_the_scanner_s_own_map(real_data_dir: Path) -> None:
-    folder = real_data_dir / "ukat_philips_r2star_12echo_nifti"
-    echoes, scanner = [], None
-    for sidecar in folder.glob("*.json"):
-        facts = json.loads(sidecar.read_text())
-        image = nib.load(sidecar.with_suffix(".nii.gz"))
-        if "EchoTime" not in facts:
-            scanner = np.asarray(image.dataobj)[..., 1]
-        elif not sidecar.stem.endswith("_ph"):
-            phase = nib.load(sidecar.with_name(sidecar.stem + "_ph.nii.gz"))
-            value = np.asarray(image.dataobj, float) * np.exp(1e-3j * np.asarray(phase.dataobj, float))
-            echoes.append((facts["EchoTime"], value))
-    echoes.sort(key=lambda e: e[0])
-    assert scanner is not None
-    signal = np.stack([e[1] for e in echoes], axis=-1).astype(np.complex64)
-    t = np.array([e[0] for e in echoes])
-    fit = separate(
-        MultiEcho(signal=signal, echo_times_s=t, field_strength_tesla=3.0, grid=grid_of(signal.shape, (3.0, 3.0, 5.0))), FatWaterParams()
-    )
+    echoes, scanner = philips_abdomen(real_data_dir)
+    fit = separate(echoes, FatWaterParams())
     # the phases of this series follow no field (each echo's was altered by itself): that is said, and the magnitude is read
     assert "PHASE_INCONSISTENT" in fit.codes
     assert np.isnan(fit.field_hz).all()
@@ -135,16 +107,7 @@ def test_r2star_of_a_real_abdomen_agrees_with_the_scanner_s_own_map(real_data_di
 
 
 def test_oils_are_fat_once_their_reversed_phase_is_noticed_and_turned(real_data_dir: Path) -> None:
-    stored = scipy.io.loadmat(real_data_dir / "bydder_pdff" / "PHANTOM_NDB_OILS.mat")
-    data = np.squeeze(stored["data"])
-    t = np.ravel(stored["te"]).astype(float)
-    t = t * 1e-3 if t.max() > 0.5 else t
-    echoes = MultiEcho(
-        signal=data[:, :, None, :].astype(np.complex64) / np.abs(data).max() * 1000,
-        echo_times_s=t,
-        field_strength_tesla=float(np.ravel(stored["Tesla"])[0]),
-        grid=grid_of((*data.shape[:2], 1), (1.0, 1.0, 5.0)),
-    )
+    echoes = phantom(real_data_dir, "PHANTOM_NDB_OILS")
     # these data run against the convention, which has to be noticed
     assert "PHASE_SIGN" in separate(echoes, FatWaterParams(spectrum="bydder-2.5"), temperature_celsius=21.0).codes
     right = replace(echoes, signal=echoes.signal.conj())

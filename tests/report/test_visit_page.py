@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from hqsm.config.report import ReportParams
+from hqsm.data import Susceptibility
 from hqsm.report import visit_page
 from hqsm.report.assemble import body_snr
 from hqsm.report.visit_page import VisitPage, maps_of, render_visit_page
@@ -77,3 +78,20 @@ def test_a_censored_r2star_is_shown_by_its_bound(visit: VisitPage) -> None:
         ({"r2star_per_s": np.nan, "r2star_lower_bound_per_s": 643.6}, "over 644 1/s"),
     ):
         assert shown in render_visit_page(replace(visit, iron=iron, fit=None, regions=None), ReportParams())
+
+
+def test_what_hqsm_is_known_not_to_tell_is_listed_for_the_default_method_alone(visit: VisitPage) -> None:
+    assert visit.fit is not None
+    for method, listed in (("total-field", True), ("tfi", False)):
+        chi = Susceptibility(
+            chi_ppm=visit.fit.r2star_per_s,
+            reference_name="muscle",
+            reference_chi_ppm=0.0,
+            all_references_ppm={"muscle": 0.0},
+            methods={"inversion": method},
+            solutions={"inversion": (1, 0.0, True)},
+            grid=visit.fit.grid,
+        )
+        page = render_visit_page(replace(visit, chi=chi), ReportParams(n_slices=1))
+        assert ("a lesion keeps a quarter to three fifths" in page) == listed
+    assert "known not to tell" not in render_visit_page(visit, ReportParams(n_slices=1))

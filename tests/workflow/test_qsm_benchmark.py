@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
+from hqsm.dipole import forward_field_ppm
 from hqsm.phantom.forward import TruthMaps
 from test_published_inversions import small_visit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "qsm"))
 import peers
+import targets
 import visits
+from verdict import verdict, verdict_of_share
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +122,38 @@ def test_slope_scatter_time_and_memory_stand_in_one_table() -> None:
     # 1.1, 0.4, -0.1 and -0.4 above the truth
     assert cells["error [ppm]"] == "0.62"
     assert "Too few" in peers.one_table(pd.DataFrame(rows[:1]))
+
+
+def test_a_target_is_met_or_missed_by_what_it_is_short_of() -> None:
+    assert verdict(0.97, 0.95, 1.05) == "met"
+    assert verdict(0.93, 0.95, 1.05, "", 2) == "MISSED by 0.02"
+    assert verdict(8.0, 0, 3, "%", 1) == "MISSED by 5.0 %"
+    assert verdict(np.nan, 0, 3) == "not measured"
+    assert verdict_of_share(47, 50, 0.90, 0.98) == "met"
+    assert verdict_of_share(20, 20, 0.90, 0.98) == "met within what 20 tell"
+    assert verdict_of_share(15, 20, 0.90, 0.98) == "MISSED by 15 %"  # 75 %: 2.2 standard errors below 90
+
+
+@pytest.mark.parametrize(("keeps", "said"), [(1.0, "met"), (0.5, "MISSED by 20 %")])
+def test_a_lesion_that_a_map_shows_in_part_keeps_that_part_of_its_contrast(
+    visit: visits.Visit, keeps: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a map that is the truth, and the lesion in part wherever the field that it is given has changed."""
+    share, field = targets.sphere_in(visit, None)
+    assert share.sum() * visit.maps.grid.voxel_volume_ml == pytest.approx(4 / 3 * np.pi * 0.75**3, rel=0.02)
+    made = forward_field_ppm(-share.astype(np.float32), visit.maps.grid.voxel_size_mm, visit.maps.grid.b0_direction)
+    far = ndimage.distance_transform_edt(share == 0, sampling=visit.maps.grid.voxel_size_mm)
+    ring = (far > 4) & (far < 10)
+    assert np.sum(made[ring] * field[ring]) / np.sum(field[ring] ** 2) == pytest.approx(1, abs=0.1)
+
+    def measured(given: visits.Visit) -> tuple[float, SimpleNamespace]:
+        change = (given.maps.field_hz - visit.maps.field_hz) / (42.577478518 * 1.5)
+        there = keeps * share * (np.abs(change).max() > 0)
+        return 1.0, SimpleNamespace(chi_ppm=given.truth.chi_ppm - there)
+
+    monkeypatch.setattr(targets, "measured", measured)
+    monkeypatch.setattr(visits, "load", lambda case, cache: visit)
+    targets.lesion([visit.case], Path())
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary.startswith(f"mean {100 * keeps:.0f} %, least {100 * keeps:.0f} %")
+    assert summary.endswith(said)

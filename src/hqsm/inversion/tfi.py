@@ -20,7 +20,7 @@ from hqsm.data import Solution, TotalField, WaterFat
 from hqsm.dipole import DipoleOperator
 from hqsm.inversion.edges import diffusivity, divergence, gradient, gradient_mask
 from hqsm.liver.geometry import dilated
-from hqsm.liver_share import mean_of_known, r2star_or_limit
+from hqsm.liver_share import mean_of_known, r2star_or_limit, without_fat
 from hqsm.solvers import conjugate_gradient
 
 
@@ -29,8 +29,7 @@ def strong_zone(maps: WaterFat, liver: Mask, params: TfiParams) -> Mask:
 
     R2* is a mean over neighbours, as that of one voxel is noisy; of what could not be fitted it is what the echoes can measure at most.
     """
-    dark = maps.censored | (maps.model == 0) | (maps.model == 3)
-    r2star = r2star_or_limit(maps, dark)
+    r2star = r2star_or_limit(maps, without_fat(maps))
     known = np.isfinite(r2star)
     fast = mean_of_known(np.where(known, r2star, 0), known) > params.strong_r2star_per_s * maps.field_strength_tesla / 1.5
     return dilated(liver | fast, maps.grid, params.zone_margin_mm)

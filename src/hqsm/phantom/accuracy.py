@@ -57,13 +57,23 @@ def score(study: Path, truth: Path) -> Accuracy:
     worst("R2* up to 400 1/s", relative[in_range].to_numpy(float), "%", 5)
     worst("Fat fraction", (both["pdff_percent"] - both["pdff_percent_true"]).to_numpy(float), "points", 2)
     worst("LIC by R2*", (100 * (both["lic_r2star_mg_g"] / both["lic_mg_g"] - 1)).to_numpy(float), "%", 10)
-    for specimen, words in (("in_vivo", "in vivo"), ("in_vitro", "in vitro")):
+    for specimen, words, within in (("in_vivo", "in vivo", 0.10), ("in_vitro", "in vitro", 0.03)):
         part = both[(both["specimen"] == specimen) & np.isfinite(both["chi_hqsm_ppm"])]
         if len(part) >= 3:
             slope, intercept = np.polyfit(part["chi_liver_ppm_true"], part["chi_hqsm_ppm"], 1)
             scatter = float(np.std(part["chi_hqsm_ppm"] - slope * part["chi_liver_ppm_true"] - intercept))
-            lines.append((f"hQSM {words}: slope against truth ({len(part)} visits)", f"{slope:.3f}", "reported", None))
-            lines.append((f"hQSM {words}: intercept, scatter", f"{intercept:+.2f}, {scatter:.2f} ppm", "reported", None))
+            lines.append(
+                (
+                    f"hQSM {words}: slope against truth ({len(part)} visits)",
+                    f"{slope:.3f}",
+                    f"1.00 +- {within:.2f}",
+                    bool(abs(slope - 1) <= within),
+                )
+            )
+            allowed_ppm = 0.08 + 0.04 * float(part["chi_liver_ppm_true"].mean())
+            right = bool(abs(intercept) <= 0.05 and scatter <= allowed_ppm)
+            asked = f"+- 0.05, <= {allowed_ppm:.2f} ppm"
+            lines.append((f"hQSM {words}: intercept, scatter", f"{intercept:+.2f}, {scatter:.2f} ppm", asked, right))
             over_se = (part["chi_hqsm_ppm"] - part["chi_liver_ppm_true"]) / part["chi_se_ppm"]
             inside, spread = int((over_se.abs() < 1.96).sum()), float(np.sqrt(np.mean(over_se**2)))
             lines.append((f"hQSM {words}: inside the 95 % interval, error/SE", f"{inside} of {len(part)}, {spread:.2f}", "reported", None))

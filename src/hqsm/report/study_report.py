@@ -12,6 +12,7 @@ from hqsm.report.figures import FIGURES
 from hqsm.report.figures.base import METHOD_NAMES, ReportData, StudyFigure, participants_of
 from hqsm.report.figures.forest import ANALYSES
 from hqsm.report.interval_table import interval_table
+from hqsm.report.limits import limits
 from hqsm.report.methods import methods_text
 from hqsm.report.page import Cell, cards, interval, navigation, number, p_value, page, picture, render, svg_uri, table
 from hqsm.report.repeatability_tables import QUANTITY_NAMES, repeatability_tables
@@ -332,7 +333,8 @@ def _visits(data: ReportData) -> str:
         "LIC per gram of dry tissue. The intervals (95 %) hold the error of the measurement and of the calibration's slope; the latter is common to all "
         "visits, so that changes of one participant are surer than the intervals of two visits suggest."
     )
-    return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained)
+    known = limits(str(data.parameters["susceptibility"]["method"]))
+    return table(header, rows, sorts=True) + render("<p class=soft>{{ e }}</p>", e=explained) + known
 
 
 def _readers(data: ReportData) -> str:

@@ -18,6 +18,7 @@ from hqsm.codes import meaning
 from hqsm.config.report import ReportParams
 from hqsm.data import Regions, Susceptibility, WaterFat
 from hqsm.lic import fit_facts
+from hqsm.report.limits import limits
 from hqsm.report.page import cards, interval, navigation, number, page, picture, png_uri, render, table, webp_uri
 from hqsm.report.style import OKABE_ITO
 from hqsm.report.tiles import Tiles
@@ -123,6 +124,8 @@ def render_visit_page(visit: VisitPage, params: ReportParams) -> str:
     flags = [(code, meaning(code)) for code in visit.codes]
     if flags:
         body += "<h2>Flags</h2>" + table(("Code", "What it means"), flags)
+    if visit.chi is not None:
+        body += limits(visit.chi.methods.get("inversion", ""))
     for title, uri, caption in _pictures(visit, params):
         body += render("<h2>{{ t }}</h2>", t=title) + picture(uri, title, caption)
     if visit.mask:
