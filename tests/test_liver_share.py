@@ -7,9 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hqsm import fit_models
 from hqsm.arrays import Mask
 from hqsm.data import VoxelGrid, WaterFat
-from hqsm.liver_share import LiverShare, _depth, _lies_off, _moved_to_what_is_told, liver_share, mean_of_known, moved
+from hqsm.fatwater import fit
+from hqsm.liver_share import (
+    LiverShare,
+    _depth,
+    _lies_off,
+    _moved_to_what_is_told,
+    liver_share,
+    mean_of_known,
+    moved,
+    without_fat,
+)
 from hqsm.other_iron import iron_elsewhere
 from water_fat_maps import water_fat_maps
 
@@ -213,3 +224,16 @@ def test_a_mask_too_thin_to_be_moved_stays(monkeypatch: pytest.MonkeyPatch) -> N
     maps, liver = boxes(90.0)
     liver[14:] = False
     assert share_of(maps, liver).share.sum() > 0.5 * liver.sum()
+
+
+def test_what_reads_the_maps_knows_the_numbers_of_the_fits_models() -> None:
+    assert [fit_models.FREE, fit_models.CONSTRAINED, fit_models.NO_FAT, fit_models.TWO_ECHOES] == [
+        fit.FREE, fit.CONSTRAINED, fit.NO_FAT, fit.TWO_ECHOES
+    ]  # fmt: skip
+    dark = without_fat(water_fat_maps(_GRID, model=_BY_MODEL, censored=_BY_MODEL == 4))
+    assert [bool(dark[number == _BY_MODEL].all()) for number in range(5)] == [True, False, False, True, True]
+    assert [bool(dark[number == _BY_MODEL].any()) for number in range(5)] == [True, False, False, True, True]
+
+
+_GRID = VoxelGrid(shape=(5, 4, 2), affine_mm=np.diag([2.0, 2.0, 4.0, 1.0]))
+_BY_MODEL = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None, None], (5, 4, 2)).copy()

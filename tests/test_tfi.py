@@ -44,6 +44,8 @@ def test_at_convergence_the_map_is_the_minimum_of_the_cost_whatever_the_precondi
     share, field = sphere(grid, 8.0, 1.0, (3.0, -2.0, 4.0))
     magnitude = 100 - 40 * share
     total = total_of(field + 0.02 * rng.standard_normal(grid.shape), grid)
+    # in any unit: what counts is each over their mean
+    total = replace(total, weight=rng.uniform(0.4, 4.0, grid.shape).astype(np.float32))
     params = TfiParams(tolerance=1e-4, max_iterations=150, inner_tolerance=1e-4, max_inner_iterations=300, preconditioner=3.0)
     solution = tfi.invert(total, magnitude, share > 0.5, params, padding_mm=0.0)
     kernel = dipole_kernel(grid.shape, grid.voxel_size_mm, grid.b0_direction).astype(float)
@@ -51,7 +53,7 @@ def test_at_convergence_the_map_is_the_minimum_of_the_cost_whatever_the_precondi
 
     def cost(chi: np.ndarray) -> float:
         predicted = np.fft.irfftn(np.fft.rfftn(chi) * kernel, s=grid.shape, axes=(0, 1, 2))
-        data = params.data_weight * np.sum((predicted - total.field_ppm) ** 2)
+        data = params.data_weight * np.sum((total.weight / total.weight.mean() * (predicted - total.field_ppm)) ** 2)
         return float(data) + gradient_cost(chi, smooth, grid.voxel_size_mm)
 
     lowest = cost(solution.x)
@@ -61,6 +63,9 @@ def test_at_convergence_the_map_is_the_minimum_of_the_cost_whatever_the_precondi
         assert min(cost(solution.x + direction), cost(solution.x - direction)) > lowest
     for factor in (0.98, 1.02):
         assert cost(factor * solution.x) > lowest
+    # the square of the weights counts, no other power
+    other = tfi.invert(replace(total, weight=total.weight**2), magnitude, share > 0.5, params, padding_mm=0.0)
+    assert cost(other.x) > 1.001 * lowest
 
 
 _GRID = make_grid("oblique", (24, 20, 16))  # voxels of 2 x 2 x 4 mm
