@@ -13,6 +13,7 @@ from hqsm.fatwater.fit import CONSTRAINED, NO_FAT, Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.iron_steps import field_steps_hz
 from hqsm.fatwater.neighbourhood import field_prior
+from hqsm.fatwater.single_voxels import DOUBTFUL_ERRORS
 from hqsm.fatwater.start import Start
 from hqsm.fatwater.tissue import Tissue
 
@@ -62,6 +63,7 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     # of free fits in the noise what is expected: by their own claim, those whose noise made the field low would count for more
     se_hz = fit.errors[:, 0].copy()
     se_hz[which] = expected.at(expected.field_free, of_those)
+    unsure = DOUBTFUL_ERRORS * se_hz[which] > AWAY_HZ_AT_1T5 * scale
     to_others_hz = np.hypot(se_hz, darker_hz)
     for turn in range(_N_PRIOR_PASSES):
         good = ~away & np.isfinite(fit.nonlinear[:, 0]) & np.isfinite(fit.errors[:, 0])
@@ -75,8 +77,12 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
         own_hz, own_r2star = fit.nonlinear[which].T
         with np.errstate(invalid="ignore", divide="ignore"):
             from_prior = away[which] | ~(precision < 1 / fit.errors[which, 0] ** 2)
+            # few echoes fit fields far apart nearly alike: what arrived at one that the neighbours do not foresee is tried from theirs
+            astray = unsure & (precision > 0) & (np.abs(own_hz - prior_hz) > AWAY_HZ_AT_1T5 * scale)
+        from_prior |= astray
         # what the prior has hardly moved goes on from where it arrived
         on = (fit.model[which] == CONSTRAINED) & (np.abs(prior_hz - before_hz) * np.sqrt(precision) < _HARDLY_MOVED)
+        on &= ~astray
         begin_hz = np.where(from_prior & ~on, prior_hz, own_hz)
         begin_r2star = np.where(away[which] | np.isnan(own_r2star), local_r2star, np.where(on, own_r2star, np.clip(own_r2star, 0, 1500)))
         begin_linear = np.where(on[:, None], fit.linear[which], np.nan)
