@@ -11,7 +11,16 @@ from hqsm import fit_models
 from hqsm.arrays import Mask
 from hqsm.data import VoxelGrid, WaterFat
 from hqsm.fatwater import fit
-from hqsm.liver_share import LiverShare, _moved_to_what_is_told, liver_share, mean_of_known, moved, without_fat
+from hqsm.liver_share import (
+    LiverShare,
+    _depth,
+    _lies_off,
+    _moved_to_what_is_told,
+    liver_share,
+    mean_of_known,
+    moved,
+    without_fat,
+)
 from hqsm.other_iron import iron_elsewhere
 from water_fat_maps import water_fat_maps
 
@@ -170,6 +179,51 @@ def test_the_rest_of_the_edge_follows_what_is_told_of_a_twentieth_of_it(told_sha
     found = _moved_to_what_is_told(liver, liver.astype(np.float32), smaller, trust, band)
     face = (slice(12, 13), slice(14, 22), slice(9, 15))
     assert found[face].mean() == pytest.approx(0 if follows else 1, abs=0.1)
+
+
+@pytest.mark.parametrize("contrast_per_s", [0.0, 25.0, 60.0])
+@pytest.mark.parametrize("voxels", [-1, 1])
+def test_a_mask_one_voxel_off_leaves_the_share_that_the_right_one_gives(contrast_per_s: float, voxels: int) -> None:
+    """R2* as noisy as at 3 T makes liver of a part of what lies in reach of the mask, and a larger mask reaches farther."""
+    maps, box = boxes(30.0)
+    # rounded, so that a voxel more and one less is the same mask again
+    liver = moved(moved(box, -3), 3)
+    rng = np.random.default_rng(4)
+    r2star = np.where(liver, 30 + contrast_per_s, 30) + 20 * rng.standard_normal(_SHAPE)
+    water = np.where(liver, 100, 80) * np.exp(0.05 * rng.standard_normal(_SHAPE))
+    noisy = replace(maps, r2star_per_s=r2star.astype(np.float32), water=water.astype(np.complex64))
+    right, off = (share_of(noisy, mask).share for mask in (liver, moved(liver, voxels)))
+    np.testing.assert_array_equal(off, right)
+
+
+def test_a_mask_that_is_a_voxel_off_on_one_face_alone_is_not_moved() -> None:
+    maps, liver = boxes(90.0)
+    noisy = replace(maps, r2star_per_s=(maps.r2star_per_s + 20 * np.random.default_rng(5).standard_normal(_SHAPE)).astype(np.float32))
+    one_face = liver.copy()
+    one_face[28, 10:26, 6:18] = True
+    right, off = (share_of(noisy, mask).share for mask in (liver, one_face))
+    other_faces = np.ones(_SHAPE, bool)
+    other_faces[24:] = False
+    np.testing.assert_allclose(off[other_faces], right[other_faces], atol=0.02)
+
+
+@pytest.mark.parametrize("off_voxels", [-1.0, -0.4, 0.0, 0.7])
+def test_how_far_a_surface_lies_off_is_found_from_the_shares_near_it(off_voxels: float) -> None:
+    """Shares of a flat surface, by hand: half of the voxel whose middle it goes through."""
+    _, liver = boxes(30.0)
+    depth = _depth(liver)
+    assert (depth[12, 18, 12], depth[11, 18, 12], depth[14, 18, 12]) == (0.5, -0.5, 2.5)
+    near_edge = np.abs(depth) < 2
+    told = np.clip(0.5 + depth + off_voxels, 0, 1)[near_edge]
+    assert _lies_off(depth[near_edge], told) == pytest.approx(off_voxels, abs=1e-6)
+    assert _lies_off(depth[near_edge][:0], told[:0]) == 0
+
+
+def test_a_mask_too_thin_to_be_moved_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hqsm.liver_share._lies_off", lambda *_: -1.0)
+    maps, liver = boxes(90.0)
+    liver[14:] = False
+    assert share_of(maps, liver).share.sum() > 0.5 * liver.sum()
 
 
 def test_what_reads_the_maps_knows_the_numbers_of_the_fits_models() -> None:

@@ -8,7 +8,7 @@ _LIMITS = (
     "Its accuracy is that of simulated visits: slope against truth 1.00 (20 of 0 to 6 ppm, RMSE 0.03 ppm; 8 explants, 0.01 ppm). Of real "
     "livers only chemistry can tell.",
     "Livers that breathe, in slices of 7 mm: RMSE 0.05 ppm, 0.11 ppm at most (21 of 0.5 to 7.4 ppm).",
-    "Without iron in reach of R2* (below 0.5 ppm) 0.02 ppm too low, and up to 0.03 ppm by a mask that is a voxel off.",
+    "Without iron in reach of R2* (below 0.5 ppm) 0.02 ppm too low, and up to 0.01 ppm by a mask that is a voxel off.",
     "A dark liver (CHI_LIVER_DARK): its value holds, but a lesion keeps a quarter to three fifths of its contrast in the map; in others "
     "60 % or more.",
     "In the map, vessels in the liver read 0.3 to 0.8 ppm too high, the stomach 0.1; gas below 2 mL is not modelled.",
