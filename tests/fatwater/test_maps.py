@@ -104,8 +104,8 @@ def test_a_voxel_whose_brightest_echo_is_below_three_noise_sd_has_no_field(ampli
 @pytest.mark.parametrize(
     ("voxel", "given"),
     [
-        ({"pdff_se_percent": 49.0}, True),
-        ({"pdff_se_percent": 51.0}, False),
+        ({"pdff_se_percent": 59.0}, True),
+        ({"pdff_se_percent": 61.0}, False),
         ({"relative_residual": 0.24}, True),
         ({"relative_residual": 0.26}, False),
         # 8 noise variances an echo, of 13 noise SD: a relative residual of 0.28 is noise

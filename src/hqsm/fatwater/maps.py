@@ -21,7 +21,7 @@ from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.tissue import Tissue
 from hqsm.r2star.estimator_errors import estimator_errors
 
-_LARGEST_PDFF_SE_PERCENT = 50.0
+_LARGEST_PDFF_SE_PERCENT = 60.0
 _FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
 """Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
 _LARGEST_RESIDUAL = 0.25
@@ -57,7 +57,7 @@ def assemble(
     lit = fitted & (brightest > (3 * tissue.noise_sd) ** 2)
     decay_known = fitted & ~censored & ~measurable.lost
     with np.errstate(invalid="ignore"):
-        # a fraction that is uncertain by half of its whole range (or has no error: no fat was fitted), or of a signal that is
+        # a fraction that is uncertain by more than half of its whole range (or has no error: no fat was fitted), or of a signal that is
         # no water and fat, is no measurement
         fits = (relative < _LARGEST_RESIDUAL) | (fit.residual < _NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
         fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT) & (far_off_hz == 0)

@@ -29,6 +29,8 @@ _HEARD = 0.25
 R2* as well, so that the low ones would be kept. Not nil: at edges nothing else tells."""
 _TOWARDS_OWN_DECAY = 2 / 3
 """Share of the way from the mean decay around to the voxel's own at which the error of its fat fraction is taken."""
+_HALF_HEARD = 0.5
+"""Variance of the logarithm of a fat fraction's own error at which the tissues' error counts as much."""
 _N_DECIDING = 2
 _LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
 """Beyond these nothing is measured, however far."""
@@ -73,19 +75,24 @@ class NearTheEnd:
         return both
 
     def errors_of_pdff(self, own: FloatArray, own_r2star_per_s: FloatArray, expected: ExpectedErrors) -> FloatArray:
-        """Root mean square of the fit's ``own`` standard errors and of those of the tissues that the voxel may be of.
+        """Root mean square of the fit's ``own`` standard errors and, by how wrong noise may make these, of those of the tissues around.
 
         Noise that lengthens W + F makes a voxel's fat fraction larger and its own standard error smaller, so that the fractions
         that are most off would look most certain; the brightness of what is around does not know that noise. But what decays faster than
-        all around it, only its own echoes show: the tissues' errors are taken at a decay part of the way to the voxel's own.
+        all around it, only its own echoes show: the tissues' errors are taken at a decay part of the way to the voxel's own. And
+        where the error hardly hangs on the decay, or that is known well, the voxel's own is right: the tissues' are heard by the
+        variance of its logarithm that the decay's error makes.
         """
         known_per_s = np.where(np.isfinite(own_r2star_per_s), own_r2star_per_s, self.r2star_per_s)
         on_the_way_per_s = self.r2star_per_s + _TOWARDS_OWN_DECAY * (known_per_s - self.r2star_per_s)
-        there, here = (
+        step_per_s = float(expected.r2star_per_s[1])
+        there, here, beyond = (
             expected.at(expected.pdff_constrained, LocalDecay(snr=np.ones(own.size), r2star_per_s=rate))
-            for rate in (on_the_way_per_s, self.r2star_per_s)
+            for rate in (on_the_way_per_s, self.r2star_per_s, self.r2star_per_s + step_per_s)
         )
-        both: FloatArray = np.hypot(own, self.pdff_se_percent * there / here) / np.sqrt(2)
+        variance = (np.log(beyond / here) / step_per_s * self.r2star_se_per_s) ** 2
+        heard = variance / (variance + _HALF_HEARD)
+        both: FloatArray = np.sqrt((1 - heard) * own**2 + heard * (self.pdff_se_percent * there / here) ** 2)
         return both
 
 

@@ -115,7 +115,7 @@ def _many_echoes(
     at_hand = float(np.interp(_ORDINARY_R2STAR_PER_S, expected.r2star_per_s, expected.pdff_free)) / _GOOD_SNR
     separable = at_hand < _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT
     start, fit = _free_fits(tissue, params, separable=separable)
-    codes: list[str] = list(echo_faults(tissue, fit)) if separable else list(order_code(echoes.signal, usable, echoes.noise_sd))
+    codes: list[str] = []
     shift_ppm = phase_rad = of_fat = 0.0
     if separable and specimen and params.water_shift_of_explants:
         shift = water_shift(tissue, fat_at, fit.nonlinear[:, 0], fit.nonlinear[:, 1])
@@ -137,6 +137,8 @@ def _many_echoes(
         # of three echoes fat is not heard: a phase of the first, which none of them shows, turns what it says
         products = start.blocks.products.conj() if conjugate is None else conjugate
         of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
+    # once the first echo's phase is off: a large one leaves what a gain would
+    codes.extend(echo_faults(tissue, fit) if separable else order_code(echoes.signal, usable, echoes.noise_sd))
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
