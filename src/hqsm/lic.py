@@ -214,7 +214,7 @@ def liver_iron(
     """
     codes: list[str] = []
     liver = regions.liver
-    region_values = _region_statistics(maps, chi, regions)
+    region_values = region_statistics(maps, chi, regions)
     r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
@@ -311,7 +311,8 @@ _RegionValues = dict[tuple[str, str, str], RoiStatistics]
 """By region, reader and quantity; the reader ``study`` is the study's value."""
 
 
-def _region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
+def region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
+    """Every region's R2* [1/s], susceptibility [ppm] and fat fraction [%], by region, reader and quantity."""
     volumes = {
         "r2star_per_s": (maps.r2star_per_s, maps.r2star_se_per_s),
         "chi_ppm": (chi.chi_ppm, None),
