@@ -267,7 +267,7 @@ def liver_iron(
         details={
             "chi_iqr_ppm": susceptibility.iqr,
             "chi_se_ppm": _total_error(susceptibility.standard_error, chi.liver_se_ppm),
-            "chi_regional_ppm": chi.liver_regional_ppm,
+            "chi_regional_ppm": chi.liver_regional_ppm if "PHASE_FILTERED" not in maps.codes else float("nan"),
             "r2star_iqr_per_s": r2star.iqr,
             "censored_share": censored_share,
             "r2star_lower_bound_per_s": r2star_lower_bound_per_s(maps, liver) if "R2STAR_CENSORED" in codes else None,
@@ -313,9 +313,11 @@ _RegionValues = dict[tuple[str, str, str], RoiStatistics]
 
 def region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
     """Every region's R2* [1/s], susceptibility [ppm] and fat fraction [%], by region, reader and quantity."""
+    # of a field that a filter went over the susceptibility is near zero, whatever the iron
+    chi_ppm = np.full_like(chi.chi_ppm, np.nan) if "PHASE_FILTERED" in maps.codes else chi.chi_ppm
     volumes = {
         "r2star_per_s": (maps.r2star_per_s, maps.r2star_se_per_s),
-        "chi_ppm": (chi.chi_ppm, None),
+        "chi_ppm": (chi_ppm, None),
         "pdff_percent": (maps.pdff_percent, maps.pdff_se_percent),
     }
     away = np.ones_like(regions.liver)
