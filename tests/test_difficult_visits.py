@@ -122,6 +122,31 @@ def test_voxels_without_a_finite_field_are_left_out_and_nowhere_becomes_the_map_
     assert np.isfinite(chi.chi_ppm[regions.body]).all()
 
 
+@pytest.mark.parametrize("method", ["total-field", "regional", "tfi", "pdf+tkd", "lbv+medi", "v-sharp+tikhonov"])
+@pytest.mark.parametrize("level_hz", [0.0, 50.0])
+def test_a_map_of_one_value_holds_no_field_and_no_method_reads_zero_iron_from_it(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], method: str, level_hz: float
+) -> None:
+    maps, regions, _, _ = plain
+    flat = replace(maps, field_hz=np.full_like(maps.field_hz, level_hz))
+    with pytest.raises(ProcessingError) as error:
+        estimate(flat, regions, replace(SusceptibilityParams(), method=method), specimen="in_vivo")
+    assert error.value.code == "CHI_NO_FIELD"
+
+
+@pytest.mark.parametrize(("n_voxels", "widest_ppm"), [(1, 1.2), (5, 0.5)])
+def test_the_liver_of_a_few_voxels_that_a_reader_marked_has_its_interval(
+    plain: tuple[WaterFat, Regions, float, Susceptibility], n_voxels: int, widest_ppm: float
+) -> None:
+    maps, regions, _, whole = plain
+    spot = np.zeros_like(regions.liver)
+    spot[tuple(np.argwhere(regions.liver)[:n_voxels].T)] = True
+    value, chi = measured(maps, replace(regions, liver=spot))
+    assert whole.liver_se_ppm < chi.liver_se_ppm < widest_ppm
+    assert abs(value - _LIVER_PPM) < 2 * chi.liver_se_ppm
+    assert np.isfinite(chi.liver_regional_ppm)
+
+
 _READ_FROM = ("water", "fat", "pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "field_se_hz")
 _NOT_READ = ("r2star_se_per_s", "residual")
 

@@ -243,6 +243,14 @@ def test_without_a_reference_there_is_no_lic_by_hqsm() -> None:
     assert np.isnan([iron.lic_hqsm_mg_g, iron.lic_hqsm_lo, iron.lic_hqsm_hi]).all()
 
 
+def test_of_a_filtered_phase_r2star_is_read_and_no_susceptibility() -> None:
+    maps, chi, regions = visit()
+    iron = read((replace(maps, codes=("PHASE_FILTERED",)), replace(chi, liver_regional_ppm=0.0), regions))
+    of_chi = [iron.chi_liver_ppm, iron.chi_hqsm_ppm, iron.lic_hqsm_mg_g, iron.lic_hqsm_lo, iron.lic_hqsm_hi]
+    assert np.isnan([*of_chi, iron.details["chi_se_ppm"], iron.details["chi_regional_ppm"]]).all()
+    assert iron.lic_r2star_mg_g == read((maps, chi, regions)).lic_r2star_mg_g > 0
+
+
 def test_the_physical_line_knows_that_fat_is_no_liver_without_iron() -> None:
     maps, chi, regions = visit()
     by_muscle, by_fat, by_aorta = (

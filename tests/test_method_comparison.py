@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from hqsm.archive import save_noun
 from hqsm.cli import main
+from hqsm.config.lic import LicParams
 from hqsm.config.susceptibility import SusceptibilityParams
+from hqsm.lic import liver_iron
 from hqsm.method_comparison import compare_methods
 from test_published_inversions import small_visit
 
@@ -69,3 +72,19 @@ def test_the_methods_share_maps_masks_and_reference() -> None:
     assert results[0].liver.n_voxels > 0
     error = [abs(result.liver.median - float(np.median(truth[regions.liver]))) for result in results]
     assert error[1] < error[0]
+
+
+def test_the_liver_is_what_the_study_s_own_table_says_by_the_same_voxels_and_empty_without_a_reference() -> None:
+    maps, regions, _ = small_visit()
+    left = np.arange(maps.grid.shape[0])[:, None, None] < np.argwhere(regions.liver)[:, 0].mean()
+    near_gas, censored = regions.liver & left, np.zeros_like(regions.liver)
+    censored[:, :, : maps.grid.shape[2] // 2] = True
+    maps, regions = replace(maps, censored=maps.censored | censored), replace(regions, near_gas=near_gas)
+    params = SusceptibilityParams(padding_mm=20.0)
+    for case in (regions, replace(regions, references={})):
+        (result,) = compare_methods(maps, case, params, ["lbv+tkd"], specimen="in_vivo")
+        study = liver_iron(maps, result.susceptibility, case, LicParams(), temperature_celsius=37.0)
+        assert result.chi_hqsm_ppm == pytest.approx(study.chi_hqsm_ppm, abs=0, nan_ok=True)
+        assert result.row()["chi_hqsm_ppm"] == pytest.approx(study.chi_hqsm_ppm, abs=0, nan_ok=True)
+        assert np.isfinite(study.chi_hqsm_ppm) == bool(case.references)
+    assert 0 < result.liver.n_voxels <= (regions.liver & ~near_gas & ~censored).sum()

@@ -26,7 +26,11 @@ def visit() -> tuple[WaterFat, Regions]:
     ones = np.ones(_SHAPE, np.float32)
     body, liver, muscle = (np.zeros(_SHAPE, bool) for _ in range(3))
     body[2:-2, 2:-2], liver[10:16, 6:12, 3:7], muscle[4:8, 6:10, 2:8] = True, True, True
-    maps = water_fat_maps(grid, r2star_per_s=50 * ones, field_hz=0.5 * _HZ_PER_PPM * ones, field_se_hz=0.04 * _HZ_PER_PPM * ones)
+    # 0.5 ppm in the middle, and a gradient of the shim: one value everywhere would be no field
+    field_ppm = (0.5 + 0.01 * (np.arange(_SHAPE[0]) - 8))[:, None, None] * ones
+    maps = water_fat_maps(
+        grid, r2star_per_s=50 * ones, field_hz=(_HZ_PER_PPM * field_ppm).astype(np.float32), field_se_hz=0.04 * _HZ_PER_PPM * ones
+    )
     nothing = np.zeros(_SHAPE, bool)
     regions = Regions(
         body=body, liver=liver, liver_whole=liver, vessel=nothing, references={"muscle": muscle}, mask_source="reader", grid=grid

@@ -152,7 +152,9 @@ def slabs(_: list[visits.Case], cache: Path) -> None:
         errors.append(value - visit.truth.liver_chi_ppm)
         scan = f"slices {thickness:g} mm, slab {length} mm, tilt {tilt:+g}"
         say(f"{scan}: error {errors[-1]:+.3f} of {visit.truth.liver_chi_ppm:.3f} ppm, SE {chi.liver_se_ppm:.3f} {' '.join(chi.codes)}")
-    say(f"RMS {np.sqrt(np.mean(np.square(errors))):.3f} ppm")
+    size = np.abs(errors)
+    agree = f"within 0.05 ppm: {(size < 0.05).sum()} of {size.size}, {verdict(size.max(), 0, 0.05, 'ppm')}"
+    say(f"RMS {np.sqrt(np.mean(size**2)):.3f} ppm, {agree}")
 
 
 TARGETS: dict[str, Callable[[list[visits.Case], Path], None]] = {

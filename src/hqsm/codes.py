@@ -34,6 +34,7 @@ MEANINGS: dict[str, str] = {
     "IN_PHASE_NOT_POSSIBLE": "No echoes are in phase, as the configuration asks of those of the first field; others told it.",
     "PHASE_SIGN": "Fat, or the field of the body's own shape, shows that the phase runs against the convention: the field's sign is wrong.",
     "SIGN_NOT_CHECKED": "Neither fat nor the body's shape tells whether the phase runs with the convention, or they contradict.",
+    "PHASE_FILTERED": "The field lacks what the body's own shape makes: the phase was filtered, and no susceptibility is given.",
     "FIRST_ECHO_PHASE": "The first echo's phase did not fit the others' (eddy currents); its smooth part was taken off.",
     "FIRST_ECHO_NOT_CHECKED": "Two or three echoes cannot show a first phase bent by eddy currents: field and fat may be off, or swapped.",
     "WATER_SHIFT_ESTIMATED": "Water of the specimen lies where its own echoes put it, not where the given temperature does.",

@@ -214,7 +214,7 @@ def liver_iron(
     """
     codes: list[str] = []
     liver = regions.liver
-    region_values = _region_statistics(maps, chi, regions)
+    region_values = region_statistics(maps, chi, regions)
     r2star, susceptibility, pdff = (region_values["liver", "study", quantity] for quantity in QUANTITIES)
     nan3 = (float("nan"),) * 3
     calibration = r2star_calibration(params.r2star_calibration, maps.field_strength_tesla)
@@ -267,7 +267,7 @@ def liver_iron(
         details={
             "chi_iqr_ppm": susceptibility.iqr,
             "chi_se_ppm": _total_error(susceptibility.standard_error, chi.liver_se_ppm),
-            "chi_regional_ppm": chi.liver_regional_ppm,
+            "chi_regional_ppm": chi.liver_regional_ppm if "PHASE_FILTERED" not in maps.codes else float("nan"),
             "r2star_iqr_per_s": r2star.iqr,
             "censored_share": censored_share,
             "r2star_lower_bound_per_s": r2star_lower_bound_per_s(maps, liver) if "R2STAR_CENSORED" in codes else None,
@@ -311,10 +311,13 @@ _RegionValues = dict[tuple[str, str, str], RoiStatistics]
 """By region, reader and quantity; the reader ``study`` is the study's value."""
 
 
-def _region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
+def region_statistics(maps: WaterFat, chi: Susceptibility, regions: Regions) -> _RegionValues:
+    """Every region's R2* [1/s], susceptibility [ppm] and fat fraction [%], by region, reader and quantity."""
+    # of a field that a filter went over the susceptibility is near zero, whatever the iron
+    chi_ppm = np.full_like(chi.chi_ppm, np.nan) if "PHASE_FILTERED" in maps.codes else chi.chi_ppm
     volumes = {
         "r2star_per_s": (maps.r2star_per_s, maps.r2star_se_per_s),
-        "chi_ppm": (chi.chi_ppm, None),
+        "chi_ppm": (chi_ppm, None),
         "pdff_percent": (maps.pdff_percent, maps.pdff_se_percent),
     }
     away = np.ones_like(regions.liver)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hqsm.config.susceptibility import Method, SusceptibilityParams
 from hqsm.data import Regions, RoiStatistics, Susceptibility, WaterFat
-from hqsm.roi import roi_statistics
+from hqsm.lic import region_statistics
 from hqsm.susceptibility import estimate
 
 
@@ -21,12 +21,17 @@ class MethodResult:
     liver: RoiStatistics
     cpu_s: float
 
+    @property
+    def chi_hqsm_ppm(self) -> float:
+        """Liver minus reference tissue; NaN without one."""
+        return self.liver.median if self.susceptibility.reference_name != "none" else float("nan")
+
     def row(self) -> dict[str, object]:
         """The values of the table ``susceptibility_methods``, by column, without the visit."""
         chi = self.susceptibility
         return {
             "method": self.method,
-            "chi_hqsm_ppm": self.liver.median,
+            "chi_hqsm_ppm": self.chi_hqsm_ppm,
             "chi_iqr_ppm": self.liver.iqr,
             "n_voxels": self.liver.n_voxels,
             "reference_tissue": chi.reference_name,
@@ -51,5 +56,6 @@ def compare_methods(
         start = time.process_time()
         chi = estimate(maps, regions, replace(params, method=method), specimen=specimen)
         seconds = time.process_time() - start
-        results.append(MethodResult(method=method, susceptibility=chi, liver=roi_statistics(chi.chi_ppm, regions.liver), cpu_s=seconds))
+        liver = region_statistics(maps, chi, regions)["liver", "study", "chi_ppm"]
+        results.append(MethodResult(method=method, susceptibility=chi, liver=liver, cpu_s=seconds))
     return results

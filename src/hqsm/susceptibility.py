@@ -45,6 +45,8 @@ _MANY_OUTLIERS = 0.02
 _FEW_BORDER_VOXELS = 30
 _REGIONAL_PPM, _REGIONAL_SHARE = 0.3, 0.1
 """What the estimate by regions, on larger voxels, may differ by."""
+_LEAST_OF_A_REFERENCE = 20
+"""Voxels; a tissue of fewer is no reference."""
 _FALLBACKS = ("muscle", "aorta", "fat")
 
 
@@ -65,7 +67,7 @@ def estimate(maps: WaterFat, regions: Regions, params: SusceptibilityParams, *, 
     Raises
     ------
     ProcessingError
-        Without a body, or without a single voxel whose signal, decay and field are known.
+        Without a body, without a single voxel whose signal, decay and field are known, or where the field is the same in all of them.
     """
     maps, lacking_numbers = finite(maps, regions.body)
     total, noise_ppm = total_field_of(maps, regions, params)
@@ -157,13 +159,14 @@ def _second_opinion(
     if not liver.any() or reference == "none":
         return {}
     tissue = regions.references[reference]
-    difference = _level(chi, liver) - _level(chi, tissue)
+    # a reader's spots may be few: what is given as the liver's value has its interval
+    difference = _level(chi, liver, least=1) - _level(chi, tissue)
     lacking = float(np.hypot(lacking_share * difference, lacking_ppm))
     if posterior is None:
         return {"liver_se_ppm": lacking}
     weights = liver / np.float32(liver.sum()) - tissue / np.float32(tissue.sum())
     error = np.hypot(posterior.standard_deviation_ppm(weights, beside_ppm=lacking), lacking)
-    regional = _level(posterior.regional_ppm, liver) - _level(posterior.regional_ppm, tissue)
+    regional = _level(posterior.regional_ppm, liver, least=1) - _level(posterior.regional_ppm, tissue)
     opinion = {"liver_se_ppm": float(error), "liver_regional_ppm": float(regional), "liver_ppm": float(difference)}
     if _disagreement(opinion):  # a field that is wrong in one sense all over the liver: nothing else of the error knows of it
         opinion["liver_se_ppm"] = float(np.hypot(error, regional - difference))
@@ -185,6 +188,12 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
         raise ProcessingError(
             "No voxel of the body has a known field.",
             remedy="Look at the field map on the QC page.",
+            code="CHI_NO_FIELD",
+        )
+    if np.ptp(maps.field_hz[known]) == 0:
+        raise ProcessingError(
+            "The field map has one value in all of the body: it holds no field.",
+            remedy="Look at the phase images: they may be empty, or of another scan.",
             code="CHI_NO_FIELD",
         )
     field_ppm = hz_to_ppm(np.where(known, maps.field_hz, 0).astype(np.float32), maps.field_strength_tesla)
@@ -215,9 +224,9 @@ def _liver_is_cut(liver: Mask) -> bool:
     return bool(max(sections[0], sections[-1]) > _LIVER_CUT_SHARE * sections.max()) if liver.any() else False
 
 
-def _level(chi: FloatArray, mask: Mask) -> float:
+def _level(chi: FloatArray, mask: Mask, least: int = _LEAST_OF_A_REFERENCE) -> float:
     values = chi[mask & np.isfinite(chi)]
-    return float(np.median(values)) if values.size >= 20 else float("nan")
+    return float(np.median(values)) if values.size >= least else float("nan")
 
 
 def _summary(solution: Solution) -> tuple[int, float, bool]:

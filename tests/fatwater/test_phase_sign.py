@@ -11,7 +11,7 @@ from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 
 SHAPE, SIZE_MM = (44, 44, 44), 5.0
-SIGN_CODES = {"PHASE_SIGN", "SIGN_NOT_CHECKED"}
+SIGN_CODES = {"PHASE_SIGN", "SIGN_NOT_CHECKED", "PHASE_FILTERED"}
 
 
 def ball(
@@ -23,10 +23,11 @@ def ball(
     skin_mm: float = 0.0,
     tilt_degrees: float = 0.0,
     snr: float = 20.0,
+    field_left: float = 1.0,
 ) -> MultiEcho:
     """A ball of tissue, in which the field of its own surface is uniform, and a ball of gas in it, whose field is a dipole's.
 
-    All of it is ``fat`` to a share, its outer ``skin_mm`` wholly.
+    All of it is ``fat`` to a share, its outer ``skin_mm`` wholly. ``field_left`` is what a filter of the phase leaves of the field.
     """
     tilt = np.radians(tilt_degrees)
     turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
@@ -41,7 +42,7 @@ def ball(
     radius = np.linalg.norm(at, axis=-1)
     tissue = (radius < 95) & (distance > gas_mm)
     field_ppm = 9.4 / 3 * (gas_mm / np.maximum(distance, gas_mm)) ** 3 * (3 * along**2 - 1)
-    field_hz = 42.577 * tesla * field_ppm + 10
+    field_hz = 42.577 * tesla * field_left * field_ppm + 10
     share = np.where(radius > 95 - skin_mm, 1.0, fat)[..., None]
     species = 1 - share + share * fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
     rng = np.random.default_rng(4)
@@ -94,3 +95,12 @@ def test_three_echoes_whose_first_may_be_bent_are_not_taken_at_fat_s_word() -> N
         bent = np.where(np.arange(3) == 0, np.exp(1j * bent_rad), 1)
         codes = separate(replace(echoes, signal=(echoes.signal * bent).astype(np.complex64)), FatWaterParams()).codes
         assert {"SIGN_NOT_CHECKED", "FIRST_ECHO_NOT_CHECKED"} <= set(codes), bent_rad
+
+
+@pytest.mark.parametrize(("tesla", "n_echoes", "fat", "field_left"), [(1.5, 2, 0.0, 0.1), (3.0, 4, 0.15, 0.0), (1.5, 6, 0.15, -0.2)])
+def test_a_phase_whose_field_a_filter_took_out_is_told_from_one_that_tells_no_sign(
+    tesla: float, n_echoes: int, fat: float, field_left: float
+) -> None:
+    t = 1e-3 * (1.2 + (1.6 if n_echoes > 4 else 2.3 * 1.5 / tesla) * np.arange(n_echoes))
+    assert "PHASE_FILTERED" in separate(ball(t, tesla, fat=fat, field_left=field_left), FatWaterParams()).codes
+    assert "PHASE_FILTERED" not in separate(ball(t, tesla, fat=fat, field_left=0.6), FatWaterParams()).codes

@@ -23,6 +23,8 @@ def run(options: argparse.Namespace) -> int:
     """Estimate, print a line per visit and method, write."""
     from typing import get_args
 
+    import numpy as np
+
     from hqsm.archive import load_noun
     from hqsm.arrays import FloatArray
     from hqsm.config.explant import scan_setting
@@ -50,13 +52,13 @@ def run(options: argparse.Namespace) -> int:
             row = {"participant_id": participant, "session_id": session, **result.row()}
             rows.append(row)
             sys.stdout.write(
-                f"{folder.name:<28} {result.method:<18} {result.liver.median:7.3f} ppm against {result.susceptibility.reference_name:<7}"
+                f"{folder.name:<28} {result.method:<18} {result.chi_hqsm_ppm:7.3f} ppm against {result.susceptibility.reference_name:<7}"
                 f"{result.cpu_s:6.1f} s  {row['qc_codes']}".rstrip()
                 + "\n"
             )
-        highest = max((abs(result.liver.median) for result in results), default=1.0)
+        highest = float(np.nanmax([1.0, *(abs(result.liver.median) for result in results)]))
         pictures: dict[str, FloatArray] = {result.method: result.susceptibility.chi_ppm for result in results}
-        save_montage(out / f"{folder.name}.png", pictures, regions.liver_whole, maps.grid, top_ppm=max(1.0, 1.3 * highest))
+        save_montage(out / f"{folder.name}.png", pictures, regions.liver_whole, maps.grid, top_ppm=1.3 * highest)
         write_rows(out / "susceptibility_methods.tsv", "susceptibility_methods", rows)
     sys.stdout.write(f"{out}: table and pictures of {len(rows) // max(len(methods), 1)} visits\n")
     return 0

@@ -7,7 +7,8 @@ the susceptibilities' own spread, sources nobody knows) the field y speaks for t
 
     z = m' S^-1 y / sqrt(E),    E = m' S^-1 m,
 
-standard deviations, where sqrt(E) are to be expected.
+standard deviations, where sqrt(E) are to be expected. A body without that field, of either sign, has none that a body could have: what
+nobody knows of only adds to it. A phase filter took it out.
 
 **Fat.** Water and fat of one field and one phase explain a block better than they explain its conjugate where it holds both. With d
 the difference of the two misfits, z = sum(d) / sqrt(sum(d^2)): where there is no fat, d is as often below zero as above.
@@ -34,6 +35,8 @@ from hqsm.units import proton_frequency_hz
 _LEAST_OF_SHAPE, _FROM_OTHER_SIGN = 2.0, 6.0
 """Standard deviations from neither sign, and from what the other sign lets expect, at which the shape decides."""
 _LEAST_OF_FAT = 6.0
+_CERTAIN_SHAPE, _LEAST_SHARE = 4.0, 0.5
+"""Standard deviations expected from which on a field is missed, and the share of the expected field's RMS that it then falls short of."""
 _COARSE_MM, _INDEPENDENT_MM = 10.0, 40.0
 """Voxels of the field that is compared, and how far apart what nobody knows of it is independent."""
 _WHOLE = 0.9
@@ -44,16 +47,22 @@ _LAYER_MM, _N_LAYERS = 10.0, 3
 """How deep below the skin fat lies, and in how many layers."""
 _N_REWEIGHTED = 6
 _N_BLOCKS = 4000
+_NOTHING_SAID = 0.0, 0.0, 1.0
 
 
 def sign_codes(maps: WaterFat, fat: float) -> tuple[str, ...]:
-    """``PHASE_SIGN`` where the phase runs against the convention, ``SIGN_NOT_CHECKED`` where nothing tells, or the two contradict."""
-    shape, expected = shape_says(maps)
+    """``PHASE_SIGN`` where the phase runs against the convention, ``SIGN_NOT_CHECKED`` where nothing tells, or the two contradict.
+
+    ``PHASE_FILTERED`` where the shape would tell for certain, and the field of neither sign is there.
+    """
+    shape, expected, share = shape_says(maps)
+    filtered = abs(shape) < _LEAST_OF_SHAPE and expected > _CERTAIN_SHAPE and share < _LEAST_SHARE
     votes = {np.sign(shape)} if abs(shape) > _LEAST_OF_SHAPE and abs(shape) + expected > _FROM_OTHER_SIGN else set()
     votes |= {np.sign(fat)} if abs(fat) > _LEAST_OF_FAT else set()
+    missing = ("PHASE_FILTERED",) if filtered else ()
     if len(votes) != 1:
-        return ("SIGN_NOT_CHECKED",)
-    return ("PHASE_SIGN",) if -1 in votes else ()
+        return ("SIGN_NOT_CHECKED", *missing)
+    return ("PHASE_SIGN", *missing) if -1 in votes else missing
 
 
 def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_misfit: float) -> float:
@@ -73,20 +82,24 @@ def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_mi
     return float(difference.sum()) / size if size > 0 else 0.0
 
 
-def shape_says(maps: WaterFat) -> tuple[float, float]:
-    """By how many standard deviations the field's pattern says that the phase runs with the convention, and how many it should be."""
+def shape_says(maps: WaterFat) -> tuple[float, float, float]:
+    """By how many standard deviations the field's pattern says that the phase runs with the convention, and how many it should be.
+
+    Third the RMS of the field over that of the expected one, with what shim and the skin's fat may make taken off both; where nothing
+    is known of the body 0, 0 and 1.
+    """
     coarse = CoarseGrid(maps.grid, _COARSE_MM)
     bright = np.nan_to_num(np.abs(maps.water)) + np.nan_to_num(np.abs(maps.fat))
     known = np.isfinite(maps.field_hz) & (bright > 0)
     if not known.any():
-        return 0.0, 0.0
+        return _NOTHING_SAID
     known_share = coarse.mean(known)
     tissue = coarse.mean(np.minimum(2 * np.where(known, bright, 0) / np.median(bright[known]), 1))
     iron = coarse.mean(np.where(known, np.clip(np.nan_to_num(maps.r2star_per_s), 0, 2000), 0)) * 1e-3 * 1.5 / maps.field_strength_tesla
     body = np.stack([ndimage.binary_fill_holes(plane > 0.5) for plane in np.moveaxis(tissue, 2, 0)], axis=2)
     there = (known_share > _WHOLE) & (tissue > _WHOLE)
     if there.sum() < _LEAST_COARSE:
-        return 0.0, 0.0
+        return _NOTHING_SAID
     measured_hz = coarse.mean(np.where(known, maps.field_hz, 0))[there].astype(np.float64) / known_share[there]
     hz_per_ppm = proton_frequency_hz(maps.field_strength_tesla) * 1e-6
     sources = (tissue, (body * (1 - tissue)).astype(np.float32), iron)
@@ -107,7 +120,20 @@ def shape_says(maps: WaterFat) -> tuple[float, float]:
     inner = np.eye(free.shape[1]) + weighted.T @ free
     filtered = weight * expected_hz - weighted @ np.linalg.solve(inner, weighted.T @ expected_hz)
     expected = float(np.sqrt(max(filtered @ expected_hz, 0.0)))
-    return (float(filtered @ measured_hz) / expected, expected) if expected > 0 else (0.0, 0.0)
+    if not expected > 0:
+        return _NOTHING_SAID
+    measured_left, expected_left = _beside(smooth, measured_hz, weight), _beside(smooth, expected_hz, weight)
+    # of all voxels: in a real abdomen much of its field goes for outliers (two echoes, swaps); but no failed fit counts for more than air
+    measured_left = np.clip(measured_left, -np.abs(expected_left).max(), np.abs(expected_left).max())
+    share = float(np.linalg.norm(measured_left)) / max(float(np.linalg.norm(expected_left)), 1e-9)
+    return float(filtered @ measured_hz) / expected, expected, share
+
+
+def _beside(terms: FloatArray, field_hz: FloatArray, weight: FloatArray) -> FloatArray:
+    """(voxel,) what terms (voxel, term) leave of a field (voxel,)."""
+    root = np.sqrt(weight)
+    left: FloatArray = field_hz - terms @ np.linalg.lstsq(terms * root[:, None], field_hz * root, rcond=None)[0]
+    return left
 
 
 def _weights(terms: FloatArray, measured_hz: FloatArray, least_spread_hz: float) -> FloatArray:
