@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hqsm import fit_models
 from hqsm.arrays import Mask
 from hqsm.data import VoxelGrid, WaterFat
-from hqsm.fatwater import fit
 from hqsm.liver_share import (
     LiverShare,
     _depth,
@@ -226,10 +224,7 @@ def test_a_mask_too_thin_to_be_moved_stays(monkeypatch: pytest.MonkeyPatch) -> N
     assert share_of(maps, liver).share.sum() > 0.5 * liver.sum()
 
 
-def test_what_reads_the_maps_knows_the_numbers_of_the_fits_models() -> None:
-    assert [fit_models.FREE, fit_models.CONSTRAINED, fit_models.NO_FAT, fit_models.TWO_ECHOES] == [
-        fit.FREE, fit.CONSTRAINED, fit.NO_FAT, fit.TWO_ECHOES
-    ]  # fmt: skip
+def test_what_decays_too_fast_for_fat_is_told_by_the_fits_model_or_because_it_is_censored() -> None:
     dark = without_fat(water_fat_maps(_GRID, model=_BY_MODEL, censored=_BY_MODEL == 4))
     assert [bool(dark[number == _BY_MODEL].all()) for number in range(5)] == [True, False, False, True, True]
     assert [bool(dark[number == _BY_MODEL].any()) for number in range(5)] == [True, False, False, True, True]

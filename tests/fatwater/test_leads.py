@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from first_field import first_field
-from hqsm.fatwater.fit import FREE, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.leads import Known, _decide, far_off_hz, lead_back
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fit_models import FREE
 
 T = 1e-3 * (1 + np.arange(6))
 PERIOD_HZ = 1000.0

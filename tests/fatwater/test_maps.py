@@ -10,11 +10,12 @@ import pytest
 
 from conftest import make_grid
 from hqsm.data import MultiEcho, WaterFat
-from hqsm.fatwater.fit import CONSTRAINED, FREE, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.maps import assemble, without_t1_weight
 from hqsm.fatwater.pdff import without_t1
 from hqsm.fatwater.separation import _unexplained
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fit_models import CONSTRAINED, FREE
 
 _T = 1.2e-3 + 1.6e-3 * np.arange(6)
 _NOISE_SD = 2.0

@@ -6,12 +6,13 @@ import pytest
 from conftest import make_grid
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
-from hqsm.fatwater.fit import FREE, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
 from hqsm.fatwater.nodes import numbered
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fit_models import FREE
 
 T = 1e-3 * (1.2 + 1.6 * np.arange(6))
 FAT = fat_signal(SPECTRA["hamilton-liver-6"], T, 1.5)

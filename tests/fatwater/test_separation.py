@@ -10,10 +10,10 @@ from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater import maps, measurability, separation
 from hqsm.fatwater.bounds import r2star_limit_per_s
-from hqsm.fatwater.fit import FREE
 from hqsm.fatwater.measurability import NearTheEnd
 from hqsm.fatwater.separation import separate
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
+from hqsm.fit_models import FREE
 from hqsm.lic import fit_facts, r2star_lower_bound_per_s
 
 SHAPE = (48, 40, 12)

@@ -26,7 +26,14 @@ rule water_fat:
         ),
         further_sidecars=expand(
             f"{MAPS}_desc-{{map}}.json",
-            map=["lowerbound_R2starmap", "residual", "swapmargin", "difference_fieldmap", "model_dseg", "convergence_dseg"],
+            map=[
+                "lowerbound_R2starmap",
+                "residual",
+                "swapmargin",
+                "difference_fieldmap",
+                "model_dseg",
+                "convergence_dseg",
+            ],
             allow_missing=True,
         ),
         fit=f"{WORK}water_fat.npz",

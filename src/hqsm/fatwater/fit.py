@@ -14,8 +14,6 @@ import numpy as np
 from hqsm.arrays import AnyArray, ComplexArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit
 
-FREE, CONSTRAINED, NO_FAT, TWO_ECHOES = 1, 2, 3, 4
-"""Orders of the model: W and F complex; of one phase, the field with a prior; W alone; field alone."""
 CHUNK = 4096
 """Voxels that one thread fits before it takes others."""
 

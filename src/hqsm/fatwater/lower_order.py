@@ -9,13 +9,14 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.fatwater.bounds import ExpectedErrors, LocalDecay
 from hqsm.fatwater.constrained_fit import Priors, fit_constrained
 from hqsm.fatwater.field_errors import Departures, field_errors, on_another_field
-from hqsm.fatwater.fit import CONSTRAINED, NO_FAT, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.iron_steps import field_steps_hz
 from hqsm.fatwater.neighbourhood import field_prior
 from hqsm.fatwater.single_voxels import DOUBTFUL_ERRORS
 from hqsm.fatwater.start import Start
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fit_models import CONSTRAINED, NO_FAT
 
 _N_PRIOR_PASSES = 2
 _HARDLY_MOVED = 1.0

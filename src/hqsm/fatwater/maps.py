@@ -14,11 +14,12 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.bounds import LocalDecay
 from hqsm.fatwater.decay import NO_DECAY_PER_S
-from hqsm.fatwater.fit import CONSTRAINED, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.initialisation import InitialField
 from hqsm.fatwater.measurability import Measurable
 from hqsm.fatwater.pdff import pdff_percent, t1_weight_of_fat, without_t1
 from hqsm.fatwater.tissue import Tissue
+from hqsm.fit_models import CONSTRAINED
 from hqsm.r2star.estimator_errors import estimator_errors
 
 _LARGEST_PDFF_SE_PERCENT = 60.0

@@ -17,7 +17,7 @@ from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_lim
 from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.echo_faults import echo_faults, order_code
 from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
-from hqsm.fatwater.fit import FREE, NO_FAT, Fit
+from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.leads import far_off_hz, lead_back
@@ -32,6 +32,7 @@ from hqsm.fatwater.tissue import Tissue, holds_something, stands_out, strongest_
 from hqsm.fatwater.unknown_fat import errors_of_unknown_fat
 from hqsm.fatwater.water_shift import water_shift
 from hqsm.fatwater.without_fat import magnitude_only, two_echoes
+from hqsm.fit_models import FREE, NO_FAT
 from hqsm.gating.noise import noise_sd_from_background
 
 _ORDINARY_R2STAR_PER_S, _GOOD_SNR, _LARGEST_PDFF_SE_AT_GOOD_SNR_PERCENT = 50.0, 50.0, 7.0

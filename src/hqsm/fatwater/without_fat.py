@@ -17,12 +17,12 @@ from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
-from hqsm.fatwater.fit import NO_FAT, TWO_ECHOES
 from hqsm.fatwater.initialisation import in_phase_pairs
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.tissue import Tissue
 from hqsm.fatwater.unknown_fat import errors_of_unknown_fat
+from hqsm.fit_models import NO_FAT, TWO_ECHOES
 from hqsm.r2star.estimator_errors import estimator_errors
 
 
