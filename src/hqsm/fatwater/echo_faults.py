@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from hqsm.arrays import AnyArray, Mask
-from hqsm.fatwater.first_echo import LEAST_ECHOES, what_is_left
+from hqsm.fatwater.first_echo import LEAST_ECHOES, mimicked, without
 from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.tissue import Tissue
 
@@ -44,10 +44,12 @@ def echo_faults(tissue: Tissue, fit: Fit) -> tuple[str, ...]:
     if grows or t.size < LEAST_ECHOES or voxels.size < _LEAST_VOXELS:
         return grows
     signal = tissue.signal[voxels]
+    basis, rest = mimicked(signal, fit.nonlinear[voxels], fit.linear[voxels], t, tissue.fat)
     for k in range(t.size):
         one = np.zeros(signal.shape, complex)
         one[:, k] = signal[:, k]
-        direction, rest = what_is_left(one, signal, fit.nonlinear[voxels], fit.linear[voxels], t, tissue.fat)
+        with np.errstate(invalid="ignore"):
+            direction = without(one, basis)
         known = np.isfinite(direction).all(axis=1) & np.isfinite(rest).all(axis=1)
         product, size2 = float(np.vdot(direction[known], rest[known]).real), float(np.sum(np.abs(direction[known]) ** 2))
         explained = product**2 / (size2 * float(np.sum(np.abs(rest[known]) ** 2)) + 1e-30)

@@ -83,24 +83,25 @@ def _left(
     """
     turn = np.zeros(signal.shape, complex)
     turn[:, 0] = 1j * signal[:, 0]
-    turn, rest = what_is_left(turn, signal, nonlinear, linear, t, fat)
+    basis, rest = mimicked(signal, nonlinear, linear, t, fat)
     with np.errstate(invalid="ignore", divide="ignore"):
+        turn = without(turn, basis)
         per_rad = np.sqrt(_product(turn, turn).real[:, 0])
         return _product(turn, rest).real[:, 0] / per_rad, per_rad
 
 
-def what_is_left(
-    change: ComplexArray, signal: ComplexArray, nonlinear: FloatArray, linear: ComplexArray, t: FloatArray, fat: ComplexArray
-) -> tuple[ComplexArray, ComplexArray]:
-    """(voxel, echo) of a ``change`` of the echoes and of the signal what water, fat, field and decay cannot mimic."""
+def mimicked(
+    signal: ComplexArray, nonlinear: FloatArray, linear: ComplexArray, t: FloatArray, fat: ComplexArray
+) -> tuple[list[ComplexArray], ComplexArray]:
+    """Orthonormal (voxel, echo) each of what water, fat, field and decay can mimic, and what they leave of the signal (voxel, echo)."""
     growth = np.exp((2j * np.pi * nonlinear[:, :1] - nonlinear[:, 1:]) * t)
     model = (linear[:, :1] + linear[:, 1:] * fat) * growth
     with np.errstate(invalid="ignore", divide="ignore"):
         basis: list[ComplexArray] = []
         for column in (growth, growth * fat, model * t):
-            basis.append(_without(column, basis))
+            basis.append(without(column, basis))
             basis[-1] /= np.sqrt(_product(basis[-1], basis[-1]))
-        return _without(change, basis), _without(signal - model, basis)
+        return basis, without(signal - model, basis)
 
 
 def _product(one: ComplexArray, other: ComplexArray) -> ComplexArray:
@@ -109,7 +110,7 @@ def _product(one: ComplexArray, other: ComplexArray) -> ComplexArray:
     return product
 
 
-def _without(column: ComplexArray, basis: list[ComplexArray]) -> ComplexArray:
+def without(column: ComplexArray, basis: list[ComplexArray]) -> ComplexArray:
     """What of a (voxel, echo) column the orthonormal ones of the ``basis`` cannot mimic."""
     for direction in basis:
         column = column - _product(direction, column) * direction

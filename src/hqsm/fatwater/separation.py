@@ -138,11 +138,11 @@ def _many_echoes(
         # of three echoes fat is not heard: a phase of the first, which none of them shows, turns what it says
         products = start.blocks.products.conj() if conjugate is None else conjugate
         of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
-    # once the first echo's phase is off: a large one leaves what a gain would
-    codes.extend(echo_faults(tissue, fit) if separable else order_code(echoes.signal, usable, echoes.noise_sd))
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
+    # once the first echo's phase is off: a large one leaves what a gain would
+    codes.extend(echo_faults(tissue, fit) if separable else order_code(echoes.signal, usable, echoes.noise_sd))
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)
     near = near_the_end(decay, pools, start.blocks, expected, with_fat=separable)
     of_mixtures: FloatArray = np.zeros(fit.errors.shape)
