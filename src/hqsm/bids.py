@@ -86,7 +86,7 @@ def read_echoes(folder: Path) -> MultiEcho:
                 code="ECHO_TIMES",
             )
     images = [path.with_suffix(".nii.gz") for _, path in entries]
-    _, grid = load_volume(images[0])
+    first_magnitude, grid = load_volume(images[0])
 
     def on_the_grid(image: Path) -> FloatArray:
         values, its_grid = load_volume(image)
@@ -101,7 +101,8 @@ def read_echoes(folder: Path) -> MultiEcho:
     volumes = []
     for image in images:
         phase = on_the_grid(image.with_name(image.name.replace("_part-mag_", "_part-phase_")))
-        volumes.append((on_the_grid(image) * np.exp(1j * phase)).astype(np.complex64))
+        magnitude = first_magnitude if image == images[0] else on_the_grid(image)
+        volumes.append((magnitude * np.exp(1j * phase)).astype(np.complex64))
     first = entries[0][0]
     if "MagneticFieldStrength" not in first:
         raise InputError(f"{entries[0][1].name} has no MagneticFieldStrength.", remedy="Run the visit again.", code="FIELD_STRENGTH")

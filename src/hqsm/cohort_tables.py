@@ -72,9 +72,9 @@ def write_visit_tables(
     decisions = read_decisions(Path("decisions.csv"))
     protocol = protocol or ProtocolParams()
     tolerance_s = milliseconds_to_s(protocol.echo_time_tolerance_ms)
-    echoes = {(p, s): read_status(_work_folder(p, s) / "gated_echoes.json") for p, s, _ in found if s}
-    changed = _changes(_with_liver_fit(echoes), explant, tolerance_s)
-    twins = same_images(echoes)
+    statuses_of = {(p, s): {stage: read_status(_work_folder(p, s) / f"{stage}.json") for stage in STAGES} for p, s, _ in found if s}
+    changed = _changes(statuses_of, explant, tolerance_s)
+    twins = same_images({visit: statuses["gated_echoes"] for visit, statuses in statuses_of.items()})
     visit_rows: list[dict[str, Any]] = []
     lic_rows: list[dict[str, Any]] = []
     region_rows: list[dict[str, Any]] = []
@@ -84,8 +84,7 @@ def write_visit_tables(
             visit_rows.append(unusable_row(participant, what))
             continue
         name, label = f"sub-{participant}", f"ses-{session}"
-        folder = _work_folder(participant, session)
-        statuses = {stage: read_status(folder / f"{stage}.json") for stage in STAGES}
+        statuses = statuses_of[participant, session]
         placeholders += [path for facts in statuses.values() for path in facts.get("placeholders", [])]
         record: dict[str, Any] = {"group": str(groups.get(name, "")), "visit_type": str(kinds.get((name, label), ""))}
         record["not_in_records"] = bool(kinds) and not blinding and (name, label) not in kinds
@@ -123,17 +122,15 @@ def _work_folder(participant: str, session: str) -> Path:
     return Path(f"results/work/sub-{participant}_ses-{session}")
 
 
-def _with_liver_fit(echoes: Mapping[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The facts of each visit's echoes, with by which models its liver was fitted."""
-    iron = {visit: read_status(_work_folder(*visit) / "liver_iron.json") for visit in echoes}
-    return {visit: {**facts, "liver_fit": iron[visit].get("details", {}).get("fit", {})} for visit, facts in echoes.items()}
-
-
 def _changes(
-    echoes: Mapping[tuple[str, str], dict[str, Any]], explant: ExplantParams, tolerance_s: float
+    statuses_of: Mapping[tuple[str, str], Mapping[str, dict[str, Any]]], explant: ExplantParams, tolerance_s: float
 ) -> dict[tuple[str, str], tuple[list[str], list[str], list[str]]]:
     """What changed since each participant's visit before; explants, which have a protocol of their own, are left out."""
-    visits = [(*visit, facts) for visit, facts in echoes.items() if scan_setting(explant, visit[1])[0] == "in_vivo"]
+    visits = [
+        (*visit, {**statuses["gated_echoes"], "liver_fit": statuses["liver_iron"].get("details", {}).get("fit", {})})
+        for visit, statuses in statuses_of.items()
+        if scan_setting(explant, visit[1])[0] == "in_vivo"
+    ]
     return changes_by_visit(visits, echo_time_tolerance_s=tolerance_s)
 
 
