@@ -119,6 +119,10 @@ def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
         raise InputError(
             f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these look like milliseconds.", code="ECHO_TIMES"
         )
+    if echo_times_s[-1] < 1e-4:
+        raise InputError(
+            f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these were divided by 1000 once more.", code="ECHO_TIMES"
+        )
 
 
 def _check_axes(signal: ComplexArray, grid: VoxelGrid, axes: str) -> None:

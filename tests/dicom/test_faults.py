@@ -263,6 +263,18 @@ REFUSED: dict[str, tuple[Make, str]] = {
         r"phase \(or real and imaginary\) images of one of them only: a field-map series\?",
     ),
     "one echo": (lambda f: (siemens(f), [delete(where(f, echo=k)) for k in (2, 3)]), r"Every series has a single echo time"),
+    "an echo time that stands in two series": (
+        lambda f: (split_by_echo(siemens(f)), edit(where(f, echo=3), set_to(EchoTime=where(f, echo=2)[0][1].EchoTime))),
+        r"have the same EchoTime, 2\.8 ms, and were acquired together\. Correct EchoTime of one of them",
+    ),
+    "echo times in seconds": (
+        lambda f: edit(list(images(siemens(f))), lambda d: set_to(EchoTime=f"{float(d.EchoTime) / 1e3:g}")(d)),
+        r"EchoTime is 0\.0012 to 0\.0044 ms; these look like seconds\. Write EchoTime \(0018,0081\) in milliseconds",
+    ),
+    "echo times in microseconds": (
+        lambda f: edit(list(images(siemens(f))), lambda d: set_to(EchoTime=f"{float(d.EchoTime) * 1e3:g}")(d)),
+        r"EchoTime is 1200 to 4400 ms; these look like microseconds",
+    ),
     "compressed": (
         all_as(JPEG2000Lossless),
         r"of series 6 liver_nav_mGRE are compressed \(JPEG 2000 .*\)\. Decompress them first, for example: gdcmconv --raw IN OUT",
@@ -413,6 +425,10 @@ READ: dict[str, tuple[Make, str]] = {
     "no preamble": (lambda f: [no_preamble(p, d) for p, d in list(images(siemens(f)))], ""),
     "no order of files, slices or instances": (lambda f: file_order(siemens(f)), ""),
     "every echo in a series of its own": (lambda f: split_by_echo(siemens(f)), ""),
+    "every echo in a series of its own, and a run before": (
+        lambda f: (split_by_echo(siemens(f)), another_run(f, series=20, time="080000")),
+        "another acquisition, an earlier run of the same protocol",
+    ),
     "phase without rescale tags": (
         lambda f: edit(where(siemens(f), series=7), lambda d: [delattr(d, n) for n in ("RescaleSlope", "RescaleIntercept")]),
         "",

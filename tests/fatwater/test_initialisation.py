@@ -181,6 +181,8 @@ def test_echo_times_that_do_not_grow_are_refused() -> None:
         assert "its own time" in caught.value.remedy
     with pytest.raises(InputError, match=r"ends at 9\.2 s\. Give seconds"):
         dataclasses.replace(echoes, echo_times_s=1e3 * T)
+    with pytest.raises(InputError, match=r"ends at 9\.2e-06 s\. Give seconds; these were divided by 1000 once more"):
+        dataclasses.replace(echoes, echo_times_s=1e-3 * T)
 
 
 def test_a_signal_that_does_not_fit_its_times_grid_or_field_is_refused_by_the_names_of_what_disagrees() -> None:

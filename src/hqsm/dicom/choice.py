@@ -14,9 +14,12 @@ from hqsm.config.dicom import DicomParams
 from hqsm.data import SetAside
 from hqsm.dicom.conventions import IMAGINARY, MAGNITUDE, PHASE, REAL
 from hqsm.dicom.frames import Frame, slice_normal
+from hqsm.dicom.strangers import SAME_TIME_S
 from hqsm.errors import InputError
 
 _ECHO_TOLERANCE_S = 20e-6
+_SHORTEST_S, _LONGEST_S = 1e-4, 0.5
+"""Between which the last echo time of any gradient echo lies."""
 PAIRS = ((REAL, IMAGINARY), (MAGNITUDE, PHASE))
 
 
@@ -33,14 +36,26 @@ def choose(frames: list[Frame], params: DicomParams) -> tuple[list[Frame], list[
     aside: list[tuple[Frame, SetAside]] = []
     runs: list[list[Frame]] = []
     joined = 0
-    for group in groups.values():
+    twins: dict[tuple[Any, ...], tuple[Frame, Frame]] = {}
+    for key, group in groups.items():
         found = _runs(_without_filtered_copies(group, aside))
+        pair = _same_echo_twice(found) if len(found) > 1 else None
+        if pair is not None:
+            twins[key] = pair
         if params.repeated_series == "repetitions" and len(found) > 1:
             joined += len(found)
             found = [_as_repetitions(found)]
         runs += found
     ranked = sorted(runs, key=lambda run: (*_worth(run), not run[0].filters, _start(run)), reverse=True)
     chosen = ranked[0]
+    if _key(chosen[0]) in twins:
+        one, other = twins[_key(chosen[0])]
+        raise InputError(
+            f"{one.name} and {other.name} ({one.part}) have the same EchoTime, {1e3 * one.echo_time_s:g} ms, and were acquired together.",
+            remedy="Correct EchoTime of one of them, or remove the series that is there twice.",
+            code="ECHO_TIMES",
+        )
+    _refuse_times_of_another_unit(chosen)
     _refuse_what_is_not_complex(chosen, ranked)
     _refuse_two_days([run for run in ranked if run is chosen or _worth(run)[0] >= 2])
     chosen = _without_foreign_magnitudes(chosen, aside)
@@ -151,6 +166,39 @@ def _runs(group: list[Frame]) -> list[list[Frame]]:
         else:
             runs.append((here, list(frames)))
     return [members for _, members in runs]
+
+
+def _same_echo_twice(runs: list[list[Frame]]) -> tuple[Frame, Frame] | None:
+    """The first two frames, of series of one echo each, that are one part of one echo and place and of one moment; None where no two are.
+
+    A scan that is repeated takes its time. Of two such series nothing tells which phase belongs to which magnitude, or that the
+    time of one is wrong; a series that holds several echoes is a reconstruction of its own.
+    """
+    series: dict[str, list[Frame]] = defaultdict(list)
+    for frame in (frame for run in runs for frame in run):
+        series[frame.series_uid].append(frame)
+    seen: dict[tuple[Any, ...], Frame] = {}
+    for frames in series.values():
+        if len(distinct_echo_times_s(frames)) > 1:
+            continue
+        for frame in frames:
+            place = (frame.part, frame.echo_time_s, frame.temporal, *np.round(frame.position_mm, 1).tolist())
+            other = seen.setdefault(place, frame)
+            if other.series_uid != frame.series_uid and abs(other.time_of_day_s - frame.time_of_day_s) <= SAME_TIME_S:
+                return other, frame
+    return None
+
+
+def _refuse_times_of_another_unit(chosen: list[Frame]) -> None:
+    first_s, last_s = min(frame.echo_time_s for frame in chosen), max(frame.echo_time_s for frame in chosen)
+    if _SHORTEST_S <= last_s <= _LONGEST_S:
+        return
+    unit = "seconds" if last_s < _SHORTEST_S else "microseconds"
+    raise InputError(
+        f"EchoTime is {1e3 * first_s:g} to {1e3 * last_s:g} ms; these look like {unit}.",
+        remedy="Write EchoTime (0018,0081) in milliseconds, as DICOM has it, or export the images again from the scanner.",
+        code="ECHO_TIMES",
+    )
 
 
 def _as_repetitions(runs: list[list[Frame]]) -> list[Frame]:
