@@ -13,6 +13,7 @@ import numpy as np
 
 from hqsm.arrays import AnyArray, ComplexArray, Mask
 from hqsm.data import WaterFat
+from hqsm.fatwater.maps import without_numbers
 
 _SAME = 1e-6
 """Values that differ by less, relatively, were one before rounding."""
@@ -53,9 +54,7 @@ def without_clipped(maps: WaterFat, clipped: Mask) -> WaterFat:
     codes = maps.codes
     if share > _MANY:
         codes = tuple(dict.fromkeys("SIGN_NOT_CHECKED" if code in ("PHASE_SIGN", "PHASE_FILTERED") else code for code in codes))
-    numbers = ("fat", "pdff_percent", "r2star_per_s", "field_hz", "pdff_se_percent", "r2star_se_per_s", "field_se_hz")
-    blanked = {name: np.where(clipped, np.float32(np.nan), getattr(maps, name)) for name in numbers}
-    return replace(maps, **blanked, clipped_percent=100 * share, codes=(*codes, "SIGNAL_CLIPPED"))  # type: ignore[arg-type]
+    return replace(without_numbers(maps, clipped), clipped_percent=100 * share, codes=(*codes, "SIGNAL_CLIPPED"))
 
 
 def _is_clipped(values: AnyArray, others: list[AnyArray], level: float) -> bool:

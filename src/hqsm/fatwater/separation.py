@@ -16,14 +16,14 @@ from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.clipping import clipped_voxels, without_clipped
 from hqsm.fatwater.decay import local_decay
-from hqsm.fatwater.echo_faults import echo_faults, order_code
+from hqsm.fatwater.echo_faults import copied_echoes, echo_faults, order_code
 from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
 from hqsm.fatwater.fit import Fit
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.initialisation import InitialField, initialise
 from hqsm.fatwater.leads import far_off_hz, lead_back
 from hqsm.fatwater.lower_order import lower_order
-from hqsm.fatwater.maps import assemble, by_magnitude, without_t1_weight
+from hqsm.fatwater.maps import assemble, by_magnitude, without_numbers, without_t1_weight
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.mixed_voxels import errors_of_mixtures
 from hqsm.fatwater.phase_sign import fat_says, sign_codes
@@ -69,6 +69,14 @@ def separate(
 
     if holds.any() and not holds.all():
         return of_those(holds)
+    copies = copied_echoes(echoes.signal) if holds.any() else ()
+    if copies:
+        times_ms = " and ".join(f"{1e3 * echoes.echo_times_s[e]:g}" for e in copies)
+        raise InputError(
+            f"The echoes at {times_ms} ms hold the same images, equal to the last pixel.",
+            remedy="Export the visit again: one echo was written under the other's time, and nothing tells which.",
+            code="ECHO_COPIED",
+        )
     numba.set_num_threads(max(1, min(n_threads, int(numba.config.NUMBA_NUM_THREADS))))  # type: ignore[attr-defined]
     strongest, has_phase = strongest_echo(echoes.signal)
     finite = np.isfinite(strongest)
@@ -93,6 +101,8 @@ def separate(
 
     clean = replace(echoes, signal=signal, noise_sd=noise_sd)
     maps = _by_echoes(clean, usable, params, temperature_celsius, setting, has_phase=has_phase)
+    if "ECHO_ORDER" in maps.codes:
+        maps = without_numbers(maps, usable)
     return without_clipped(maps, clipped_voxels(signal) & usable)
 
 
@@ -149,7 +159,8 @@ def _many_echoes(
         of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
-        return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
+        of_magnitude = [code for code in maps.codes if code != "MAGNITUDE_ONLY"]
+        return replace(maps, codes=("PHASE_INCONSISTENT", *of_magnitude, *order_code(echoes.signal, usable, echoes.noise_sd)))
     # once the first echo's phase is off: a large one leaves what a gain would
     codes.extend(echo_faults(tissue, fit) if separable else order_code(echoes.signal, usable, echoes.noise_sd))
     decay, pools = local_decay(tissue, start.blocks, expected, with_fat=separable)

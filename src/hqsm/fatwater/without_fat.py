@@ -18,6 +18,7 @@ from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
 from hqsm.fatwater.initialisation import in_phase_pairs
+from hqsm.fatwater.maps import LARGEST_RESIDUAL, NOISE_LIKE
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.tissue import Tissue
@@ -98,6 +99,7 @@ _ANY_PHASE_RAD = np.pi / np.sqrt(3)
 """SD of a phase that may be any."""
 _DARKER = 3.0
 """SD of noise."""
+_BRIGHT_SNR, _MOST = 15.0, 0.5
 _KNOWN_PHASE_RAD = 1.0
 """SD beyond which a phase leads no unwrapping."""
 _SNR_OF_PHASE = np.linspace(0, 10, 101)
@@ -204,7 +206,8 @@ def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> W
     """R2* alone, by the configured estimator (``complex`` falls to the one with a noise floor): no phase, no field, no fat.
 
     Its standard error is the root mean square error of that estimator at the neighbourhood's decay, bias included; where the bias
-    is the larger part no number is given, and R2* is censored like what the echoes do not show.
+    is the larger part no number is given, and R2* is censored like what the echoes do not show. Nor is one given where the echoes follow
+    no decay, by more than noise: fat near a half, or echoes that are not of their times; ``DECAY_INCONSISTENT`` where most are so.
     """
     magnitude, coils = np.abs(echoes.signal), params.coils_in_magnitude
     name = "noise-floor" if params.r2star_estimator == "complex" else params.r2star_estimator
@@ -219,7 +222,12 @@ def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> W
     se[usable] = error.rms_error_per_s * decay.relative_error[usable]
     censored = decay.censored.copy()
     censored[usable] |= error.misleads & (decay.r2star_per_s[usable] > NO_DECAY_PER_S)
+    residual = np.full(usable.shape, np.nan)
+    residual[usable], fits = _residual_of_decay(magnitude[usable], rate[usable], t, echoes.noise_sd, coils)
     given = usable & ~censored & ~decay.lost & np.isfinite(rate)
+    bright = given[usable] & (magnitude[usable].max(axis=1) > _BRIGHT_SNR * echoes.noise_sd)
+    inconsistent = bright.any() and fits[bright].mean() < _MOST
+    given[usable] &= fits
     nothing = np.full(usable.shape, np.nan, np.float32)
     return WaterFat(
         water=_masked(amplitude, usable, np.complex64),
@@ -230,15 +238,34 @@ def magnitude_only(echoes: MultiEcho, usable: Mask, params: FatWaterParams) -> W
         pdff_se_percent=nothing,
         r2star_se_per_s=_masked(se, given),
         field_se_hz=nothing,
-        residual=nothing,
+        residual=_masked(residual, usable),
         model=np.where(usable & (np.isfinite(rate) | censored), NO_FAT, 0).astype(np.uint8),
         censored=censored,
         r2star_limit_per_s=decay.limit_per_s,
         r2star_lower_bound_per_s=_masked(decay.lower_bound_per_s, censored),
         field_strength_tesla=echoes.field_strength_tesla,
         grid=echoes.grid,
-        codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE"),
+        codes=("MAGNITUDE_ONLY", "R2STAR_FAT_FREE", *(("DECAY_INCONSISTENT",) if inconsistent else ())),
     )
+
+
+def _residual_of_decay(
+    magnitude: FloatArray, r2star_per_s: FloatArray, echo_times_s: FloatArray, noise_sd: float, coils: int
+) -> tuple[FloatArray, Mask]:
+    """(voxel,) norm of what one decay of R2* over a noise floor leaves of magnitudes (voxel, echo) over their norm; whether that is little.
+
+    The floor is told by the mean square, ``A^2 exp(-2 R2* t) + 2 coils SD^2``, as is the amplitude A (least squares).
+    """
+    floor = 2 * coils * noise_sd**2
+    squared = magnitude.astype(np.float64) ** 2
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        decay = np.exp(-r2star_per_s[:, None] * echo_times_s)
+        amplitude = (np.sqrt(np.maximum(squared - floor, 0)) * decay).sum(axis=1) / (decay**2).sum(axis=1)
+        left = ((magnitude - np.sqrt((amplitude[:, None] * decay) ** 2 + floor)) ** 2).sum(axis=1)
+        relative: FloatArray = np.sqrt(left / squared.sum(axis=1))
+        # noise of a magnitude is of its real part alone
+        fits = (relative < LARGEST_RESIDUAL) | (left < NOISE_LIKE / 2 * noise_sd**2 * echo_times_s.size)
+    return relative, fits
 
 
 def _masked(values: AnyArray, valid: AnyArray, dtype: type = np.float32) -> AnyArray:
