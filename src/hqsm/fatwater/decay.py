@@ -88,7 +88,7 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     t = tissue.echo_times_s
     templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - tissue.fat)) ** 2 if with_fat else np.ones((1, t.size))
     weight = blocks.n_voxels.astype(np.float32)
-    squared = np.empty(tissue.signal.shape, np.float32)
+    squared: FloatArray = np.empty(tissue.signal.shape, np.float32)
     powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight, squared)
     places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
     mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
