@@ -142,6 +142,8 @@ def _rms(phase_rad: FloatArray) -> float:
 def _smooth(terms: FloatArray, left: FloatArray, per_rad: FloatArray) -> tuple[FloatArray, float]:
     """Coefficients (Tukey's weights: swapped voxels and flow are outliers) and the standard error of the fitted phase [rad]."""
     known = np.isfinite(left) & np.isfinite(per_rad)
+    if known.sum() <= terms.shape[1]:
+        return np.zeros(terms.shape[1]), np.inf
     scaled, left = terms[known] * per_rad[known, None], left[known]
     weight: FloatArray = np.ones(left.size)
     coefficients: FloatArray = np.zeros(terms.shape[1])

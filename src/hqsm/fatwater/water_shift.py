@@ -25,7 +25,7 @@ from hqsm.fatwater.first_echo import LEAST_ECHOES, phase_step, polynomials, with
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.tissue import Echoes, Tissue
 
-_MOST_VOXELS = 20000
+_LEAST_VOXELS, _MOST_VOXELS = 100, 20000
 _LEAST_SNR = 15.0
 _REACH_PPM = 0.24
 """Half of what is searched: 24 degrees on either side of the temperature that was given."""
@@ -57,7 +57,7 @@ def water_shift(tissue: Tissue, fat_at: Callable[[float], ComplexArray], field_h
     voxels, noise_sd = tissue.signal, tissue.noise_sd
     bright = np.flatnonzero((np.abs(voxels[:, 0]) > _LEAST_SNR * noise_sd) & np.isfinite(field_hz))
     nothing = WaterShift(ppm=0.0, se_ppm=np.inf)
-    if bright.size == 0 or tissue.echo_times_s.size < LEAST_ECHOES:
+    if bright.size < _LEAST_VOXELS or tissue.echo_times_s.size < LEAST_ECHOES:
         return nothing
     chosen = bright[np.unique(np.linspace(0, bright.size - 1, min(bright.size, _MOST_VOXELS)).astype(np.int64))]
     tried = np.linspace(-_REACH_PPM, _REACH_PPM, _N_TRIED)
