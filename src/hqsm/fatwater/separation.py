@@ -145,8 +145,7 @@ def _many_echoes(
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
         # of three echoes fat is not heard: a phase of the first, which none of them shows, turns what it says
-        products = start.blocks.products.conj() if conjugate is None else conjugate
-        of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
+        of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
