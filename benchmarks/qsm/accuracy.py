@@ -21,12 +21,12 @@ from verdict import verdict, verdict_of_share
 
 from hqsm.config.susceptibility import SusceptibilityParams
 from hqsm.errors import ProcessingError
+from hqsm.phantom.accuracy import INTERCEPT_WITHIN_PPM, SLOPE_WITHIN, allowed_scatter_ppm
 from hqsm.susceptibility import estimate
 
 _LITTLE_IRON_PPM = 2.2
 """Livers `up to 2 ppm` of a set hold so much with what iron-free liver and its unevenness add."""
-_SLOPE_WITHIN = {"up to 2 ppm": 0.05, "all": 0.10, "explants": 0.03}
-_INTERCEPT_PPM, _SCATTER_PPM, _SCATTER_SHARE = 0.05, 0.08, 0.04
+_SLOPE_WITHIN = {"up to 2 ppm": 0.05, "all": SLOPE_WITHIN["in_vivo"], "explants": SLOPE_WITHIN["in_vitro"]}
 _INSIDE = (0.90, 0.98)
 
 
@@ -82,14 +82,14 @@ def against_targets(livers: str, of: list[Measured]) -> list[str]:
     """Each figure of some livers with what is asked of it, and whether it is met or by how much it is missed."""
     true, found, se = (np.array([getattr(each, name) for each in of]) for name in ("true", "found", "standard_error"))
     slope, intercept, scatter = line(true, found)
-    allowed = _SCATTER_PPM + _SCATTER_SHARE * float(np.mean(true))
-    within = _SLOPE_WITHIN[livers]
+    allowed = allowed_scatter_ppm(true)
+    within, near = _SLOPE_WITHIN[livers], INTERCEPT_WITHIN_PPM
     n, inside = len(of), int(np.sum(np.abs(found - true) < 1.96 * se))
     over_se = float(np.sqrt(np.mean(((found - true) / se) ** 2)))
     rows = (
         ("slope", f"{slope:.3f}", f"1.00 +- {within:.2f}", verdict(slope, 1 - within, 1 + within)),
-        ("intercept", f"{intercept:+.3f} ppm", f"+- {_INTERCEPT_PPM:g} ppm", verdict(intercept, -_INTERCEPT_PPM, _INTERCEPT_PPM, "ppm")),
-        ("scatter", f"{scatter:.3f} ppm", f"{_SCATTER_PPM:g} ppm + 4 %: {allowed:.2f}", verdict(scatter, 0, allowed, "ppm")),
+        ("intercept", f"{intercept:+.3f} ppm", f"+- {near:g} ppm", verdict(intercept, -near, near, "ppm")),
+        ("scatter", f"{scatter:.3f} ppm", f"{allowed:.2f} ppm", verdict(scatter, 0, allowed, "ppm")),
         ("inside 95 %", f"{inside} of {n}, error/SE {over_se:.2f}", "90 to 98 %", verdict_of_share(inside, n, *_INSIDE)),
     )
     return [f"  {livers:<12} n {n:2d}  {name:<12} {figure:<26} {asked:<22} {met}" for name, figure, asked, met in rows]

@@ -19,17 +19,7 @@ from verdict import verdict
 
 from hqsm.config.susceptibility import SusceptibilityParams
 
-SHAPE = (160, 160, 64)
-VOXELS_MM = ((1.5, 1.5, 4.0), (2.2, 1.8, 2.7), (2.5, 2.5, 3.5), (3.0, 3.0, 6.0))
-_WIDTH_MM = 350.0
 _CPU_S, _MEMORY_MB = 20, 1000
-
-
-def case(voxel_mm: tuple[float, float, float]) -> visits.Case:
-    """An iron-loaded liver in a body that fits the images."""
-    scale = min(1.0, SHAPE[0] * voxel_mm[0] / _WIDTH_MM)
-    name = "s" + "x".join(f"{d:g}" for d in voxel_mm)
-    return visits.Case(name=name, liver_chi_ppm=1.5, anatomy=77, shape=SHAPE, voxel_mm=voxel_mm, body_scale=scale, oversampling=(1, 1, 2))
 
 
 def main() -> None:
@@ -39,8 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     costs = []
     sys.stdout.write("voxel [mm]       CPU s   memory MB   liver - truth [ppm]\n")
-    for voxel_mm in VOXELS_MM:
-        visit = visits.load(case(voxel_mm), options.cache)
+    for case in visits.speed():
+        visit = visits.load(case, options.cache)
         with tempfile.TemporaryDirectory(prefix="hqsm-speed-") as folder:
             pickled, out = Path(folder) / "input.pkl", Path(folder) / "chi.f64"
             pickled.write_bytes(visit.pickled_input())
@@ -49,7 +39,7 @@ def main() -> None:
             costs.append((cost["cpu_s"], cost["memory_mb"]))
             chi = np.fromfile(out).reshape(visit.truth.chi_ppm.shape, order="F")
         error = float(np.nanmedian(chi[visit.regions.liver_for_susceptibility])) - visit.truth.liver_chi_ppm
-        sys.stdout.write(f"{'x'.join(f'{d:g}' for d in voxel_mm):<14}{cost['cpu_s']:8.1f}{cost['memory_mb']:10.0f}{error:+12.3f}\n")
+        sys.stdout.write(f"{case.name[1:]:<14}{cost['cpu_s']:8.1f}{cost['memory_mb']:10.0f}{error:+12.3f}\n")
         sys.stdout.flush()
     cpu_s, memory_mb = (max(values) for values in zip(*costs, strict=True))
     sys.stdout.write(f"most CPU, {_CPU_S} s: {verdict(cpu_s, 0, _CPU_S, 's', 1)}; most memory, {_MEMORY_MB} MB: ")

@@ -252,6 +252,18 @@ def forward_phantom(chi_ppm: float, peer_python: Path, cache: Path) -> Visit:
 SETS = {"develop": develop, "judge": judge, "confirm": confirm, "explants-develop": explants_develop, "explants": explants}
 
 
+def speed() -> list[Case]:
+    """Of 160 x 160 x 64 voxels of several sizes: an iron-loaded liver in a body that fits the images."""
+    shape, width_mm, cases = (160, 160, 64), 350.0, []
+    for voxel_mm in ((1.5, 1.5, 4.0), (2.2, 1.8, 2.7), (2.5, 2.5, 3.5), (3.0, 3.0, 6.0)):
+        scale = min(1.0, shape[0] * voxel_mm[0] / width_mm)
+        name = "s" + "x".join(f"{d:g}" for d in voxel_mm)
+        cases.append(
+            Case(name=name, liver_chi_ppm=1.5, anatomy=77, shape=shape, voxel_mm=voxel_mm, body_scale=scale, oversampling=(1, 1, 2))
+        )
+    return cases
+
+
 def load(case: Case, cache: Path) -> Visit:
     """The visit of a case, from the cache or made now."""
     modules = ("hqsm.phantom.forward", "hqsm.fatwater.separation", "hqsm.liver", "hqsm.gating.gate")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, VoxelGrid
@@ -24,10 +25,12 @@ def ball(
     tilt_degrees: float = 0.0,
     snr: float = 20.0,
     field_left: float = 1.0,
+    high_pass_mm: float = 0.0,
 ) -> MultiEcho:
     """A ball of tissue, in which the field of its own surface is uniform, and a ball of gas in it, whose field is a dipole's.
 
-    All of it is ``fat`` to a share, its outer ``skin_mm`` wholly. ``field_left`` is what a filter of the phase leaves of the field.
+    All of it is ``fat`` to a share, its outer ``skin_mm`` wholly. ``field_left`` is what a filter of the phase leaves of the field in all,
+    and ``high_pass_mm`` the SD of the Gaussian means in the tissue that it takes off.
     """
     tilt = np.radians(tilt_degrees)
     turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
@@ -43,6 +46,9 @@ def ball(
     tissue = (radius < 95) & (distance > gas_mm)
     field_ppm = 9.4 / 3 * (gas_mm / np.maximum(distance, gas_mm)) ** 3 * (3 * along**2 - 1)
     field_hz = 42.577 * tesla * field_left * field_ppm + 10
+    if high_pass_mm > 0:
+        means = [ndimage.gaussian_filter(each, high_pass_mm / SIZE_MM) for each in (tissue * field_hz, tissue.astype(float))]
+        field_hz = field_hz - means[0] / np.maximum(means[1], 1e-3)
     share = np.where(radius > 95 - skin_mm, 1.0, fat)[..., None]
     species = 1 - share + share * fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
     rng = np.random.default_rng(4)
@@ -103,4 +109,6 @@ def test_a_phase_whose_field_a_filter_took_out_is_told_from_one_that_tells_no_si
 ) -> None:
     t = 1e-3 * (1.2 + (1.6 if n_echoes > 4 else 2.3 * 1.5 / tesla) * np.arange(n_echoes))
     assert "PHASE_FILTERED" in separate(ball(t, tesla, fat=fat, field_left=field_left), FatWaterParams()).codes
+    for high_pass_mm in (8.0, 12.0, 15.0):
+        assert "PHASE_FILTERED" in separate(ball(t, tesla, fat=fat, high_pass_mm=high_pass_mm), FatWaterParams()).codes
     assert "PHASE_FILTERED" not in separate(ball(t, tesla, fat=fat, field_left=0.6), FatWaterParams()).codes

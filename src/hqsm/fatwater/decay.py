@@ -19,8 +19,11 @@ from hqsm.fatwater.lanes import LANES, evenly, exponential
 from hqsm.fatwater.nodes import around
 from hqsm.fatwater.tissue import Tissue
 
-_FAT_SHARES = np.array([*SHARES, 0.9])
-_COST_OF_FAT = 0.02
+_LEAN_OR_FAT = np.array([[0.3, 0.0, 0.45], [0.9, 0.9, 0.9]])
+"""Shares of fat to begin at, and between which they stay: magnitudes of lean and of fat tissue look alike. Begun at a tenth, some tissue of
+40 % and 900 1/s becomes lean; free, the second would explain lean tissue as well."""
+_COST_OF_FAT = 0.06
+"""Misfit of a voxel that all fat costs: there is rather little fat than much where nothing else tells."""
 _N_ITERATIONS = 8
 _TOP_PER_S = 4000.0
 _REACH_MM = 5.0
@@ -80,28 +83,31 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     """Decay around each voxel, fat allowed for if ``with_fat``: that of its block and the like blocks around.
 
     Where a block is mixed (an edge, a vessel), each of its voxels goes with the like voxels around, itself left out. The
-    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included.
+    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included. F is unknown too: of a few values,
+    tissue between two of them is taken for fat, up to 100 1/s slower, and R2*'s prior pulls that way.
 
     What is like a block follows from its noise too: one that noise made bright finds bright ones. Near the end of the data the
     blocks around are therefore compared again, with the mean of those that were found (mean shift).
     """
     t = tissue.echo_times_s
-    templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - tissue.fat)) ** 2 if with_fat else np.ones((1, t.size))
+    fat = tissue.fat.astype(np.complex128) if with_fat else np.ones(t.size, np.complex128)
+    fixed = np.tile((SHARES if with_fat else SHARES[:1])[:, None], 3)
+    unknown = _LEAN_OR_FAT if with_fat else fixed
     weight = blocks.n_voxels.astype(np.float32)
-    squared, powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight)
+    squared: FloatArray = np.empty(tissue.signal.shape, np.float32)
+    powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight, squared)
     places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
     mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
-    decay = _best(*_decays(mean, templates, t))
+    decay = _best(*_decays(mean, fat, unknown, t))
     near = expected.at(expected.of_r2star(with_fat=with_fat), decay) > NEAR_THE_LIMIT * decay.r2star_per_s
     near &= decay.r2star_per_s > NO_DECAY_PER_S
     which = np.flatnonzero(beside(beside(near, blocks.index), blocks.index))
     mean, n_pooled = _pooled(powers, weight, blocks.index, places[which], reach, False, mean[which], n_pooled[which])
-    of_shares = _decays(mean, templates, t)
-    again = _best(*of_shares)
+    again = _best(*_decays(mean, fat, unknown, t))
     decay.snr[which], decay.r2star_per_s[which] = again.snr, again.r2star_per_s
     mixed = _mixed(squared, powers, blocks.of_voxel, weight)
     pools = Pools(
-        templates=templates,
+        templates=np.abs(1 - fixed[:, :1] * (1 - fat)) ** 2,
         echo_times_s=t,
         squared=squared,
         of_block=powers,
@@ -110,14 +116,11 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
         which=which,
         mean=mean,
         n_voxels=n_pooled,
-        decays=tuple(
-            LocalDecay(snr=np.sqrt(a2), r2star_per_s=rate) for a2, rate, _ in zip(*(s[: SHARES.size] for s in of_shares), strict=True)
-        ),
+        decays=tuple(LocalDecay(snr=np.sqrt(a2), r2star_per_s=rate) for a2, rate, _ in zip(*_decays(mean, fat, fixed, t), strict=True)),
     )
     of_voxels = LocalDecay(snr=decay.snr[blocks.of_voxel], r2star_per_s=decay.r2star_per_s[blocks.of_voxel])
     those = np.flatnonzero(mixed[blocks.of_voxel])
     if those.size:
-        own = squared[those], np.ones(those.size, np.float32)
         mean, _ = _pooled(
             squared,
             np.ones(squared.shape[0], np.float32),
@@ -125,9 +128,10 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
             np.stack(np.unravel_index(tissue.places[those], tissue.index.shape), axis=1),
             _reach(tissue, blocks),
             True,
-            *own,
+            squared[those],
+            np.ones(those.size, np.float32),
         )
-        around_them = _best(*_decays(mean, templates, t))
+        around_them = _best(*_decays(mean, fat, unknown, t))
         of_voxels.snr[those], of_voxels.r2star_per_s[those] = around_them.snr, around_them.r2star_per_s
     return of_voxels, pools
 
@@ -145,17 +149,18 @@ def _reach(tissue: Tissue, blocks: Blocks) -> IntArray:
 
 
 def _best(amplitude2: FloatArray, r2star: FloatArray, misfit: FloatArray) -> LocalDecay:
-    """The decay of the share of fat that fits best; fat is rather little than much where nothing else tells."""
-    best = np.argmin(misfit + _COST_OF_FAT * np.arange(misfit.shape[0], dtype=np.float32)[:, None], axis=0)
+    """The decay of the share of fat that fits best."""
+    best = np.argmin(misfit, axis=0)
     node = np.arange(best.size)
     return LocalDecay(snr=np.sqrt(amplitude2[best, node]), r2star_per_s=r2star[best, node])
 
 
 @njit()
-def _powers(signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover
-    """(voxel, echo) squared signal times ``scale``, and (block, echo) its mean over each block."""
+def _powers(
+    signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArray, squared: AnyArray
+) -> AnyArray:  # pragma: no cover - compiled
+    """Fill (voxel, echo) the squared signal times ``scale``; (block, echo) its mean over each block."""
     n, n_echoes = signal.shape
-    squared = np.empty((n, n_echoes), np.float32)
     sums = np.zeros((n_voxels.size, n_echoes))
     factor = np.float32(scale)
     for v in range(n):
@@ -168,7 +173,7 @@ def _powers(signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArr
     for b in range(n_voxels.size):
         for e in range(n_echoes):
             means[b, e] = sums[b, e] / n_voxels[b]
-    return squared, means
+    return means
 
 
 @njit()
@@ -195,8 +200,33 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@njit(parallel=True, error_model="numpy")
 def _pooled(
+    powers: FloatArray,
+    n_voxels: FloatArray,
+    index: IntArray,
+    places: IntArray,
+    reach: IntArray,
+    without_itself: bool,
+    reference: FloatArray,
+    n_reference: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """(place, echo) mean power over the nodes around that differ from the ``reference`` there by no more than noise; (place,) of how
+    many voxels they are. The reference (place, echo) is a mean of (place,) voxels, the node itself for one.
+
+    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
+    """
+    n_nodes, n_echoes = powers.shape
+    # power, and its variance; numpy asks for large pages, which compiled code does not
+    known = np.empty((n_nodes, 2, 8 * ((n_echoes + 7) // 8)), np.float32)
+    pooled: tuple[FloatArray, FloatArray] = _means_of_alike(
+        known, powers, n_voxels, index, places, reach, without_itself, reference, n_reference
+    )
+    return pooled
+
+
+@njit(parallel=True, error_model="numpy")
+def _means_of_alike(
+    known: AnyArray,
     powers: AnyArray,
     n_voxels: AnyArray,
     index: AnyArray,
@@ -206,20 +236,15 @@ def _pooled(
     reference: AnyArray,
     n_reference: AnyArray,
 ) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """(place, echo) mean power over the nodes around that differ from the ``reference`` there by no more than noise; (place,) of how
-    many voxels they are. The reference (place, echo) is a mean of (place,) voxels, the node itself for one.
-
-    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
-    """
+    """Those means; ``known`` (node, 2, padded echo) is room for each node's power and its variance."""
     n_nodes, n_echoes = powers.shape
-    width = 8 * ((n_echoes + 7) // 8)
+    width = known.shape[2]
     nx, ny, nz = index.shape
     mean = np.empty((places.shape[0], n_echoes), np.float32)
     n_found = np.empty(places.shape[0], np.float32)
     limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
-    known = np.ones((n_nodes, 2, width), np.float32)  # power, and its variance
     for c in prange(n_nodes):
-        known[c, 0] = 0
+        known[c, 0], known[c, 1] = 0, 1
         for e in range(n_echoes):
             power = powers[c, e]
             known[c, 0, e] = power
@@ -262,16 +287,17 @@ def _pooled(
 
 
 @njit(parallel=True)
-def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """(share, node) squared SNR at TE = 0, R2* and misfit: Gauss-Newton on (log A^2, R2*) for each share of fat.
+def _decays(powers: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover
+    """(start, node) squared SNR at TE = 0, R2* and misfit: Gauss-Newton on (log A^2, R2*, share of fat).
 
-    A lane of nodes goes on until the last of them has arrived.
+    ``shares`` (start, 3) are where the share begins, and its bounds; one that is known is all three. What the share costs is in the
+    misfit. A lane of nodes goes on until the last of them has arrived.
     """
     n_nodes, n_echoes = powers.shape
-    n_shares = templates.shape[0]
-    amplitude2 = np.empty((n_shares, n_nodes), np.float32)
-    r2star = np.empty((n_shares, n_nodes), np.float32)
-    misfit = np.empty((n_shares, n_nodes), np.float32)
+    n_starts = shares.shape[0]
+    amplitude2 = np.empty((n_starts, n_nodes), np.float32)
+    r2star = np.empty((n_starts, n_nodes), np.float32)
+    misfit = np.empty((n_starts, n_nodes), np.float32)
     for chunk in prange((n_nodes + _CHUNK - 1) // _CHUNK):
         start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
         for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
@@ -283,8 +309,8 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
                 one, two = max(power[0, k] - FLOOR, 0.3), max(power[1, k] - FLOOR, 0.1)
                 start[1, k] = min(max(0.5 * np.log(one / two) / (t[1] - t[0]), 20.0), 3000.0)
                 start[0, k] = np.log(one) + 2 * start[1, k] * t[0]
-            found = _fitted(power, templates, t, start)
-            for f in range(n_shares):
+            found = _fitted(power, fat, shares, t, start)
+            for f in range(n_starts):
                 for k in range(count):
                     amplitude2[f, first + k] = np.exp(min(found[f, 0, k], 30.0))
                     r2star[f, first + k], misfit[f, first + k] = found[f, 1, k], found[f, 2, k]
@@ -292,60 +318,78 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
 
 
 @njit(error_model="numpy")
-def _fitted(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(share, 3, lane) log A^2, R2* and misfit for each share of fat."""
+def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(start, 3, lane) log A^2, R2* and misfit for each start of the share of fat."""
     n_echoes = t.size
     even = evenly(t)
-    found = np.zeros((templates.shape[0], 3, LANES))
+    found = np.zeros((shares.shape[0], 3, LANES))
     best = np.zeros((3, LANES))
     best[2, :] = 1e30
     scratch = np.zeros((2, LANES))
     bits = scratch.view(np.int64)
-    decay, factor = np.zeros(LANES), np.zeros(LANES)
-    for f in range(templates.shape[0]):
+    decay, factor, share = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    for f in range(shares.shape[0]):
         here = start.copy() if f == 0 else best[:2].copy()
-        s = np.zeros((7, LANES))
+        least, most = shares[f, 1], shares[f, 2]
+        share[:] = shares[f, 0]
+        s = np.zeros((10, LANES))
         for _ in range(_N_ITERATIONS):
-            s = np.zeros((7, LANES))
+            s = np.zeros((10, LANES))
             for k in range(LANES):
                 decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
             exponential(decay, scratch, bits)
             exponential(factor, scratch, bits)
             for e in range(n_echoes):
-                fat, time = templates[f, e], t[e]
+                # |1 - F (1 - c)|^2 = 1 - 2 F b + F^2 q
+                b, time = 1 - fat[e].real, t[e]
+                q = b * b + fat[e].imag * fat[e].imag
                 if not even and e > 0:
                     for k in range(LANES):
                         decay[k] = here[0, k] - 2 * here[1, k] * time
                     exponential(decay, scratch, bits)
                 for k in range(LANES):
-                    signal = decay[k] * fat
+                    signal = decay[k] * (1 + share[k] * (share[k] * q - 2 * b))
+                    by_share = 2 * decay[k] * (share[k] * q - b)
                     model = signal + FLOOR
                     # the logarithm of the ratio, near enough where it matters: 2 (power - model) / (power + model); its weight is
                     # model^2 / scatter, the model's slope signal / model; one division for both
                     scatter, both = 2 * signal + 1 + SPREAD2 * model * model, power[e, k] + model
                     inverse = 1 / (scatter * both)
                     residual, inverse = 2 * (power[e, k] - model) * (scatter * inverse), both * inverse
-                    slope2, weighted = signal * signal * inverse, model * signal * inverse * residual
+                    slope2, weighted = signal * signal * inverse, model * inverse * residual
+                    cross = signal * by_share * inverse
                     s[0, k] += slope2
                     s[1, k] -= 2 * time * slope2
                     s[2, k] += 4 * time * time * slope2
-                    s[3, k] += weighted
-                    s[4, k] -= 2 * time * weighted
+                    s[3, k] += weighted * signal
+                    s[4, k] -= 2 * time * weighted * signal
                     s[5, k] += model * model * inverse * residual * residual
+                    s[6, k] += cross
+                    s[7, k] -= 2 * time * cross
+                    s[8, k] += by_share * by_share * inverse
+                    s[9, k] += weighted * by_share
                     decay[k] *= factor[k]
             largest = 0.0
             for k in range(LANES):
                 haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
+                has, hrs, hss, gs = s[6, k], s[7, k], s[8, k] + 1e-3, s[9, k] - 0.5 * _COST_OF_FAT
                 inverse = 1 / (haa * hrr - har * har)
-                more = (haa * gr - har * ga) * inverse
+                # what the share of fat takes of the others, and what is left of it
+                ba, br = (hrr * has - har * hrs) * inverse, (haa * hrs - har * has) * inverse
+                left = max(hss - (ba * has + br * hrs), 1e-6)
+                to = min(max(share[k] + (gs - (ba * ga + br * gr)) / left, least), most)
+                moved = to - share[k]
+                share[k] = to
+                more = (haa * gr - har * ga) * inverse - br * moved
                 # no more than a factor of e, nor 500 1/s, at a time
-                here[0, k] += min(max((hrr * ga - har * gr) * inverse, -2.0), 2.0)
+                here[0, k] += min(max((hrr * ga - har * gr) * inverse - ba * moved, -2.0), 2.0)
                 here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
                 largest = max(largest, abs(more))
             if largest < _NEAR_PER_S:
                 break
         for k in range(LANES):
-            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], s[5, k]
-            if s[5, k] < best[2, k]:
-                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], s[5, k]
+            cost = s[5, k] + _COST_OF_FAT * share[k]
+            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], cost
+            if cost < best[2, k]:
+                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], cost
     return found

@@ -7,8 +7,8 @@ the susceptibilities' own spread, sources nobody knows) the field y speaks for t
 
     z = m' S^-1 y / sqrt(E),    E = m' S^-1 m,
 
-standard deviations, where sqrt(E) are to be expected. A body without that field, of either sign, has none that a body could have: what
-nobody knows of only adds to it. A phase filter took it out.
+standard deviations, where sqrt(E) are to be expected. A body without that field's long waves, of either sign, has none that a body could
+have: what nobody knows of only adds to them. A phase filter, which lets short ones pass, took them out.
 
 **Fat.** Water and fat of one field and one phase explain a block better than they explain its conjugate where it holds both. With d
 the difference of the two misfits, z = sum(d) / sqrt(sum(d^2)): where there is no fat, d is as often below zero as above.
@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from hqsm.arrays import ComplexArray, FloatArray
+from hqsm.arrays import ComplexArray, FloatArray, Mask
 from hqsm.coarse_grid import CoarseGrid
 from hqsm.data import WaterFat
 from hqsm.fatwater.blocks import Blocks
@@ -35,8 +35,10 @@ from hqsm.units import proton_frequency_hz
 _LEAST_OF_SHAPE, _FROM_OTHER_SIGN = 2.0, 6.0
 """Standard deviations from neither sign, and from what the other sign lets expect, at which the shape decides."""
 _LEAST_OF_FAT = 6.0
-_CERTAIN_SHAPE, _LEAST_SHARE = 4.0, 0.5
-"""Standard deviations expected from which on a field is missed, and the share of the expected field's RMS that it then falls short of."""
+_CERTAIN_SHAPE, _LEAST_SHARE = 4.0, 0.6
+"""Standard deviations expected from which on a field is missed, and the share of its long waves' RMS that it then falls short of."""
+_LONG_WAVES_MM = 20.0
+"""SD of the Gaussian that leaves them."""
 _COARSE_MM, _INDEPENDENT_MM = 10.0, 40.0
 """Voxels of the field that is compared, and how far apart what nobody knows of it is independent."""
 _WHOLE = 0.9
@@ -56,7 +58,7 @@ def sign_codes(maps: WaterFat, fat: float) -> tuple[str, ...]:
     ``PHASE_FILTERED`` where the shape would tell for certain, and the field of neither sign is there.
     """
     shape, expected, share = shape_says(maps)
-    filtered = abs(shape) < _LEAST_OF_SHAPE and expected > _CERTAIN_SHAPE and share < _LEAST_SHARE
+    filtered = expected > _CERTAIN_SHAPE and share < _LEAST_SHARE
     votes = {np.sign(shape)} if abs(shape) > _LEAST_OF_SHAPE and abs(shape) + expected > _FROM_OTHER_SIGN else set()
     votes |= {np.sign(fat)} if abs(fat) > _LEAST_OF_FAT else set()
     missing = ("PHASE_FILTERED",) if filtered else ()
@@ -65,14 +67,16 @@ def sign_codes(maps: WaterFat, fat: float) -> tuple[str, ...]:
     return ("PHASE_SIGN", *missing) if -1 in votes else missing
 
 
-def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_misfit: float) -> float:
+def fat_says(blocks: Blocks, conjugate: ComplexArray | None, tissue: Tissue, typical_misfit: float) -> float:
     """By how many standard deviations water and fat say that the phase runs with the convention.
 
-    ``conjugate`` is what the blocks' products (block, pair) are of the conjugate echoes, each with the phase of its first echo taken off.
+    ``conjugate`` is what the blocks' products (block, pair) are of the conjugate echoes, each with the phase of its first echo taken off;
+    None where it has none.
     """
     sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_BLOCKS, blocks.n_voxels.size)).astype(int))
     misfits = []
-    for products in (blocks.products[sample], conjugate[sample]):
+    ours = blocks.products[sample]
+    for products in (ours, ours.conj() if conjugate is None else conjugate[sample]):
         some = replace(blocks, products=products)
         found = candidates(some, tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla, with_fat=True, one_phase=True)
         misfits.append(found.misfit[:, 0].astype(np.float64))
@@ -85,8 +89,8 @@ def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_mi
 def shape_says(maps: WaterFat) -> tuple[float, float, float]:
     """By how many standard deviations the field's pattern says that the phase runs with the convention, and how many it should be.
 
-    Third the RMS of the field over that of the expected one, with what shim and the skin's fat may make taken off both; where nothing
-    is known of the body 0, 0 and 1.
+    Third the RMS of the field's long waves over that of the expected one's, with what shim and the skin's fat may make taken off both;
+    where nothing is known of the body 0, 0 and 1.
     """
     coarse = CoarseGrid(maps.grid, _COARSE_MM)
     bright = np.nan_to_num(np.abs(maps.water)) + np.nan_to_num(np.abs(maps.fat))
@@ -125,7 +129,8 @@ def shape_says(maps: WaterFat) -> tuple[float, float, float]:
     measured_left, expected_left = _beside(smooth, measured_hz, weight), _beside(smooth, expected_hz, weight)
     # of all voxels: in a real abdomen much of its field goes for outliers (two echoes, swaps); but no failed fit counts for more than air
     measured_left = np.clip(measured_left, -np.abs(expected_left).max(), np.abs(expected_left).max())
-    share = float(np.linalg.norm(measured_left)) / max(float(np.linalg.norm(expected_left)), 1e-9)
+    measured_rms, expected_rms = (_rms_of_long_waves(left, there, size_mm) for left in (measured_left, expected_left))
+    share = measured_rms / max(expected_rms, 1e-9)
     return float(filtered @ measured_hz) / expected, expected, share
 
 
@@ -134,6 +139,15 @@ def _beside(terms: FloatArray, field_hz: FloatArray, weight: FloatArray) -> Floa
     root = np.sqrt(weight)
     left: FloatArray = field_hz - terms @ np.linalg.lstsq(terms * root[:, None], field_hz * root, rcond=None)[0]
     return left
+
+
+def _rms_of_long_waves(field_hz: FloatArray, there: Mask, size_mm: FloatArray) -> float:
+    """RMS of Gaussian means of a field (voxel,) over the voxels where it is known."""
+    volume = np.zeros(there.shape)
+    volume[there] = field_hz
+    sigma = _LONG_WAVES_MM / size_mm
+    total, known = (ndimage.gaussian_filter(each, sigma)[there] for each in (volume, there.astype(float)))
+    return float(np.sqrt(np.mean((total / known) ** 2)))
 
 
 def _weights(terms: FloatArray, measured_hz: FloatArray, least_spread_hz: float) -> FloatArray:
