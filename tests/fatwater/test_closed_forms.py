@@ -13,14 +13,16 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho
 from hqsm.fatwater import constrained_step as lane
 from hqsm.fatwater import without_fat
+from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import LocalDecay, expected_errors, r2star_limit_per_s
 from hqsm.fatwater.constrained_fit import Priors, fit_constrained
+from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.free_fit import fit_free
 from hqsm.fatwater.iron_steps import field_steps_hz
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.spectrum import SPECTRA, fat_signal
 from hqsm.fatwater.start import Start
-from hqsm.fatwater.tissue import Echoes
+from hqsm.fatwater.tissue import Echoes, Tissue
 from hqsm.fatwater.without_fat import magnitude_only, two_echoes
 
 _T = 1.2e-3 + 1.6e-3 * np.arange(6)
@@ -220,3 +222,21 @@ def test_water_that_is_shifted_moves_all_of_its_fat_the_other_way() -> None:
     np.testing.assert_allclose(shifted / usual, np.exp(-2j * np.pi * 0.1 * 42.577478518 * 3.0 * t), rtol=1e-6)
     np.testing.assert_allclose(fat_signal(spectrum, t, 3.0, temperature_celsius=27.0), shifted, rtol=1e-6)
     assert [abs(fat_signal(s, np.zeros(1), 3.0)[0]) for s in SPECTRA.values()] == pytest.approx([1.0] * len(SPECTRA))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.07, 0.2, 0.25, 0.4])
+@pytest.mark.parametrize(("tesla", "first_ms", "spacing_ms"), [(1.5, 1.2, 1.6), (3.0, 1.0, 1.0)])
+def test_a_neighbourhoods_decay_is_that_of_its_tissue_whatever_its_share_of_fat(
+    share: float, tesla: float, first_ms: float, spacing_ms: float
+) -> None:
+    t = 1e-3 * (first_ms + spacing_ms * np.arange(6))
+    fat = fat_signal(SPECTRA["hamilton-liver-6"], t, tesla)
+    rng = np.random.default_rng(5)
+    grid = make_grid("axial", (24, 24, 8))
+    noise = rng.standard_normal((*grid.shape, 6)) + 1j * rng.standard_normal((*grid.shape, 6))
+    signal = (1 - share + share * fat) * np.exp(0.4j - 300 * t) + noise / 40
+    echoes = MultiEcho(signal=signal.astype(np.complex64), echo_times_s=t, field_strength_tesla=tesla, grid=grid, noise_sd=1 / 40)
+    tissue = Tissue.of(echoes, np.ones(grid.shape, bool), fat)
+    decay, _ = local_decay(tissue, gather(tissue), expected_errors(t, fat), with_fat=True)
+    assert decay.r2star_per_s.mean() == pytest.approx(300, abs=3)
+    assert decay.snr.mean() == pytest.approx(40, rel=0.03)

@@ -19,8 +19,11 @@ from hqsm.fatwater.lanes import LANES, evenly, exponential
 from hqsm.fatwater.nodes import around
 from hqsm.fatwater.tissue import Tissue
 
-_FAT_SHARES = np.array([*SHARES, 0.9])
-_COST_OF_FAT = 0.02
+_LEAN_OR_FAT = np.array([[0.3, 0.0, 0.45], [0.9, 0.9, 0.9]])
+"""Shares of fat to begin at, and between which they stay: magnitudes of lean and of fat tissue look alike. Begun at a tenth, some tissue of
+40 % and 900 1/s becomes lean; free, the second would explain lean tissue as well."""
+_COST_OF_FAT = 0.06
+"""Misfit of a voxel that all fat costs: there is rather little fat than much where nothing else tells."""
 _N_ITERATIONS = 8
 _TOP_PER_S = 4000.0
 _REACH_MM = 5.0
@@ -80,28 +83,30 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     """Decay around each voxel, fat allowed for if ``with_fat``: that of its block and the like blocks around.
 
     Where a block is mixed (an edge, a vessel), each of its voxels goes with the like voxels around, itself left out. The
-    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included.
+    model of the mean power is A^2 |1 - F + F c(t)|^2 exp(-2 R2* t) + 2 sigma^2, noise included. F is unknown too: of a few values,
+    tissue between two of them is taken for fat, up to 100 1/s slower, and R2*'s prior pulls that way.
 
     What is like a block follows from its noise too: one that noise made bright finds bright ones. Near the end of the data the
     blocks around are therefore compared again, with the mean of those that were found (mean shift).
     """
     t = tissue.echo_times_s
-    templates = np.abs(1 - _FAT_SHARES[:, None] * (1 - tissue.fat)) ** 2 if with_fat else np.ones((1, t.size))
+    fat = tissue.fat.astype(np.complex128) if with_fat else np.ones(t.size, np.complex128)
+    fixed = np.tile((SHARES if with_fat else SHARES[:1])[:, None], 3)
+    unknown = _LEAN_OR_FAT if with_fat else fixed
     weight = blocks.n_voxels.astype(np.float32)
     squared, powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight)
     places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
     mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
-    decay = _best(*_decays(mean, templates, t))
+    decay = _best(*_decays(mean, fat, unknown, t))
     near = expected.at(expected.of_r2star(with_fat=with_fat), decay) > NEAR_THE_LIMIT * decay.r2star_per_s
     near &= decay.r2star_per_s > NO_DECAY_PER_S
     which = np.flatnonzero(beside(beside(near, blocks.index), blocks.index))
     mean, n_pooled = _pooled(powers, weight, blocks.index, places[which], reach, False, mean[which], n_pooled[which])
-    of_shares = _decays(mean, templates, t)
-    again = _best(*of_shares)
+    again = _best(*_decays(mean, fat, unknown, t))
     decay.snr[which], decay.r2star_per_s[which] = again.snr, again.r2star_per_s
     mixed = _mixed(squared, powers, blocks.of_voxel, weight)
     pools = Pools(
-        templates=templates,
+        templates=np.abs(1 - fixed[:, :1] * (1 - fat)) ** 2,
         echo_times_s=t,
         squared=squared,
         of_block=powers,
@@ -110,9 +115,7 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
         which=which,
         mean=mean,
         n_voxels=n_pooled,
-        decays=tuple(
-            LocalDecay(snr=np.sqrt(a2), r2star_per_s=rate) for a2, rate, _ in zip(*(s[: SHARES.size] for s in of_shares), strict=True)
-        ),
+        decays=tuple(LocalDecay(snr=np.sqrt(a2), r2star_per_s=rate) for a2, rate, _ in zip(*_decays(mean, fat, fixed, t), strict=True)),
     )
     of_voxels = LocalDecay(snr=decay.snr[blocks.of_voxel], r2star_per_s=decay.r2star_per_s[blocks.of_voxel])
     those = np.flatnonzero(mixed[blocks.of_voxel])
@@ -127,7 +130,7 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
             True,
             *own,
         )
-        around_them = _best(*_decays(mean, templates, t))
+        around_them = _best(*_decays(mean, fat, unknown, t))
         of_voxels.snr[those], of_voxels.r2star_per_s[those] = around_them.snr, around_them.r2star_per_s
     return of_voxels, pools
 
@@ -145,8 +148,8 @@ def _reach(tissue: Tissue, blocks: Blocks) -> IntArray:
 
 
 def _best(amplitude2: FloatArray, r2star: FloatArray, misfit: FloatArray) -> LocalDecay:
-    """The decay of the share of fat that fits best; fat is rather little than much where nothing else tells."""
-    best = np.argmin(misfit + _COST_OF_FAT * np.arange(misfit.shape[0], dtype=np.float32)[:, None], axis=0)
+    """The decay of the share of fat that fits best."""
+    best = np.argmin(misfit, axis=0)
     node = np.arange(best.size)
     return LocalDecay(snr=np.sqrt(amplitude2[best, node]), r2star_per_s=r2star[best, node])
 
@@ -262,16 +265,17 @@ def _pooled(
 
 
 @njit(parallel=True)
-def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """(share, node) squared SNR at TE = 0, R2* and misfit: Gauss-Newton on (log A^2, R2*) for each share of fat.
+def _decays(powers: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:  # pragma: no cover
+    """(start, node) squared SNR at TE = 0, R2* and misfit: Gauss-Newton on (log A^2, R2*, share of fat).
 
-    A lane of nodes goes on until the last of them has arrived.
+    ``shares`` (start, 3) are where the share begins, and its bounds; one that is known is all three. What the share costs is in the
+    misfit. A lane of nodes goes on until the last of them has arrived.
     """
     n_nodes, n_echoes = powers.shape
-    n_shares = templates.shape[0]
-    amplitude2 = np.empty((n_shares, n_nodes), np.float32)
-    r2star = np.empty((n_shares, n_nodes), np.float32)
-    misfit = np.empty((n_shares, n_nodes), np.float32)
+    n_starts = shares.shape[0]
+    amplitude2 = np.empty((n_starts, n_nodes), np.float32)
+    r2star = np.empty((n_starts, n_nodes), np.float32)
+    misfit = np.empty((n_starts, n_nodes), np.float32)
     for chunk in prange((n_nodes + _CHUNK - 1) // _CHUNK):
         start, power = np.zeros((2, LANES)), np.ones((n_echoes, LANES))
         for first in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_nodes), LANES):
@@ -283,8 +287,8 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
                 one, two = max(power[0, k] - FLOOR, 0.3), max(power[1, k] - FLOOR, 0.1)
                 start[1, k] = min(max(0.5 * np.log(one / two) / (t[1] - t[0]), 20.0), 3000.0)
                 start[0, k] = np.log(one) + 2 * start[1, k] * t[0]
-            found = _fitted(power, templates, t, start)
-            for f in range(n_shares):
+            found = _fitted(power, fat, shares, t, start)
+            for f in range(n_starts):
                 for k in range(count):
                     amplitude2[f, first + k] = np.exp(min(found[f, 0, k], 30.0))
                     r2star[f, first + k], misfit[f, first + k] = found[f, 1, k], found[f, 2, k]
@@ -292,60 +296,78 @@ def _decays(powers: AnyArray, templates: AnyArray, t: AnyArray) -> tuple[AnyArra
 
 
 @njit(error_model="numpy")
-def _fitted(power: AnyArray, templates: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(share, 3, lane) log A^2, R2* and misfit for each share of fat."""
+def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
+    """(start, 3, lane) log A^2, R2* and misfit for each start of the share of fat."""
     n_echoes = t.size
     even = evenly(t)
-    found = np.zeros((templates.shape[0], 3, LANES))
+    found = np.zeros((shares.shape[0], 3, LANES))
     best = np.zeros((3, LANES))
     best[2, :] = 1e30
     scratch = np.zeros((2, LANES))
     bits = scratch.view(np.int64)
-    decay, factor = np.zeros(LANES), np.zeros(LANES)
-    for f in range(templates.shape[0]):
+    decay, factor, share = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    for f in range(shares.shape[0]):
         here = start.copy() if f == 0 else best[:2].copy()
-        s = np.zeros((7, LANES))
+        least, most = shares[f, 1], shares[f, 2]
+        share[:] = shares[f, 0]
+        s = np.zeros((10, LANES))
         for _ in range(_N_ITERATIONS):
-            s = np.zeros((7, LANES))
+            s = np.zeros((10, LANES))
             for k in range(LANES):
                 decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
             exponential(decay, scratch, bits)
             exponential(factor, scratch, bits)
             for e in range(n_echoes):
-                fat, time = templates[f, e], t[e]
+                # |1 - F (1 - c)|^2 = 1 - 2 F b + F^2 q
+                b, time = 1 - fat[e].real, t[e]
+                q = b * b + fat[e].imag * fat[e].imag
                 if not even and e > 0:
                     for k in range(LANES):
                         decay[k] = here[0, k] - 2 * here[1, k] * time
                     exponential(decay, scratch, bits)
                 for k in range(LANES):
-                    signal = decay[k] * fat
+                    signal = decay[k] * (1 + share[k] * (share[k] * q - 2 * b))
+                    by_share = 2 * decay[k] * (share[k] * q - b)
                     model = signal + FLOOR
                     # the logarithm of the ratio, near enough where it matters: 2 (power - model) / (power + model); its weight is
                     # model^2 / scatter, the model's slope signal / model; one division for both
                     scatter, both = 2 * signal + 1 + SPREAD2 * model * model, power[e, k] + model
                     inverse = 1 / (scatter * both)
                     residual, inverse = 2 * (power[e, k] - model) * (scatter * inverse), both * inverse
-                    slope2, weighted = signal * signal * inverse, model * signal * inverse * residual
+                    slope2, weighted = signal * signal * inverse, model * inverse * residual
+                    cross = signal * by_share * inverse
                     s[0, k] += slope2
                     s[1, k] -= 2 * time * slope2
                     s[2, k] += 4 * time * time * slope2
-                    s[3, k] += weighted
-                    s[4, k] -= 2 * time * weighted
+                    s[3, k] += weighted * signal
+                    s[4, k] -= 2 * time * weighted * signal
                     s[5, k] += model * model * inverse * residual * residual
+                    s[6, k] += cross
+                    s[7, k] -= 2 * time * cross
+                    s[8, k] += by_share * by_share * inverse
+                    s[9, k] += weighted * by_share
                     decay[k] *= factor[k]
             largest = 0.0
             for k in range(LANES):
                 haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
+                has, hrs, hss, gs = s[6, k], s[7, k], s[8, k] + 1e-3, s[9, k] - 0.5 * _COST_OF_FAT
                 inverse = 1 / (haa * hrr - har * har)
-                more = (haa * gr - har * ga) * inverse
+                # what the share of fat takes of the others, and what is left of it
+                ba, br = (hrr * has - har * hrs) * inverse, (haa * hrs - har * has) * inverse
+                left = max(hss - (ba * has + br * hrs), 1e-6)
+                to = min(max(share[k] + (gs - (ba * ga + br * gr)) / left, least), most)
+                moved = to - share[k]
+                share[k] = to
+                more = (haa * gr - har * ga) * inverse - br * moved
                 # no more than a factor of e, nor 500 1/s, at a time
-                here[0, k] += min(max((hrr * ga - har * gr) * inverse, -2.0), 2.0)
+                here[0, k] += min(max((hrr * ga - har * gr) * inverse - ba * moved, -2.0), 2.0)
                 here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
                 largest = max(largest, abs(more))
             if largest < _NEAR_PER_S:
                 break
         for k in range(LANES):
-            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], s[5, k]
-            if s[5, k] < best[2, k]:
-                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], s[5, k]
+            cost = s[5, k] + _COST_OF_FAT * share[k]
+            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], cost
+            if cost < best[2, k]:
+                best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], cost
     return found
