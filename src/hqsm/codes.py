@@ -25,6 +25,7 @@ MEANINGS: dict[str, str] = {
     "ECHO_EMPTY": "An echo holds nothing, or nothing but noise, in the whole volume; it was left out.",
     "ECHO_ORDER": "Nearly all of the body is brighter in its last echo than its first: echoes are not in their times' order, or scaled.",
     "ECHO_GAIN": "One echo is brighter or darker, all over, than tissue can be: its gain differs from the others'; fat and R2* are off.",
+    "SIGNAL_CLIPPED": "Bright voxels lie at the top of the images' range: the signal went beyond it; they have no number.",
     "FAT_NOT_SEPARABLE": "The echo times cannot separate fat from water: R2* and field only, whose errors allow for fat of up to 30 %.",
     "PHASE_INCONSISTENT": "The echoes' phases follow no field at all; R2* is read from the magnitude, field and fat are not given.",
     "MAGNITUDE_ONLY": "The images have no phase: R2* alone, no fat fraction, field or susceptibility.",

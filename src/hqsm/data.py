@@ -434,6 +434,8 @@ class WaterFat(_Frozen):
         Root mean square of the phase that was taken off the first echo; 0 where none was.
     water_shift_ppm
         Shift of water that was estimated beyond what the temperature makes; 0 where none was.
+    clipped_percent
+        Share of the fitted voxels whose signal went beyond the range of the images; they have no number.
     """
 
     water: ComplexArray
@@ -456,6 +458,7 @@ class WaterFat(_Frozen):
     field_difference_hz: FloatArray | None = None
     first_echo_phase_rad: float = 0.0
     water_shift_ppm: float = 0.0
+    clipped_percent: float = 0.0
     codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ def work(job):
         "r2star_limit_per_s": fit.r2star_limit_per_s,
         "first_echo_phase_rad": fit.first_echo_phase_rad,
         "water_shift_ppm": fit.water_shift_ppm,
+        "clipped_percent": fit.clipped_percent,
     }
 
 

@@ -94,7 +94,8 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     fixed = np.tile((SHARES if with_fat else SHARES[:1])[:, None], 3)
     unknown = _LEAN_OR_FAT if with_fat else fixed
     weight = blocks.n_voxels.astype(np.float32)
-    squared, powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight)
+    squared: FloatArray = np.empty(tissue.signal.shape, np.float32)
+    powers = _powers(tissue.signal, 1 / tissue.noise_sd**2, blocks.of_voxel, weight, squared)
     places, reach = np.argwhere(blocks.index >= 0), np.array([1, 1, 1])
     mean, n_pooled = _pooled(powers, weight, blocks.index, places, reach, False, powers, weight)
     decay = _best(*_decays(mean, fat, unknown, t))
@@ -120,7 +121,6 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
     of_voxels = LocalDecay(snr=decay.snr[blocks.of_voxel], r2star_per_s=decay.r2star_per_s[blocks.of_voxel])
     those = np.flatnonzero(mixed[blocks.of_voxel])
     if those.size:
-        own = squared[those], np.ones(those.size, np.float32)
         mean, _ = _pooled(
             squared,
             np.ones(squared.shape[0], np.float32),
@@ -128,7 +128,8 @@ def local_decay(tissue: Tissue, blocks: Blocks, expected: ExpectedErrors, *, wit
             np.stack(np.unravel_index(tissue.places[those], tissue.index.shape), axis=1),
             _reach(tissue, blocks),
             True,
-            *own,
+            squared[those],
+            np.ones(those.size, np.float32),
         )
         around_them = _best(*_decays(mean, fat, unknown, t))
         of_voxels.snr[those], of_voxels.r2star_per_s[those] = around_them.snr, around_them.r2star_per_s
@@ -155,10 +156,11 @@ def _best(amplitude2: FloatArray, r2star: FloatArray, misfit: FloatArray) -> Loc
 
 
 @njit()
-def _powers(signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArray) -> tuple[AnyArray, AnyArray]:  # pragma: no cover
-    """(voxel, echo) squared signal times ``scale``, and (block, echo) its mean over each block."""
+def _powers(
+    signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArray, squared: AnyArray
+) -> AnyArray:  # pragma: no cover - compiled
+    """Fill (voxel, echo) the squared signal times ``scale``; (block, echo) its mean over each block."""
     n, n_echoes = signal.shape
-    squared = np.empty((n, n_echoes), np.float32)
     sums = np.zeros((n_voxels.size, n_echoes))
     factor = np.float32(scale)
     for v in range(n):
@@ -171,7 +173,7 @@ def _powers(signal: AnyArray, scale: float, of_voxel: AnyArray, n_voxels: AnyArr
     for b in range(n_voxels.size):
         for e in range(n_echoes):
             means[b, e] = sums[b, e] / n_voxels[b]
-    return squared, means
+    return means
 
 
 @njit()
@@ -198,8 +200,33 @@ def _mixed(squared: AnyArray, powers: AnyArray, of_voxel: AnyArray, n_voxels: An
     return mixed
 
 
-@njit(parallel=True, error_model="numpy")
 def _pooled(
+    powers: FloatArray,
+    n_voxels: FloatArray,
+    index: IntArray,
+    places: IntArray,
+    reach: IntArray,
+    without_itself: bool,
+    reference: FloatArray,
+    n_reference: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """(place, echo) mean power over the nodes around that differ from the ``reference`` there by no more than noise; (place,) of how
+    many voxels they are. The reference (place, echo) is a mean of (place,) voxels, the node itself for one.
+
+    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
+    """
+    n_nodes, n_echoes = powers.shape
+    # power, and its variance; numpy asks for large pages, which compiled code does not
+    known = np.empty((n_nodes, 2, 8 * ((n_echoes + 7) // 8)), np.float32)
+    pooled: tuple[FloatArray, FloatArray] = _means_of_alike(
+        known, powers, n_voxels, index, places, reach, without_itself, reference, n_reference
+    )
+    return pooled
+
+
+@njit(parallel=True, error_model="numpy")
+def _means_of_alike(
+    known: AnyArray,
     powers: AnyArray,
     n_voxels: AnyArray,
     index: AnyArray,
@@ -209,20 +236,15 @@ def _pooled(
     reference: AnyArray,
     n_reference: AnyArray,
 ) -> tuple[AnyArray, AnyArray]:  # pragma: no cover - compiled
-    """(place, echo) mean power over the nodes around that differ from the ``reference`` there by no more than noise; (place,) of how
-    many voxels they are. The reference (place, echo) is a mean of (place,) voxels, the node itself for one.
-
-    Echoes are padded with nothing to a multiple of eight, so that sums over them are vectors.
-    """
+    """Those means; ``known`` (node, 2, padded echo) is room for each node's power and its variance."""
     n_nodes, n_echoes = powers.shape
-    width = 8 * ((n_echoes + 7) // 8)
+    width = known.shape[2]
     nx, ny, nz = index.shape
     mean = np.empty((places.shape[0], n_echoes), np.float32)
     n_found = np.empty(places.shape[0], np.float32)
     limit = np.float32(n_echoes + _ALIKE * np.sqrt(2.0 * n_echoes))
-    known = np.ones((n_nodes, 2, width), np.float32)  # power, and its variance
     for c in prange(n_nodes):
-        known[c, 0] = 0
+        known[c, 0], known[c, 1] = 0, 1
         for e in range(n_echoes):
             power = powers[c, e]
             known[c, 0, e] = power

@@ -106,7 +106,7 @@ def mimicked(
 
 def _product(one: ComplexArray, other: ComplexArray) -> ComplexArray:
     """(voxel, 1) inner products over the echoes."""
-    product: ComplexArray = np.sum(one.conj() * other, axis=1, keepdims=True)
+    product: ComplexArray = np.einsum("ve,ve->v", one.conj(), other)[:, None]
     return product
 
 
@@ -147,5 +147,5 @@ def _smooth(terms: FloatArray, left: FloatArray, per_rad: FloatArray) -> tuple[F
         off = left - scaled @ coefficients
         scale = scaled_mad(off) + 1e-9
         weight = tukey_weights(off, scale)
-        error = scale * _rms(np.sqrt(np.maximum(np.einsum("vi,ij,vj->v", terms, inverse, terms), 0)))
+        error = scale * np.sqrt(float(np.vdot(inverse, terms.T @ terms)) / terms.shape[0])  # root mean square over the voxels
     return coefficients, error

@@ -14,7 +14,7 @@ _SIGMA_MM = 3.5
 _TRUNCATE = 2.5
 _ONE_IN = 29
 _RUN = 16
-"""Voxels along z whose sums along x are taken at once."""
+"""Columns along z go on to a multiple of so many voxels: what is left over of vectors is added one by one."""
 SPREAD_FLOOR_HZ_AT_1T5 = 1.5
 _LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 = 4.0
 
@@ -84,9 +84,12 @@ def field_prior(
     told = Told(field_hz, se_hz, good, centre_hz, (SPREAD_FLOOR_HZ_AT_1T5 * scale) ** 2)
     places = Wanted(index, wanted, *_places(index, wanted, field_hz.size))
     slope_precision = 1 / (_LARGEST_GRADIENT_HZ_PER_MM_AT_1T5 * scale) ** 2
-    prior: tuple[FloatArray, FloatArray, FloatArray] = _priors(
-        _sums(places, told, kernels), places, told, kernels[0], slope_precision, own_weight(voxel_size_mm)
-    )
+    nx, ny, nz = index.shape
+    # what nobody asks for is never touched; rows a power of two apart, as along y they would be, would take each other's place in the
+    # cache; numpy asks for large pages, which compiled code does not
+    sums = np.empty((ny, nx, 11, (nz + _RUN - 1) // _RUN * _RUN), np.float32)
+    _fill_sums(sums, places, told, kernels)
+    prior: tuple[FloatArray, FloatArray, FloatArray] = _priors(sums, places, told, kernels[0], slope_precision, own_weight(voxel_size_mm))
     return prior
 
 
@@ -111,7 +114,12 @@ _IN_Z = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0))
 """Sums along z: of which of the four, times which power of the distance."""
 _IN_Y = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0), (5, 0), (6, 0))
 """And then along y: of which of those seven, times which power."""
-_IN_Z_TABLE, _IN_Y_TABLE = np.array(_IN_Z), np.array(_IN_Y)
+_IN_X = (
+    *((_W00, 0), (_W00, 1), (_W00, 2), (_W10, 0), (_W10, 1), (_W20, 0), (_W01, 0), (_W01, 1), (_W11, 0), (_W02, 0)),
+    *((_V00, 0), (_V00, 1), (_V10, 0), (_V01, 0), (_V2, 0), (_N, 0)),
+)
+"""And then along x: of which of those eleven, times which power."""
+_IN_Z_TABLE, _IN_Y_TABLE, _IN_X_TABLE = np.array(_IN_Z), np.array(_IN_Y), np.array(_IN_X)
 
 
 @njit()
@@ -141,15 +149,13 @@ def _any_near(flags: AnyArray, at: int, reach: int) -> bool:  # pragma: no cover
 
 
 @njit(parallel=True)
-def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray:  # pragma: no cover - compiled
-    """(y, x, 11, z) Gaussian sums over y and z where along x any of the columns is near, else nothing; z goes on to whole runs."""
+def _fill_sums(sums: AnyArray, places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> None:  # pragma: no cover - compiled
+    """Fill (y, x, 11, z) with Gaussian sums over y and z where along x any of the columns is near; z goes on to whole runs."""
     index, _, _, columns = places
     field, se, good, centre, floor2 = told
     along_x, along_y, along_z = kernels
     nx, ny, nz = index.shape
     reach_x, reach_y, reach_z = along_x.shape[1] // 2, along_y.shape[1] // 2, along_z.shape[1] // 2
-    # what nobody asks for is never touched; rows a power of two apart, as along y they would be, would take each other's place in the cache
-    sums = np.empty((ny, nx, 11, (nz + _RUN - 1) // _RUN * _RUN), np.float32)
     for x in prange(nx):
         # a border of zeros along z saves asking where the volume ends
         plain = np.zeros((4, ny, nz + 2 * reach_z), np.float32)
@@ -181,22 +187,25 @@ def _sums(places: Wanted, told: Told, kernels: tuple[AnyArray, ...]) -> AnyArray
             for y in range(ny):
                 if not _any_near(asked, y, reach_y):
                     continue
+                into = in_z[s, y]
                 for m in range(2 * reach_z + 1):
-                    weight = along_z[power, m]
+                    # rows: what might be counted from the other end of an array makes no vectors
+                    weight, row = along_z[power, m], plain[which, y, m : m + nz]
                     for z in range(nz):
-                        in_z[s, y, z] += weight * plain[which, y, z + m]
+                        into[z] += weight * row[z]
         for s in range(11):
             which, power = _IN_Y_TABLE[s, 0], _IN_Y_TABLE[s, 1]
             for y in range(ny):
                 if not asked[y]:
                     continue
                 last = min(y + reach_y, ny - 1)
-                for m in range(max(y - reach_y, 0), last + 1, 2):  # two at once, as along x
+                into = sums[y, x, s]
+                for m in range(max(y - reach_y, 0), last + 1, 2):  # two at once: to store sums takes longer than to add to them
                     n = min(m + 1, last)
                     weight, other = along_y[power, m - y + reach_y], along_y[power, n - y + reach_y] if n > m else np.float32(0)
+                    row, next_row = in_z[which, m], in_z[which, n]
                     for z in range(nz):
-                        sums[y, x, s, z] = sums[y, x, s, z] + weight * in_z[which, m, z] + other * in_z[which, n, z]
-    return sums
+                        into[z] = into[z] + weight * row[z] + other * next_row[z]
 
 
 @njit(parallel=True, error_model="numpy")
@@ -209,42 +218,36 @@ def _priors(
     nx, ny, nz = index.shape
     height, precision, variance = np.zeros(wanted.size), np.zeros(wanted.size), np.zeros(wanted.size)
     for y in prange(ny):
-        at = np.empty(_RUN, np.int32)
-        # those wanted, of several rows together, whose planes are then worked out at once
+        at, s = np.empty(nz, np.int32), np.empty((16, sums.shape[3]), np.float32)
+        # those wanted, of several columns together, whose planes are then worked out at once
         waiting, gathered, n_waiting = np.zeros(LANES, np.int32), np.ones((16, LANES), np.float32), 0
-        for first in range(0, nz, _RUN):
-            for x in range(nx):  # innermost: what one voxel needs, the next one needs again
-                if not columns[x, y]:
+        for x in range(nx):
+            if not columns[x, y]:
+                continue
+            for k in range(nz):
+                v = index[x, y, k]
+                at[k] = place[v] if v >= 0 else -1
+            _along_x(sums[y], x, along_x, s)
+            for k in range(nz):
+                if at[k] < 0:
                     continue
-                count, some = min(_RUN, nz - first), False
-                for k in range(count):
-                    v = index[x, y, first + k]
-                    at[k] = place[v] if v >= 0 else -1
-                    some = some or at[k] >= 0
-                if not some:
+                v = wanted[at[k]]
+                if good[v]:
+                    value, noise2 = field[v] - centre, se[v] ** 2
+                    weight = own / (noise2 + floor2)
+                    s[_P000, k] -= weight
+                    s[_Q000, k] -= weight * value
+                    s[_Q2, k] -= weight * value**2
+                    s[_NOISE, k] -= weight * noise2
+                if not s[_P000, k] > 1e-9:
                     continue
-                s = _along_x(sums, x, y, first, along_x)
-                for k in range(count):
-                    if at[k] < 0:
-                        continue
-                    v = wanted[at[k]]
-                    if good[v]:
-                        value, noise2 = field[v] - centre, se[v] ** 2
-                        weight = own / (noise2 + floor2)
-                        s[_P000, k] -= weight
-                        s[_Q000, k] -= weight * value
-                        s[_Q2, k] -= weight * value**2
-                        s[_NOISE, k] -= weight * noise2
-                for k in range(count):
-                    if at[k] < 0 or not s[_P000, k] > 1e-9:
-                        continue
-                    waiting[n_waiting] = at[k]
-                    for i in range(16):
-                        gathered[i, n_waiting] = s[i, k]
-                    n_waiting += 1
-                    if n_waiting == LANES:
-                        _take(_planes(gathered, floor2, slope_precision, own), waiting, n_waiting, centre, height, precision, variance)
-                        n_waiting = 0
+                waiting[n_waiting] = at[k]
+                for i in range(16):
+                    gathered[i, n_waiting] = s[i, k]
+                n_waiting += 1
+                if n_waiting == LANES:
+                    _take(_planes(gathered, floor2, slope_precision, own), waiting, n_waiting, centre, height, precision, variance)
+                    n_waiting = 0
         _take(_planes(gathered, floor2, slope_precision, own), waiting, n_waiting, centre, height, precision, variance)
     return height, precision, variance
 
@@ -263,35 +266,17 @@ _P000, _P100, _P200, _P010, _P110, _P020, _P001, _P101, _P011, _P002, _Q000, _Q1
 
 
 @njit(error_model="numpy")
-def _along_x(sums: AnyArray, x: int, y: int, z: int, along_x: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(16, place) moments around the voxels from z on of one row."""
+def _along_x(sums: AnyArray, x: int, along_x: AnyArray, s: AnyArray) -> None:  # pragma: no cover - compiled
+    """Fill (16, z) the moments around the voxels of the column at ``x``, of the (x, 11, z) sums."""
     reach = along_x.shape[1] // 2
-    first, last = max(x - reach, 0), min(x + reach, sums.shape[1] - 1)
-    s = np.zeros((16, _RUN), np.float32)
-    for m in range(first, last + 1, 2):  # two at once: to store sums takes longer than to add to them
-        n = min(m + 1, last)
-        k0, k1, k2 = along_x[0, m - x + reach], along_x[1, m - x + reach], along_x[2, m - x + reach]
-        l0, l1, l2 = along_x[0, n - x + reach], along_x[1, n - x + reach], along_x[2, n - x + reach]
-        if n == m:
-            l0 = l1 = l2 = np.float32(0)
-        for k in range(_RUN):
-            s[_P000, k] = s[_P000, k] + k0 * sums[y, m, _W00, z + k] + l0 * sums[y, n, _W00, z + k]
-            s[_P100, k] = s[_P100, k] + k1 * sums[y, m, _W00, z + k] + l1 * sums[y, n, _W00, z + k]
-            s[_P200, k] = s[_P200, k] + k2 * sums[y, m, _W00, z + k] + l2 * sums[y, n, _W00, z + k]
-            s[_P010, k] = s[_P010, k] + k0 * sums[y, m, _W10, z + k] + l0 * sums[y, n, _W10, z + k]
-            s[_P110, k] = s[_P110, k] + k1 * sums[y, m, _W10, z + k] + l1 * sums[y, n, _W10, z + k]
-            s[_P020, k] = s[_P020, k] + k0 * sums[y, m, _W20, z + k] + l0 * sums[y, n, _W20, z + k]
-            s[_P001, k] = s[_P001, k] + k0 * sums[y, m, _W01, z + k] + l0 * sums[y, n, _W01, z + k]
-            s[_P101, k] = s[_P101, k] + k1 * sums[y, m, _W01, z + k] + l1 * sums[y, n, _W01, z + k]
-            s[_P011, k] = s[_P011, k] + k0 * sums[y, m, _W11, z + k] + l0 * sums[y, n, _W11, z + k]
-            s[_P002, k] = s[_P002, k] + k0 * sums[y, m, _W02, z + k] + l0 * sums[y, n, _W02, z + k]
-            s[_Q000, k] = s[_Q000, k] + k0 * sums[y, m, _V00, z + k] + l0 * sums[y, n, _V00, z + k]
-            s[_Q100, k] = s[_Q100, k] + k1 * sums[y, m, _V00, z + k] + l1 * sums[y, n, _V00, z + k]
-            s[_Q010, k] = s[_Q010, k] + k0 * sums[y, m, _V10, z + k] + l0 * sums[y, n, _V10, z + k]
-            s[_Q001, k] = s[_Q001, k] + k0 * sums[y, m, _V01, z + k] + l0 * sums[y, n, _V01, z + k]
-            s[_Q2, k] = s[_Q2, k] + k0 * sums[y, m, _V2, z + k] + l0 * sums[y, n, _V2, z + k]
-            s[_NOISE, k] = s[_NOISE, k] + k0 * sums[y, m, _N, z + k] + l0 * sums[y, n, _N, z + k]
-    return s
+    for i in range(16):
+        which, power = _IN_X_TABLE[i, 0], _IN_X_TABLE[i, 1]
+        into = s[i]
+        into[:] = 0
+        for m in range(max(x - reach, 0), min(x + reach + 1, sums.shape[0])):
+            weight, row = along_x[power, m - x + reach], sums[m, which]
+            for z in range(row.size):
+                into[z] += weight * row[z]
 
 
 @njit(error_model="numpy")

@@ -67,14 +67,16 @@ def sign_codes(maps: WaterFat, fat: float) -> tuple[str, ...]:
     return ("PHASE_SIGN", *missing) if -1 in votes else missing
 
 
-def fat_says(blocks: Blocks, conjugate: ComplexArray, tissue: Tissue, typical_misfit: float) -> float:
+def fat_says(blocks: Blocks, conjugate: ComplexArray | None, tissue: Tissue, typical_misfit: float) -> float:
     """By how many standard deviations water and fat say that the phase runs with the convention.
 
-    ``conjugate`` is what the blocks' products (block, pair) are of the conjugate echoes, each with the phase of its first echo taken off.
+    ``conjugate`` is what the blocks' products (block, pair) are of the conjugate echoes, each with the phase of its first echo taken off;
+    None where it has none.
     """
     sample = np.unique(np.linspace(0, blocks.n_voxels.size - 1, min(_N_BLOCKS, blocks.n_voxels.size)).astype(int))
     misfits = []
-    for products in (blocks.products[sample], conjugate[sample]):
+    ours = blocks.products[sample]
+    for products in (ours, ours.conj() if conjugate is None else conjugate[sample]):
         some = replace(blocks, products=products)
         found = candidates(some, tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla, with_fat=True, one_phase=True)
         misfits.append(found.misfit[:, 0].astype(np.float64))

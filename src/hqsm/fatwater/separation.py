@@ -14,6 +14,7 @@ from hqsm.data import MultiEcho, WaterFat
 from hqsm.errors import InputError
 from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import expected_errors, r2star_limit_per_s, r2star_limits_per_s
+from hqsm.fatwater.clipping import clipped_voxels, without_clipped
 from hqsm.fatwater.decay import local_decay
 from hqsm.fatwater.echo_faults import echo_faults, order_code
 from hqsm.fatwater.first_echo import LEAST_ECHOES, first_echo_phase, without_phase_of_first
@@ -91,20 +92,28 @@ def separate(
         return of_those(stands)
 
     clean = replace(echoes, signal=signal, noise_sd=noise_sd)
+    maps = _by_echoes(clean, usable, params, temperature_celsius, setting, has_phase=has_phase)
+    return without_clipped(maps, clipped_voxels(signal) & usable)
+
+
+def _by_echoes(
+    echoes: MultiEcho, usable: Mask, params: FatWaterParams, temperature_celsius: float, setting: str, *, has_phase: bool
+) -> WaterFat:
+    """By what the number of echoes, and whether they have a phase, allow; ``echoes`` are finite and their noise is known."""
     if not has_phase:
-        maps = magnitude_only(clean, usable, params)
-        return replace(maps, codes=(*maps.codes, *order_code(signal, usable, noise_sd)))
+        maps = magnitude_only(echoes, usable, params)
+        return replace(maps, codes=(*maps.codes, *order_code(echoes.signal, usable, echoes.noise_sd)))
 
     def fat_at(water_shift_ppm: float) -> ComplexArray:
         times_s, tesla = echoes.echo_times_s, echoes.field_strength_tesla
         spectrum = spectrum_of(params.spectrum, params.double_bonds)
         return fat_signal(spectrum, times_s, tesla, temperature_celsius, water_shift_ppm)
 
-    if n_echoes == 2:
-        maps = two_echoes(clean, usable, fat_at(0.0), params)
-        doubts = "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0), *order_code(signal, usable, noise_sd)
+    if echoes.echo_times_s.size == 2:
+        maps = two_echoes(echoes, usable, fat_at(0.0), params)
+        doubts = "FIRST_ECHO_NOT_CHECKED", *sign_codes(maps, 0.0), *order_code(echoes.signal, usable, echoes.noise_sd)
         return replace(maps, codes=(*maps.codes, *doubts))
-    return _many_echoes(clean, usable, fat_at, params, specimen=setting == "in_vitro")
+    return _many_echoes(echoes, usable, fat_at, params, specimen=setting == "in_vitro")
 
 
 def _many_echoes(
@@ -136,8 +145,7 @@ def _many_echoes(
             codes.append("FIRST_ECHO_PHASE")
             start, fit = _free_fits(tissue, params, separable=separable)
         # of three echoes fat is not heard: a phase of the first, which none of them shows, turns what it says
-        products = start.blocks.products.conj() if conjugate is None else conjugate
-        of_fat = fat_says(start.blocks, products, tissue, start.typical_misfit)
+        of_fat = fat_says(start.blocks, conjugate, tissue, start.typical_misfit)
     if _unexplained(fit.residual, tissue) > _LARGEST_UNEXPLAINED:
         maps = magnitude_only(echoes, usable, params)
         return replace(maps, codes=("PHASE_INCONSISTENT", "R2STAR_FAT_FREE", *order_code(echoes.signal, usable, echoes.noise_sd)))
