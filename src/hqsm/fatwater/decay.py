@@ -312,14 +312,14 @@ def _decays(powers: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray) -> t
             found = _fitted(power, fat, shares, t, start)
             for f in range(n_starts):
                 for k in range(count):
-                    amplitude2[f, first + k] = np.exp(min(found[f, 0, k], 30.0))
+                    amplitude2[f, first + k] = found[f, 0, k]
                     r2star[f, first + k], misfit[f, first + k] = found[f, 1, k], found[f, 2, k]
     return amplitude2, r2star, misfit
 
 
 @njit(error_model="numpy")
 def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start: AnyArray) -> AnyArray:  # pragma: no cover - compiled
-    """(start, 3, lane) log A^2, R2* and misfit for each start of the share of fat."""
+    """(start, 3, lane) A^2, R2* and misfit for each start of the share of fat."""
     n_echoes = t.size
     even = evenly(t)
     found = np.zeros((shares.shape[0], 3, LANES))
@@ -332,9 +332,9 @@ def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start
         here = start.copy() if f == 0 else best[:2].copy()
         least, most = shares[f, 1], shares[f, 2]
         share[:] = shares[f, 0]
-        s = np.zeros((10, LANES))
+        s = np.zeros((13, LANES))
         for _ in range(_N_ITERATIONS):
-            s = np.zeros((10, LANES))
+            s = np.zeros((13, LANES))
             for k in range(LANES):
                 decay[k], factor[k] = here[0, k] - 2 * here[1, k] * t[0], -2 * here[1, k] * (t[1] - t[0])
             exponential(decay, scratch, bits)
@@ -369,7 +369,7 @@ def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start
                     s[8, k] += by_share * by_share * inverse
                     s[9, k] += weighted * by_share
                     decay[k] *= factor[k]
-            largest = 0.0
+            # into rows of its own array, and what is asked of all lanes apart: else no vectors
             for k in range(LANES):
                 haa, har, hrr, ga, gr = s[0, k] + 1e-3, s[1, k], s[2, k] + 1e-9, s[3, k], s[4, k]
                 has, hrs, hss, gs = s[6, k], s[7, k], s[8, k] + 1e-3, s[9, k] - 0.5 * _COST_OF_FAT
@@ -377,19 +377,25 @@ def _fitted(power: AnyArray, fat: AnyArray, shares: AnyArray, t: AnyArray, start
                 # what the share of fat takes of the others, and what is left of it
                 ba, br = (hrr * has - har * hrs) * inverse, (haa * hrs - har * has) * inverse
                 left = max(hss - (ba * has + br * hrs), 1e-6)
-                to = min(max(share[k] + (gs - (ba * ga + br * gr)) / left, least), most)
-                moved = to - share[k]
-                share[k] = to
-                more = (haa * gr - har * ga) * inverse - br * moved
+                moved = min(max(share[k] + (gs - (ba * ga + br * gr)) / left, least), most) - share[k]
+                s[10, k] = moved
+                s[11, k], s[12, k] = (hrr * ga - har * gr) * inverse - ba * moved, (haa * gr - har * ga) * inverse - br * moved
+            for k in range(LANES):
+                share[k] += s[10, k]
                 # no more than a factor of e, nor 500 1/s, at a time
-                here[0, k] += min(max((hrr * ga - har * gr) * inverse - ba * moved, -2.0), 2.0)
-                here[1, k] = min(max(here[1, k] + min(max(more, -500.0), 500.0), 0.0), _TOP_PER_S)
-                largest = max(largest, abs(more))
-            if largest < _NEAR_PER_S:
+                here[0, k] += min(max(s[11, k], -2.0), 2.0)
+                here[1, k] = min(max(here[1, k] + min(max(s[12, k], -500.0), 500.0), 0.0), _TOP_PER_S)
+            arrived = True
+            for k in range(LANES):
+                arrived = arrived & (abs(s[12, k]) < _NEAR_PER_S)
+            if arrived:
                 break
         for k in range(LANES):
+            decay[k] = min(here[0, k], 30.0)
+        exponential(decay, scratch, bits)
+        for k in range(LANES):
             cost = s[5, k] + _COST_OF_FAT * share[k]
-            found[f, 0, k], found[f, 1, k], found[f, 2, k] = here[0, k], here[1, k], cost
+            found[f, 0, k], found[f, 1, k], found[f, 2, k] = decay[k], here[1, k], cost
             if cost < best[2, k]:
                 best[0, k], best[1, k], best[2, k] = here[0, k], here[1, k], cost
     return found
