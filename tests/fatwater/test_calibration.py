@@ -10,6 +10,8 @@ from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
 from hqsm.fatwater import separation
 from hqsm.fatwater.separation import separate
+from hqsm.fatwater.tissue import Tissue
+from hqsm.fatwater.water_shift import water_shift
 
 PPM = np.array([0.90, 1.30, 2.10, 2.75, 4.20, 5.30]) - 4.7
 AMPLITUDES = np.array([0.088, 0.700, 0.120, 0.006, 0.039, 0.047])
@@ -25,10 +27,11 @@ def acquisition(
     water_shift_ppm: float = 0.0,
     pdff: np.ndarray = PDFF,
     snr: float = 50.0,
+    seed: int = 3,
 ) -> MultiEcho:
     """Layers of fat over a smooth field; the first echo turned by ``eddy_rad``; all fat peaks moved away from water."""
     t = (1.2e-3 + 1.6e-3 * np.arange(6)) * 1.5 / tesla if t is None else t
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     fat = (AMPLITUDES * np.exp(2j * np.pi * (PPM - water_shift_ppm) * 42.577478518 * tesla * t[:, None])).sum(axis=1)
     field = tesla / 1.5 * (40 * np.sin(X / 12) + 25 * np.cos(Y / 9) + 4 * Z)
     signal = 100 * np.exp(0.4j) * (1 - pdff[..., None] * (1 - fat)) * np.exp((2j * np.pi * field - 45)[..., None] * t)
@@ -88,6 +91,38 @@ def test_water_of_a_specimen_is_found_where_it_is_whatever_the_thermometer_said(
     assert fit.water_shift_ppm == pytest.approx(shift_ppm, abs=0.01)
     assert layers_bias(fit) < 0.3
     assert layers_bias(fit) < 0.5 * layers_bias(separate(echoes, FatWaterParams()))
+
+
+@pytest.mark.parametrize(
+    ("tesla", "n_echoes", "spacing_ms", "size", "shift_ppm"),
+    [(3.0, 6, 1.0, 1.0, 0.0), (3.0, 6, 1.0, 2.0, -0.2), (1.5, 4, 1.6, 1.0, 0.0), (1.5, 4, 1.6, 1.0, 0.1)],
+)
+def test_a_bent_first_echo_is_told_from_a_shift_of_water(
+    tesla: float, n_echoes: int, spacing_ms: float, size: float, shift_ppm: float
+) -> None:
+    eddy = size * (0.2 + 0.15 * (X - 20) / 20)
+    echoes = acquisition(tesla, 1e-3 * (1.2 + spacing_ms * np.arange(n_echoes)), eddy_rad=eddy, water_shift_ppm=shift_ppm)
+    fit = separate(echoes, FatWaterParams(), setting="in_vitro")
+    assert set(fit.codes) == {"FIRST_ECHO_PHASE"} | ({"WATER_SHIFT_ESTIMATED"} if shift_ppm else set())
+    assert fit.water_shift_ppm == pytest.approx(shift_ppm, abs=0.006)
+    assert fit.first_echo_phase_rad == pytest.approx(np.sqrt(np.mean(eddy**2)), abs=0.01)
+    assert layers_bias(fit) < 0.3
+
+
+@pytest.mark.parametrize("pdff", [0.02, 0.2])
+def test_the_error_of_a_shift_of_water_is_what_it_varies_by_with_little_fat_too(pdff: float) -> None:
+    def fat_at(shift_ppm: float) -> np.ndarray:
+        return (AMPLITUDES * np.exp(2j * np.pi * (PPM - shift_ppm) * 42.577478518 * 3.0 * t[:, None])).sum(axis=1)
+
+    t = 1e-3 * (1.0 + 1.0 * np.arange(6))
+    ppm, se_ppm = np.empty((2, 16))
+    for seed in range(16):
+        echoes = acquisition(3.0, t, pdff=np.full(SHAPE, pdff), snr=30, seed=seed)
+        tissue = Tissue.of(echoes, Y < 18, fat_at(0.0))
+        field_hz = 2.0 * (40 * np.sin(X / 12) + 25 * np.cos(Y / 9) + 4 * Z)[Y < 18]
+        shift = water_shift(tissue, fat_at, field_hz, np.full(field_hz.size, 45.0))
+        ppm[seed], se_ppm[seed] = shift.ppm, shift.se_ppm
+    assert 0.7 < np.std(ppm) / np.median(se_ppm) < 1.4
 
 
 def test_a_shift_that_is_not_there_or_that_no_fat_shows_is_not_made_up() -> None:

@@ -37,6 +37,15 @@ def test_the_mask_agrees_with_the_truth(case: tuple[float, float, float, int]) -
     check(case)
 
 
+def test_a_liver_that_decays_as_bowel_and_muscle_do_does_not_run_into_them() -> None:
+    """LIC 0.5 with 4 % fat at 3 T: 39 1/s beside 35 and 42. 9 to 16 % of what was read was theirs in ten bodies like it before."""
+    echoes, maps, truth = simulated_visit(0.5, 4.0, 3.0, 14)
+    found = find_regions(echoes, maps, {}, LiverParams(), specimen="in_vivo")
+    liver = true_liver(truth)
+    assert dice(found.liver_whole, liver) > 0.88
+    assert liver[found.liver].mean() > 0.94
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MORE)
 def test_the_mask_agrees_with_the_truth_from_normal_to_severe_iron(case: tuple[float, float, float, int]) -> None:

@@ -39,7 +39,7 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
 
     ``field_hz``, ``r2star_per_s`` and ``linear`` (voxel, 2), water and fat, are from the fit of all echoes.
     """
-    voxels, index, t, fat, noise_sd = tissue.signal, tissue.index, tissue.echo_times_s, tissue.fat, tissue.noise_sd
+    voxels, t, fat, noise_sd = tissue.signal, tissue.echo_times_s, tissue.fat, tissue.noise_sd
     with np.errstate(invalid="ignore"):
         chosen = np.flatnonzero(np.isfinite(field_hz) & (r2star_per_s < _MOST_R2STAR_PER_S))
     chosen = chosen[np.linspace(0, chosen.size - 1, min(chosen.size, _MOST_VOXELS)).astype(np.int64)]
@@ -48,7 +48,7 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
     if chosen.size < _LEAST_VOXELS:
         return None
     some = np.ascontiguousarray(voxels[chosen])
-    terms = _terms(_places(tissue, chosen), index.shape)
+    terms = polynomials(tissue, chosen)
     start_hz, start_r2star = field_hz[chosen], r2star_per_s[chosen]
     nonlinear, both = np.stack([start_hz, start_r2star], axis=1), linear[chosen]
     phase, error = np.zeros(terms.shape[1]), 0.0
@@ -56,14 +56,13 @@ def first_echo_phase(tissue: Tissue, field_hz: FloatArray, r2star_per_s: FloatAr
         turned = without_phase_of_first(some, terms @ phase)
         if phase.any():
             both, nonlinear, *_ = fit_free(np.arange(chosen.size), Echoes(turned, t, fat, noise_sd), start_hz, start_r2star, True)
-        left, per_rad = _left(turned, nonlinear, both, t, fat)
-        more, error = _smooth(terms, left, per_rad)
+        more, error = phase_step(turned, nonlinear, both, t, fat, terms)
         phase = phase + more
         if _rms(terms @ phase) < max(_LEAST_PHASE_RAD, _LEAST_ERRORS * error):
             return None
         if _rms(terms @ more) < _HARDLY_RAD:
             break
-    smooth: FloatArray = _terms(_places(tissue, np.arange(voxels.shape[0])), index.shape) @ phase
+    smooth: FloatArray = polynomials(tissue, np.arange(voxels.shape[0])) @ phase
     return smooth
 
 
@@ -72,6 +71,17 @@ def without_phase_of_first(signal: ComplexArray, phase_rad: FloatArray) -> Compl
     turned = signal.copy()
     turned[:, 0] *= np.exp(-1j * phase_rad)
     return turned
+
+
+def phase_step(
+    signal: ComplexArray, nonlinear: FloatArray, linear: ComplexArray, t: FloatArray, fat: ComplexArray, terms: FloatArray
+) -> tuple[FloatArray, float]:
+    """Step of a smooth phase of the first echo, (term,) coefficients [rad], and the standard error of that phase [rad].
+
+    ``terms`` (voxel, term); ``nonlinear`` and ``linear`` are the fit of the ``signal`` (voxel, echo).
+    """
+    left, per_rad = _left(signal, nonlinear, linear, t, fat)
+    return _smooth(terms, left, per_rad)
 
 
 def _left(
@@ -117,13 +127,10 @@ def without(column: ComplexArray, basis: list[ComplexArray]) -> ComplexArray:
     return column
 
 
-def _places(tissue: Tissue, which: IntArray) -> IntArray:
-    """(which, 3) where those voxels lie."""
-    return np.stack(np.unravel_index(tissue.places[which], tissue.index.shape), axis=1)
-
-
-def _terms(places: IntArray, shape: tuple[int, ...]) -> FloatArray:
-    """(voxel, 10) polynomials up to second order of the place, from -1 to 1 along the longest axis."""
+def polynomials(tissue: Tissue, which: IntArray) -> FloatArray:
+    """(which, 10) polynomials up to second order of the place, from -1 to 1 along the longest axis of the volume."""
+    shape = tissue.index.shape
+    places = np.stack(np.unravel_index(tissue.places[which], shape), axis=1)
     x, y, z = ((places - (np.array(shape) - 1) / 2) / (max(shape) / 2)).T
     return np.stack([np.ones(x.size), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z], axis=1)
 
@@ -135,6 +142,8 @@ def _rms(phase_rad: FloatArray) -> float:
 def _smooth(terms: FloatArray, left: FloatArray, per_rad: FloatArray) -> tuple[FloatArray, float]:
     """Coefficients (Tukey's weights: swapped voxels and flow are outliers) and the standard error of the fitted phase [rad]."""
     known = np.isfinite(left) & np.isfinite(per_rad)
+    if known.sum() <= terms.shape[1]:
+        return np.zeros(terms.shape[1]), np.inf
     scaled, left = terms[known] * per_rad[known, None], left[known]
     weight: FloatArray = np.ones(left.size)
     coefficients: FloatArray = np.zeros(terms.shape[1])

@@ -86,7 +86,9 @@ def initialise(tissue: Tissue, smoothness: float, method: str, *, with_fat: bool
     echo_times_s, fat, field_strength_tesla = tissue.echo_times_s, tissue.fat, tissue.field_strength_tesla
     blocks = gather(tissue)
     table = neighbour_table(blocks.index)
-    found = candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat)
+    # of free phases water and fat of three echoes fit anything at any field: nothing is left to tell by
+    three = echo_times_s.size == 3
+    found = candidates(blocks, echo_times_s, fat, field_strength_tesla, with_fat=with_fat, one_phase=three)
     trusts = trust(blocks, found.misfit, echo_times_s.size)
     share = tissue_share(found, trusts, blocks, echo_times_s)
     chosen, graph_hz, piece, energy, costs = _decided(tissue, blocks, found, trusts, share, table, smoothness, with_fat=with_fat)

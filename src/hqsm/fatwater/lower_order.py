@@ -29,6 +29,8 @@ _DARK_FIELD_HZ_AT_1T5 = 15.0
 """What the field changes by over the blocks that share their echoes (SD)."""
 _FAT_HZ_AT_1T5, _WORTH_OF_MARGIN = 217.0, 1.5
 """How far apart the fields lie that two echoes fit alike, and the log of odds that a block's swap margin of 1 is (it is a mean of many)."""
+_TOO_LIKELY = 0.05
+"""Probability of another field, with water and fat exchanged, from which on a fat fraction says nothing."""
 _STANDS_HZ_AT_1T5 = 36.0
 """A sixth of the way from water to fat: a field that departs by less from the plane through its neighbours' is theirs."""
 AWAY_HZ_AT_1T5 = 75.0
@@ -109,3 +111,4 @@ def lower_order(fit: Fit, tissue: Tissue, start: InitialField, decay: LocalDecay
     by_steps = on_another_field(fit.nonlinear[:, 0], start.blocks, _FAT_HZ_AT_1T5 / 2 * scale)
     other_field = np.maximum(other_field, by_steps[start.blocks.of_voxel[which]])
     fit.errors[which, 0] = np.hypot(fit.errors[which, 0], _FAT_HZ_AT_1T5 * scale * np.sqrt(other_field))
+    fit.errors[which[other_field > _TOO_LIKELY], 2] = np.inf  # what may be its complement has no fat fraction

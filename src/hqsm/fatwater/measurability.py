@@ -32,6 +32,8 @@ _TOWARDS_OWN_DECAY = 2 / 3
 _HALF_HEARD = 0.5
 """Variance of the logarithm of a fat fraction's own error at which the tissues' error counts as much."""
 _N_DECIDING = 2
+_EXCLUDED_CHI2 = 4.0
+"""By how much more than the best a share of fat misfits that is excluded: early echoes show fat and iron as more iron."""
 _LARGEST_R2STAR_SE_PER_S, _LARGEST_PDFF_SE_PERCENT = 1500.0, 100.0
 """Beyond these nothing is measured, however far."""
 
@@ -44,8 +46,8 @@ class NearTheEnd:
     ----------
     which
         (voxel,) numbers of the voxels near the end of the data.
-    r2star_per_s
-        Mean decay, by which the decision goes.
+    r2star_per_s, least_r2star_per_s
+        Mean decay, by which the decision goes, and that with the share of fat by which it is least, of those that are not excluded.
     r2star_se_per_s, strict_r2star_se_per_s
         Standard error of R2*, root mean square and fourth-power mean: the second decides, as it hears what is hardly measurable.
     pdff_se_percent, strict_pdff_se_percent
@@ -54,6 +56,7 @@ class NearTheEnd:
 
     which: IntArray
     r2star_per_s: FloatArray
+    least_r2star_per_s: FloatArray
     r2star_se_per_s: FloatArray
     strict_r2star_se_per_s: FloatArray
     pdff_se_percent: FloatArray
@@ -173,6 +176,7 @@ def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: Expe
     return NearTheEnd(
         which=which[known],
         r2star_per_s=means[:, 0],
+        least_r2star_per_s=means[:, 5],
         strict_r2star_se_per_s=means[:, 1] ** (1 / 4),
         r2star_se_per_s=means[:, 2] ** (1 / 2),
         pdff_se_percent=means[:, 3],
@@ -181,7 +185,7 @@ def near_the_end(decay: LocalDecay, pools: Pools, blocks: Blocks, expected: Expe
 
 
 def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> FloatArray:
-    """(pool, 5) R2*, its standard error to the fourth (these two decide), squared, that of the fat fraction and to the eighth.
+    """(pool, 6) R2*, its standard error to the fourth (these two decide), squared, that of the fat fraction and to the eighth, least R2*.
 
     Late echoes in the noise cannot tell fat from decay: means over the shares of fat, by how well each fits the pool.
     """
@@ -192,9 +196,12 @@ def _allowed(pools: Pools, expected: ExpectedErrors, *, with_fat: bool) -> Float
         columns.append(np.stack([decay.r2star_per_s, rate_se**4, rate_se**2, fat_se, fat_se**8], axis=1))
         misfits.append(_misfit(pools, share, decay))
     misfit = np.stack(misfits)
+    excluded = misfit > misfit.min(axis=0) + _EXCLUDED_CHI2
+    least_per_s = np.where(excluded, np.inf, np.stack([decay.r2star_per_s for decay in pools.decays])).min(axis=0)
     weight = np.exp(-0.5 * (misfit - misfit.min(axis=0)))
     weight /= weight.sum(axis=0)
-    allowed: FloatArray = np.einsum("fp,fpq->pq", weight, np.stack(columns))
+    means = np.einsum("fp,fpq->pq", weight, np.stack(columns))
+    allowed: FloatArray = np.concatenate([means, least_per_s[:, None]], axis=1)
     return allowed
 
 
@@ -207,7 +214,7 @@ def _misfit(pools: Pools, share: int, decay: LocalDecay) -> FloatArray:
 
 
 def _means_over_tissues(which: IntArray, pools: Pools, blocks: Blocks, allowed: FloatArray) -> FloatArray:
-    """(voxel of ``which``, 5) means of ``allowed`` over the pools around; NaN where there is none."""
+    """(voxel of ``which``, 6) means of ``allowed`` over the pools around; NaN where there is none."""
     pool = np.full(blocks.n_voxels.size, -1, np.int64)
     pool[pools.which] = np.arange(pools.which.size)
     block, first = np.unique(blocks.of_voxel[which], return_index=True)
@@ -327,6 +334,8 @@ def measurable(
     r2star_se = expected.at(expected.of_r2star(with_fat=with_fat), decay)
     pdff_se = expected.at(expected.pdff_constrained, decay)
     r2star_se[near.which], pdff_se[near.which] = near.strict_r2star_se_per_s, near.strict_pdff_se_percent
+    bound_per_s = r2star_per_s.copy()
+    bound_per_s[near.which] = np.minimum(r2star_per_s[near.which], near.least_r2star_per_s)
     lost = ~(r2star_se <= LARGEST_RELATIVE_SE * np.maximum(r2star_per_s, least_per_s)) | (r2star_per_s > R2STAR_RANGE_PER_S)
     gone = r2star_per_s > NO_DECAY_PER_S
     return Measurable(
@@ -335,6 +344,6 @@ def measurable(
         fat=np.asarray(pdff_se <= most_pdff_se_percent),
         # the decision hears what is hardly measurable, and censors some tissue below its own limit
         # and noise that makes a decay fast makes what it is followed back to bright: without the volume's limit one in seven is false
-        lower_bound_per_s=np.minimum(np.minimum(r2star_per_s, own_limit_per_s), limit_per_s),
+        lower_bound_per_s=np.minimum(np.minimum(bound_per_s, own_limit_per_s), limit_per_s),
         r2star_limit_per_s=limit_per_s,
     )

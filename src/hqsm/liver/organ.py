@@ -34,6 +34,10 @@ _ABOVE_NOISE = 2.2
 """Median magnitude over noise SD of tissue that is dark at every echo; that of noise alone is 1.2."""
 _LARGEST_DEEP_FAT_SHARE = 0.75
 """Share of voxels deep in the body that can be fat; above it the separation has swapped water and fat."""
+_LEAST_SPREADS = (0.02, 0.03, 0.005)
+"""Of brightness, decay and fat fraction in an organ: a tenth to a half of what is seen at an SNR of 20 to 50."""
+_BINS = 160
+"""Of the histogram of other tissue: narrower than single voxels scatter."""
 _SURE_OF_FAT = 2.0
 """Margin of the choice between water and fat [log-likelihood] below which a dark liver may be swapped in part."""
 
@@ -95,13 +99,6 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     first = np.abs(echoes.signal[..., 0])
     decay = magnitude_decay_per_s(echoes, noise_sd)
     at_zero = np.log(np.maximum(first, noise_sd)) + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0])
-    ordinary = body & (decay < 300)
-    typical = float(np.median(at_zero[ordinary])) if ordinary.any() else 0.0
-    # the receive coil is smooth: what varies over 40 mm in tissue that is neither lung nor iron
-    ordinary &= at_zero > typical - 0.9
-    coil = smoothed(at_zero, ordinary, grid, 40.0, least_weight=1e-4)
-    coil = np.where(np.isfinite(coil), coil, typical)
-    brightness = np.log(np.maximum(first, noise_sd)) - coil
     pdff = np.where(maps.model > 0, maps.pdff_percent / 100, np.nan)
     pdff = np.clip(pdff, -0.2, 1.2)
     known = np.isfinite(pdff)
@@ -110,6 +107,13 @@ def features(echoes: MultiEcho, maps: WaterFat, body: Mask, noise_sd: float) -> 
     if water_and_fat_swapped(maps, body):
         known[...] = False
     fat = known & (pdff > FAT) & (decay < 300)
+    ordinary = body & (decay < 300)
+    typical = float(np.median(at_zero[ordinary])) if ordinary.any() else 0.0
+    # the receive coil is smooth: what varies over 40 mm in tissue that is neither lung nor iron, nor fat, which may oppose water by then
+    ordinary &= (at_zero > typical - 0.9) & ~fat
+    coil = smoothed(at_zero, ordinary, grid, 40.0, least_weight=1e-4)
+    coil = np.where(np.isfinite(coil), coil, typical)
+    brightness = np.log(np.maximum(first, noise_sd)) - coil
     lit = brightness + np.minimum(decay, 400) * np.float32(echoes.echo_times_s[0]) > np.log(_FAINT)
     # what decays beyond measure is dark at every echo: there the first echo alone tells tissue from gas
     dark = decay > 0.5 / float(echoes.echo_times_s[0])
@@ -152,7 +156,7 @@ def find_organ(found: Features, body: Mask, grid: VoxelGrid) -> Mask:
         if solidity(organ, grid) >= _LEAST_SOLIDITY:
             break
     organ = without_neighbours(organ, found.edges, found.log_decay, grid)
-    organ = along_edges(organ, _log_likelihood_ratio(found, organ), found.edges, found.log_decay, body, grid)
+    organ = along_edges(organ, log_likelihood_ratio(found, best, organ), found.edges, found.log_decay, body, grid)
     organ = snapped(organ, found.edges, found.tissue | organ, grid)
     if not organ.any() or float(np.median(found.log_decay[organ])) > ORDINARY_LOG_DECAY:
         return organ
@@ -203,7 +207,7 @@ def _refined(found: Features, core: Mask, body: Mask, right_mm: FloatArray, grid
     organ = core
     like = core
     for _ in range(4):
-        like = _regularised(_log_likelihood_ratio(found, organ), found.tissue, grid) & (right_mm > -75)
+        like = _regularised(log_likelihood_ratio(found, core, organ), found.tissue, grid) & (right_mm > -75)
         # a vessel is unlike the liver and would cut it in two: what lies between parts of the organ belongs to it
         like |= closed(organ, grid, _CLOSING_MM) & body
         labels, _ = ndimage.label(opened(filled(like), grid, neck_mm))
@@ -217,26 +221,29 @@ def _refined(found: Features, core: Mask, body: Mask, right_mm: FloatArray, grid
     return filled(closed(organ, grid, _CLOSING_MM) & (found.tissue | dilated(organ, grid, 3.0)))
 
 
-def _log_likelihood_ratio(found: Features, organ: Mask) -> FloatArray:
+def log_likelihood_ratio(found: Features, core: Mask, organ: Mask) -> FloatArray:
     """Log of P(features | liver) / P(features | rest of the tissue), feature by feature.
 
-    The liver is a Student-like peak around its median; the rest is the histogram of the tissue outside.
+    The liver is a Student-like peak around its median; the rest is the histogram of the tissue outside of ``organ``. Decay and fat
+    fraction are the same anywhere in a liver, so that their peak is that of its ``core``: what has leaked into the organ would be
+    learned, and let in more of its kind. A coil is brighter here than there: the peak of brightness is the whole organ's.
     """
     rest = found.tissue & ~organ
     total = np.zeros(organ.shape, np.float32)
-    for values, floor in ((found.brightness, 0.05), (found.log_decay, 0.04), (found.pdff, 0.02)):
+    features_of_what = ((found.brightness, organ), (found.log_decay, core), (found.pdff, core))
+    for (values, known_liver), least_spread in zip(features_of_what, _LEAST_SPREADS, strict=True):
         known = np.isfinite(values)
-        inside = values[organ & known]
+        inside = values[known_liver & known]
         outside = values[rest & known]
         if inside.size < 50 or outside.size < 50:
             continue
         centre, spread = median_and_scaled_mad(inside)
-        scale = max(floor, spread)
+        scale = max(least_spread, spread)
         # the logarithm of a t density with 4 degrees of freedom against that of the rest's histogram
         z2 = ((values - centre) / scale) ** 2
         peak = np.log(0.375 / scale) - 2.5 * np.log1p(z2 / 4)
         low, high = (float(v) for v in np.percentile(outside, [0.1, 99.9]))
-        bins = np.linspace(low, max(high, low + 1e-3), 80)
+        bins = np.linspace(low, max(high, low + 1e-3), _BINS)
         density, edges = np.histogram(outside, bins=bins, density=True)
         density = ndimage.gaussian_filter1d(density, 1.5) + 1e-2 / (edges[-1] - edges[0])
         place = np.clip(np.searchsorted(edges, values) - 1, 0, density.size - 1)

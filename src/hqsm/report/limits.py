@@ -9,7 +9,7 @@ _LIMITS = (
     "livers only chemistry can tell.",
     "Livers that breathe, in slices of 7 mm: RMSE 0.05 ppm, 0.11 ppm at most (21 of 0.5 to 7.4 ppm).",
     "Without iron in reach of R2* (below 0.5 ppm) 0.02 ppm too low, up to 0.01 ppm by a mask that is a voxel off, and 0.13 ppm once where "
-    "an automatic mask held muscle of the flank (CHI_MASK_UNCONFIRMED: outline the liver).",
+    "an automatic mask held bowel and muscle (CHI_MASK_UNCONFIRMED: outline the liver).",
     "A dark liver (CHI_LIVER_DARK): measured by what surrounds it, within 11 %; a lesion keeps a quarter to three fifths of its contrast "
     "in the map; in others 60 % or more.",
     "In the map, vessels in the liver read 0.3 to 0.8 ppm too high, the stomach 0.1; gas below 2 mL is not modelled.",
