@@ -101,7 +101,7 @@ def judge() -> list[Case]:
 
 def confirm() -> list[Case]:
     """Visits that nothing was chosen with: drawn anew whenever something was."""
-    return _drawn("c", 20_301_061, (*_LEVELS_PPM, 0.2, 1.1))
+    return _drawn("c", 20_301_071, (*_LEVELS_PPM, 0.2, 1.1))
 
 
 def _drawn(prefix: str, seed: int, levels_ppm: tuple[float, ...]) -> list[Case]:
@@ -146,7 +146,7 @@ def explants_develop() -> list[Case]:
 
 def explants() -> list[Case]:
     """Blocks of liver in a container at 20 degrees that nothing was chosen with."""
-    rng = np.random.default_rng(20_301_062)
+    rng = np.random.default_rng(20_301_072)
     cases = []
     for n, chi in enumerate((0.1, 0.4, 0.8, 1.3, 2.0, 2.5, 3.0, 4.0)):
         voxel_mm = ((2.3, 2.3, 5.4), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0))[int(rng.integers(3))]
