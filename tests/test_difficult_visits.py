@@ -134,6 +134,16 @@ def test_a_map_of_one_value_holds_no_field_and_no_method_reads_zero_iron_from_it
     assert error.value.code == "CHI_NO_FIELD"
 
 
+def test_a_fit_without_a_field_is_refused_with_what_it_said_of_its_echoes(
+    plain: tuple[WaterFat, Regions, float, Susceptibility],
+) -> None:
+    maps, regions, _, _ = plain
+    nothing = replace(maps, field_hz=np.full_like(maps.field_hz, np.nan), codes=("ECHO_ORDER",))
+    with pytest.raises(ProcessingError, match="ECHO_ORDER") as error:
+        estimate(nothing, regions, SusceptibilityParams(), specimen="in_vivo")
+    assert error.value.code == "CHI_NO_FIELD"
+
+
 @pytest.mark.parametrize(("n_voxels", "widest_ppm"), [(1, 1.2), (5, 0.5)])
 def test_the_liver_of_a_few_voxels_that_a_reader_marked_has_its_interval(
     plain: tuple[WaterFat, Regions, float, Susceptibility], n_voxels: int, widest_ppm: float

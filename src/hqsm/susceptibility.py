@@ -185,9 +185,10 @@ def total_field_of(maps: WaterFat, regions: Regions, params: SusceptibilityParam
     """The measured field [ppm] with the voxels that can be trusted, and its standard error [ppm]."""
     known = regions.body & np.isfinite(maps.field_hz) & np.isfinite(maps.field_se_hz)
     if not known.any():
+        said = f" (of the fit: {', '.join(maps.codes)})" if maps.codes else ""
         raise ProcessingError(
-            "No voxel of the body has a known field.",
-            remedy="Look at the field map on the QC page.",
+            f"No voxel of the body has a known field{said}.",
+            remedy="Look at the field map on the QC page, and at what the fit's codes say of the echoes.",
             code="CHI_NO_FIELD",
         )
     if np.ptp(maps.field_hz[known]) == 0:
