@@ -16,7 +16,7 @@ _LIMITS = (
     "Aorta and muscle may differ by 0.07 ppm more than they truly do.",
     "A coil whose shading exceeds 10 % over 10 cm hides the edge of a liver without iron.",
 )
-"""Of the default method, the twelfth draw of 27 November 2026 and what stands beside it there."""
+"""Of the default method, the twelfth and thirteenth draws of 27 November 2026 and what stands beside it there."""
 
 
 def limits(method: str) -> str:
