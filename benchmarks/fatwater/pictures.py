@@ -61,7 +61,8 @@ def cases(folder, figures):
     figure, axes = plt.subplots(3, 4, figsize=(12, 8.5))
     for row, name in zip(axes, ("12", "15", "17"), strict=True):
         whole = challenge(folder, name)
-        echoes = replace(whole, signal=whole.signal[:, :, :3], grid=whole.grid.cropped(np.s_[:, :, :3]))
+        some = (slice(0, whole.grid.shape[0]), slice(0, whole.grid.shape[1]), slice(0, 3))
+        echoes = replace(whole, signal=whole.signal[some], grid=whole.grid.cropped(some))
         fit = separate(echoes, FatWaterParams(), n_threads=2)
         print(name, echoes.signal.shape, "models", np.bincount(fit.model.ravel(), minlength=4), "R2*", np.nanmedian(fit.r2star_per_s))
         shown = (
