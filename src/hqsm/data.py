@@ -101,6 +101,10 @@ class VoxelGrid(_Frozen):
         return bool(np.abs(corners @ (self.affine_mm - other.affine_mm).T).max() <= tolerance_mm)
 
 
+LAST_ECHO_S = 1e-4, 0.5
+"""Between which the last echo time of any gradient echo lies: beyond, times are of another unit."""
+
+
 def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
     if echo_times_s.shape != (n_echoes,) or n_echoes == 0:
         raise InputError(
@@ -115,11 +119,11 @@ def _check_echo_times(echo_times_s: FloatArray, n_echoes: int) -> None:
             remedy="Give each echo its own time, and the signal's last axis in the order of the times.",
             code="ECHO_TIMES",
         )
-    if echo_times_s[-1] > 0.5:
+    if echo_times_s[-1] > LAST_ECHO_S[1]:
         raise InputError(
             f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these look like milliseconds.", code="ECHO_TIMES"
         )
-    if echo_times_s[-1] < 1e-4:
+    if echo_times_s[-1] < LAST_ECHO_S[0]:
         raise InputError(
             f"echo_times_s ends at {echo_times_s[-1]:g} s.", remedy="Give seconds; these were divided by 1000 once more.", code="ECHO_TIMES"
         )

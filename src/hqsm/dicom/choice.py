@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from hqsm.config.dicom import DicomParams
-from hqsm.data import SetAside
+from hqsm.data import LAST_ECHO_S, SetAside
 from hqsm.dicom.conventions import IMAGINARY, MAGNITUDE, PHASE, REAL
 from hqsm.dicom.frames import Frame, slice_normal
 from hqsm.dicom.strangers import SAME_TIME_S
 from hqsm.errors import InputError
 
 _ECHO_TOLERANCE_S = 20e-6
-_SHORTEST_S, _LONGEST_S = 1e-4, 0.5
-"""Between which the last echo time of any gradient echo lies."""
 PAIRS = ((REAL, IMAGINARY), (MAGNITUDE, PHASE))
 
 
@@ -191,9 +189,10 @@ def _same_echo_twice(runs: list[list[Frame]]) -> tuple[Frame, Frame] | None:
 
 def _refuse_times_of_another_unit(chosen: list[Frame]) -> None:
     first_s, last_s = min(frame.echo_time_s for frame in chosen), max(frame.echo_time_s for frame in chosen)
-    if _SHORTEST_S <= last_s <= _LONGEST_S:
+    shortest_s, longest_s = LAST_ECHO_S
+    if shortest_s <= last_s <= longest_s:
         return
-    unit = "seconds" if last_s < _SHORTEST_S else "microseconds"
+    unit = "seconds" if last_s < shortest_s else "microseconds"
     raise InputError(
         f"EchoTime is {1e3 * first_s:g} to {1e3 * last_s:g} ms; these look like {unit}.",
         remedy="Write EchoTime (0018,0081) in milliseconds, as DICOM has it, or export the images again from the scanner.",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hqsm import r2star
-from hqsm.arrays import AnyArray, FloatArray, IntArray
+from hqsm.arrays import AnyArray, FloatArray, IntArray, Mask
 from hqsm.compiled import njit, prange
 from hqsm.config.fatwater import FatWaterParams
 from hqsm.data import MultiEcho, WaterFat
@@ -25,11 +25,11 @@ from hqsm.r2star.estimator_errors import estimator_errors
 _LARGEST_PDFF_SE_PERCENT = 60.0
 _FARTHEST_OUTSIDE_PERCENT, _FARTHEST_OUTSIDE_SE = 10.0, 4.0
 """Points and standard errors, the larger of the two, by which a fat fraction may lie below 0 or above 100."""
-LARGEST_RESIDUAL = 0.25
+_LARGEST_RESIDUAL = 0.25
 _CONVERGED, _STEP_LEFT, _NO_FIT = 1, 2, 3
 _LARGEST_STEP = 0.1
 """Standard errors that a converged fit's next step may have: no more than half a percent is in what its estimate scatters by."""
-NOISE_LIKE = 8.0
+_NOISE_LIKE = 8.0
 """Squared residual of each echo, in noise variances, up to which a large relative residual is noise."""
 
 
@@ -60,7 +60,7 @@ def assemble(
     with np.errstate(invalid="ignore"):
         # a fraction that is uncertain by more than half of its whole range (or has no error: no fat was fitted), or of a signal that is
         # no water and fat, is no measurement
-        fits = (relative < LARGEST_RESIDUAL) | (fit.residual < NOISE_LIKE * tissue.noise_sd**2 * tissue.echo_times_s.size)
+        fits = is_explained(relative, fit.residual, tissue.noise_sd**2, tissue.echo_times_s.size)
         fat_known = decay_known & measurable.fat & fits & (errors[:, 2] < _LARGEST_PDFF_SE_PERCENT) & (far_off_hz == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         pdff = pdff_percent(linear[:, 0], linear[:, 1], errors[:, 2])
@@ -146,6 +146,11 @@ def by_magnitude(
         r2star_lower_bound_per_s=bound,
         codes=(*maps.codes, "R2STAR_FAT_FREE"),
     )
+
+
+def is_explained(relative: FloatArray, squared: FloatArray, variance: float, n_echoes: int) -> Mask:
+    """(voxel,) whether a fit leaves little of the signal (``relative``), or (``squared``) no more than noise of the ``variance``."""
+    return np.asarray((relative < _LARGEST_RESIDUAL) | (squared < _NOISE_LIKE * variance * n_echoes))
 
 
 def without_numbers(maps: WaterFat, there: AnyArray) -> WaterFat:

@@ -18,7 +18,7 @@ from hqsm.fatwater.blocks import gather
 from hqsm.fatwater.bounds import R2STAR_RANGE_PER_S, expected_errors, r2star_limit_per_s, r2star_limits_per_s
 from hqsm.fatwater.decay import NO_DECAY_PER_S, local_decay
 from hqsm.fatwater.initialisation import in_phase_pairs
-from hqsm.fatwater.maps import LARGEST_RESIDUAL, NOISE_LIKE
+from hqsm.fatwater.maps import is_explained
 from hqsm.fatwater.measurability import measurable, near_the_end
 from hqsm.fatwater.period import folded
 from hqsm.fatwater.tissue import Tissue
@@ -264,7 +264,7 @@ def _residual_of_decay(
         left = ((magnitude - np.sqrt((amplitude[:, None] * decay) ** 2 + floor)) ** 2).sum(axis=1)
         relative: FloatArray = np.sqrt(left / squared.sum(axis=1))
         # noise of a magnitude is of its real part alone
-        fits = (relative < LARGEST_RESIDUAL) | (left < NOISE_LIKE / 2 * noise_sd**2 * echo_times_s.size)
+        fits = is_explained(relative, left, noise_sd**2 / 2, echo_times_s.size)
     return relative, fits
 
 
